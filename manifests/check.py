@@ -1,0 +1,255 @@
+"""Every error of every row at once: what `musicgen-batch manifest check` does."""
+
+import json
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import Any
+
+import pyarrow as pa
+
+from manifests.build import SeenIds, write_parquet
+from manifests.faults import Fault, shorten
+from manifests.probe import AudioProbe, ReferenceOpener, Unusable, decoded_seconds
+from manifests.reader import Manifest, absolute_uri
+from manifests.schema import (
+    BUILT_IN_DEFAULTS,
+    GenerationDefaults,
+    PromptRow,
+    RowIssue,
+    check_columns,
+    effective,
+    parse_row,
+)
+from manifests.texts import is_text, read_text
+
+REJECTS_SCHEMA = pa.schema(
+    [
+        ("source", pa.string()),
+        ("row", pa.int64()),
+        ("line", pa.int64()),
+        ("id", pa.string()),
+        ("problems", pa.list_(pa.string())),
+        ("row_json", pa.string()),
+    ]
+)
+_ROWS_AT_ONCE = 64
+
+
+@dataclass(frozen=True)
+class ModelLimits:
+    """What a model can do, to check rows against."""
+
+    name: str
+    roles: frozenset[str]  # references that it takes
+    max_duration_s: float
+
+
+@dataclass(frozen=True)
+class CheckReport:
+    """Everything that is wrong with a manifest."""
+
+    n_rows: int
+    n_clips: int  # takes of the rows that are right
+    column_faults: tuple[str, ...]
+    issues: tuple[RowIssue, ...]
+    rejects_uri: str | None  # None: no row was rejected, or nobody asked
+
+    @property
+    def ok(self) -> bool:
+        """Whether `run` would take every row."""
+        return not self.column_faults and not self.issues
+
+    @property
+    def n_rejected(self) -> int:
+        """Rows with at least one issue."""
+        return len({issue.row for issue in self.issues})
+
+
+@dataclass(frozen=True)
+class _Row:
+    """A row on its way through the checks."""
+
+    manifest_uri: str  # what its references count from
+    source: str
+    number: int
+    line: int | None
+    raw: Mapping[str, Any]
+    parsed: PromptRow | None
+    issues: list[RowIssue]
+
+    def blame(self, fault: Fault, value: Any) -> None:
+        id = self.parsed.id if self.parsed else None
+        place = (self.source, self.number, id, fault.column, shorten(value))
+        self.issues.append(RowIssue(*place, fault.rule, fault.way_out, self.line))
+
+
+def check(
+    uri: str,
+    *,
+    storage_options: Mapping[str, Any] | None = None,
+    extra_columns: Collection[str] = (),
+    reserved: Collection[str] = (),
+    defaults: GenerationDefaults = BUILT_IN_DEFAULTS,
+    limits: ModelLimits | None = None,
+    read_audio: bool = False,
+    probe: AudioProbe | None = None,
+    rejects_uri: str | None = None,
+) -> CheckReport:
+    """Checks all rows of a .parquet, .jsonl or .csv manifest, or of a folder of Parquet files.
+
+    Args:
+        uri: The manifest.
+        storage_options: fsspec options for s3 and the like, also for the references.
+        extra_columns: Columns to carry through although they look like a misspelling.
+        reserved: Column names that the output keeps for itself.
+        defaults: What rows inherit, for the checks against a model and against audio.
+        limits: Of the model that the manifest is for; None leaves those checks out.
+        read_audio: Also open every reference.
+        probe: How to judge a reference's bytes; default: decode them with libsndfile.
+        rejects_uri: Parquet file to write the rejected rows and their problems to.
+
+    Raises:
+        ManifestError: The manifest can't be read, or the rejects can't be written.
+    """
+    options = dict(storage_options or {})
+    rows, column_faults = _open(uri, options, extra_columns, reserved)
+    audio = ReferenceOpener(options, probe or decoded_seconds) if read_audio else None
+    result = _Result()
+    seen = SeenIds()
+    for some in _several(rows):
+        for row in some:
+            _check_meaning(row, seen, defaults, limits)
+        if audio:
+            _check_audio(some, audio, defaults)
+        result.add(some)
+    if rejects_uri and result.rejects:
+        write_parquet(rejects_uri, REJECTS_SCHEMA, result.rejects, options)
+    return CheckReport(
+        result.n_rows,
+        result.n_clips,
+        tuple(column_faults()),
+        tuple(result.issues),
+        rejects_uri if result.rejects else None,
+    )
+
+
+def _open(
+    uri: str, options: Mapping[str, Any], extra_columns: Collection[str], reserved: Collection[str]
+) -> tuple[Iterator[_Row], Callable[[], Sequence[str]]]:
+    """The rows, and what is wrong with the columns, to be asked for when all rows were read."""
+    if is_text(uri):
+        names: dict[str, None] = {}
+        rows = _text_rows(uri, options, names)
+        return rows, lambda: check_columns([*names], extra_columns, reserved) if names else []
+    manifest = Manifest.survey(
+        uri, storage_options=options, extra_columns=extra_columns, reserved=reserved
+    )
+    return _parquet_rows(manifest), lambda: manifest.column_faults
+
+
+def _text_rows(uri: str, options: Mapping[str, Any], names: dict[str, None]) -> Iterator[_Row]:
+    """Rows of a text manifest; its columns are added to `names` as they turn up."""
+    here = absolute_uri(uri, options)
+    for text in read_text(uri, options):
+        names.update(dict.fromkeys(text.raw))
+        parsed, issues = text.parse()
+        yield _Row(here, text.source, text.row, text.line, text.raw, parsed, issues)
+
+
+def _parquet_rows(manifest: Manifest) -> Iterator[_Row]:
+    for unit in manifest.units:
+        columns = manifest.known_columns
+        for first_row, batch in manifest.read_unit(unit, columns=columns):
+            for number, raw in enumerate(manifest.raw_rows(batch), start=first_row):
+                parsed, issues = parse_row(raw, source=unit.source, row=number)
+                yield _Row(unit.uri, unit.source, number, None, raw, parsed, issues)
+
+
+def _several(rows: Iterator[_Row]) -> Iterator[list[_Row]]:
+    while some := list(islice(rows, _ROWS_AT_ONCE)):
+        yield some
+
+
+def _check_meaning(
+    row: _Row, seen: SeenIds, defaults: GenerationDefaults, limits: ModelLimits | None
+) -> None:
+    """What is wrong beyond the row's own values: its id stands elsewhere, the model can't."""
+    if row.parsed is None:
+        return
+    row.issues.extend(
+        seen.repeated(row.parsed, source=row.source, number=row.number, line=row.line)
+    )
+    if limits is None:
+        return
+    duration_s = effective(row.parsed, defaults).duration_s
+    if duration_s > limits.max_duration_s:
+        rule = f"exceeds the {limits.max_duration_s:g} s of model {limits.name}"
+        row.blame(Fault("duration_s", rule, "shorten it"), duration_s)
+    for role, reference in row.parsed.references().items():
+        if role not in limits.roles:
+            takes = ", ".join(sorted(limits.roles)) or "none"
+            rule = f"is given, but model {limits.name} takes no {role} (it takes: {takes})"
+            way_out = "choose a model that does, or leave it empty"
+            row.blame(Fault(_column(role, reference), rule, way_out), reference)
+
+
+def _column(role: str, reference: str | bytes) -> str:
+    return f"{role}_uri" if isinstance(reference, str) else f"{role}_audio"
+
+
+@dataclass
+class _Result:
+    """The report while it grows."""
+
+    n_rows: int = 0
+    n_clips: int = 0
+    issues: list[RowIssue] = field(default_factory=list)
+    rejects: list[dict[str, Any]] = field(default_factory=list)
+
+    def add(self, rows: list[_Row]) -> None:
+        for row in rows:
+            self.n_rows += 1
+            self.issues += row.issues
+            if row.issues:
+                self.rejects.append(_reject(row))
+            elif row.parsed is not None:
+                self.n_clips += row.parsed.takes
+
+
+def _reject(row: _Row) -> dict[str, Any]:
+    problems = [issue.message for issue in row.issues]
+    given = {name: value for name, value in row.raw.items() if value is not None}
+    return {
+        "source": row.source,
+        "row": row.number,
+        "line": row.line,
+        "id": row.issues[0].id,
+        "problems": [_printable(problem) for problem in problems],
+        "row_json": json.dumps(given, default=shorten),
+    }
+
+
+def _printable(text: str) -> str:
+    return text.encode(errors="replace").decode()
+
+
+def _check_audio(rows: list[_Row], opener: ReferenceOpener, defaults: GenerationDefaults) -> None:
+    wanted = [
+        (row, role, reference)
+        for row in rows
+        if row.parsed is not None
+        for role, reference in row.parsed.references().items()
+    ]
+    verdicts = opener.judge([(reference, row.manifest_uri) for row, _, reference in wanted])
+    for (row, role, reference), verdict in zip(wanted, verdicts, strict=True):
+        column = _column(role, reference)
+        if isinstance(verdict, Unusable):
+            row.blame(Fault(column, verdict.rule, verdict.way_out), reference)
+            continue
+        assert row.parsed is not None
+        duration_s = effective(row.parsed, defaults).duration_s
+        if role == "continuation" and verdict >= duration_s:
+            rule = f"is {verdict:g} s long, the whole clip only {duration_s:g} s"
+            way_out = "raise duration_s, which counts the beginning too, or cut the file"
+            row.blame(Fault(column, rule, way_out), reference)

@@ -1,0 +1,299 @@
+"""Parquet manifests: a file, a folder or a glob becomes units of rows with global row numbers.
+
+Known columns keep the types of their file, because `parse_row` judges each value; extra columns
+get one type over all files, so that the output's schema does not depend on the order of files.
+"""
+
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from pathlib import PurePosixPath
+from typing import Any
+
+import fsspec
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from manifests.columns import all_names, unify_extras, usable_columns
+from manifests.schema import AUDIO_COLUMNS, SCHEMA_VERSION, check_columns
+
+VERSION_KEY = b"musicgen_batch.manifest_schema"
+TEXT_SUFFIXES = (".jsonl", ".ndjson", ".json", ".csv", ".tsv")
+_ROWS_WITH_AUDIO = 32
+_LOCAL = ("file", "local", "memory", "http", "https")  # storage options belong to object stores
+
+
+class ManifestError(ValueError):
+    """The manifest as a whole is unusable (exit code 2)."""
+
+
+@dataclass(frozen=True)
+class Unit:
+    """One row group of one file: what a task reads."""
+
+    uri: str
+    source: str  # the file as messages name it
+    row_group: int
+    first_row: int  # number of its first row over the whole manifest
+    n_rows: int
+    version: str  # of the file, to notice that it was replaced
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """An opened manifest; picklable, holds no rows and no open file."""
+
+    uri: str
+    units: tuple[Unit, ...]
+    known_columns: tuple[str, ...]
+    extra_schema: pa.Schema
+    column_faults: tuple[str, ...]
+    storage_options: Mapping[str, Any]
+
+    @classmethod
+    def open(
+        cls,
+        uri: str,
+        *,
+        storage_options: Mapping[str, Any] | None = None,
+        extra_columns: Collection[str] = (),
+        reserved: Collection[str] = (),
+    ) -> "Manifest":
+        """Reads the footers of all files of `uri`: a .parquet file, a folder of them, or a glob.
+
+        Args:
+            uri: Path or URL.
+            storage_options: fsspec options for s3 and the like.
+            extra_columns: Columns to carry through although they look like a misspelling.
+            reserved: Column names that the output keeps for itself.
+
+        Raises:
+            ManifestError: Missing, empty or not Parquet, or its columns can't be right.
+        """
+        manifest = cls.survey(
+            uri, storage_options=storage_options, extra_columns=extra_columns, reserved=reserved
+        )
+        if manifest.column_faults:
+            raise ManifestError(f"{uri}: " + f"\n{uri}: ".join(manifest.column_faults))
+        return manifest
+
+    @classmethod
+    def survey(
+        cls,
+        uri: str,
+        *,
+        storage_options: Mapping[str, Any] | None = None,
+        extra_columns: Collection[str] = (),
+        reserved: Collection[str] = (),
+    ) -> "Manifest":
+        """Like `open`, but leaves what is wrong with the columns in `column_faults`."""
+        options = dict(storage_options or {})
+        fs, path = open_filesystem(uri, options)
+        files = _list_files(fs, uri, path)
+        with ThreadPoolExecutor(min(16, len(files))) as pool:
+            footers = list(pool.map(lambda file: _read_footer(fs, file), files))
+        units = tuple(_units(footers))
+        if not units:
+            raise ManifestError(f"{uri}: has no rows; add at least one")
+        schemas = [(footer.source, footer.schema) for footer in footers]
+        faults = check_columns(all_names(schemas), extra_columns, reserved)
+        known, type_faults = usable_columns(schemas)
+        extra_schema, clashes = unify_extras(schemas)
+        return cls(uri, units, known, extra_schema, (*faults, *type_faults, *clashes), options)
+
+    @property
+    def n_rows(self) -> int:
+        """Rows of all files."""
+        return sum(unit.n_rows for unit in self.units)
+
+    def read_unit(
+        self, unit: Unit, *, batch_rows: int = 1024, columns: Sequence[str] | None = None
+    ) -> Iterator[tuple[int, pa.RecordBatch]]:
+        """Streams one unit.
+
+        Args:
+            unit: One of `units`.
+            batch_rows: Rows per batch at most; never over 32 where audio is embedded.
+            columns: Which to read; default: the known and the extra columns.
+
+        Yields:
+            Global number of the first row, and the rows.
+
+        Raises:
+            ManifestError: The file was replaced, or is damaged.
+        """
+        wanted = [*self.known_columns, *self.extra_schema.names] if columns is None else columns
+        if any(name in AUDIO_COLUMNS for name in wanted):
+            batch_rows = min(batch_rows, _ROWS_WITH_AUDIO)
+        fs, path = open_filesystem(unit.uri, self.storage_options)
+        row = unit.first_row
+        for batch in _batches(fs, path, unit, wanted, batch_rows):
+            yield row, self._typed(batch, wanted)
+            row += batch.num_rows
+
+    def _typed(self, batch: pa.RecordBatch, wanted: Sequence[str]) -> pa.RecordBatch:
+        """Gives the extra columns the type that they have over all files."""
+        arrays = {
+            name: batch.column(name) for name in batch.schema.names if name in self.known_columns
+        }
+        for field in self.extra_schema:
+            if field.name not in wanted:
+                continue
+            if field.name in batch.schema.names:
+                arrays[field.name] = batch.column(field.name).cast(field.type, safe=False)
+            else:
+                arrays[field.name] = pa.nulls(batch.num_rows, field.type)
+        return pa.RecordBatch.from_arrays(list(arrays.values()), names=list(arrays))
+
+    def raw_rows(self, batch: pa.RecordBatch) -> list[dict[str, Any]]:
+        """The known columns of a batch as `parse_row` takes them."""
+        known = [name for name in self.known_columns if name in batch.schema.names]
+        rows: list[dict[str, Any]] = batch.select(known).to_pylist()
+        return rows
+
+
+def open_filesystem(uri: str, storage_options: Mapping[str, Any]) -> tuple[Any, str]:
+    """An fsspec file system that lists afresh each time, and the path of `uri` in it."""
+    protocol = uri.partition("://")[0] if "://" in uri else "file"
+    options: dict[str, Any] = {}
+    if protocol not in _LOCAL:
+        options = {"use_listings_cache": False, **storage_options}
+    try:
+        fs, path = fsspec.core.url_to_fs(uri, **options)
+    except (ImportError, ValueError) as error:
+        raise ManifestError(f"{uri}: {protocol}:// can't be opened ({error})") from error
+    return fs, str(path)
+
+
+def full_uri(fs: Any, path: str) -> str:
+    """What opens `path` from anywhere: an absolute path where it is local, else a URL."""
+    uri = str(fs.unstrip_protocol(path))
+    return uri.removeprefix("file://")
+
+
+def absolute_uri(uri: str, storage_options: Mapping[str, Any]) -> str:
+    """`uri` as it is valid in any working directory: what relative references count from."""
+    return full_uri(*open_filesystem(uri, storage_options))
+
+
+@dataclass(frozen=True)
+class _Footer:
+    uri: str
+    source: str
+    version: str
+    group_rows: tuple[int, ...]
+    schema: pa.Schema
+
+
+def attempt(uri: str, action: Callable[[], Any], verb: str = "read") -> Any:
+    """Runs an access to `uri`; what goes wrong becomes a ManifestError with the way out."""
+    try:
+        return action()
+    except ManifestError:
+        raise
+    except FileNotFoundError as error:
+        raise ManifestError(f"{uri}: not found; check the path") from error
+    except PermissionError as error:
+        raise ManifestError(
+            f"{uri}: access denied ({error}); check its permissions or credentials"
+        ) from error
+    except Exception as error:  # stores raise what their client libraries raise
+        said = f"{type(error).__name__}: {error}"
+        if isinstance(error, pa.ArrowInvalid) and verb == "read":
+            said = f"no sound Parquet file: {error}"
+        raise ManifestError(
+            f"{uri}: can't be {verb} ({said}); check the file, the address and the credentials"
+        ) from error
+
+
+def _list_files(fs: Any, uri: str, path: str) -> list[tuple[str, str]]:
+    """Path and short name of each file, sorted by path."""
+
+    def find() -> list[str]:
+        if any(letter in path for letter in "*?[") and not fs.exists(path):
+            return sorted(name for name in fs.glob(path) if not fs.isdir(name))
+        if fs.info(path)["type"] != "directory":
+            return [path]
+        inside = [PurePosixPath(name) for name in fs.find(path)]
+        hidden = (".", "_")
+        return sorted(
+            str(name)
+            for name in inside
+            if name.suffix == ".parquet"
+            and not any(part.startswith(hidden) for part in name.relative_to(path).parts)
+        )
+
+    paths = attempt(uri, find)
+    if not paths:
+        raise ManifestError(f"{uri}: no .parquet file is there; `musicgen-batch manifest build`")
+    if len(paths) == 1:
+        return [(paths[0], PurePosixPath(paths[0]).name)]
+    base = path.split("*")[0].rpartition("/")[0] if "*" in path else path.rstrip("/")
+    return [(name, name.removeprefix(base).lstrip("/")) for name in paths]
+
+
+def _read_footer(fs: Any, file: tuple[str, str]) -> _Footer:
+    path, source = file
+    uri = full_uri(fs, path)
+    suffix = PurePosixPath(path).suffix.lower()
+    if suffix in TEXT_SUFFIXES:
+        built = PurePosixPath(path).with_suffix(".parquet").name
+        raise ManifestError(
+            f"{uri}: is a {suffix} file; build it first: "
+            f"musicgen-batch manifest build {PurePosixPath(path).name} {built}"
+        )
+
+    def read() -> _Footer:
+        version = _version(fs, path)
+        with fs.open(path, "rb") as stream:
+            parquet = pq.ParquetFile(stream)
+            schema = parquet.schema_arrow
+            groups = range(parquet.num_row_groups)
+            rows = tuple(parquet.metadata.row_group(group).num_rows for group in groups)
+        written = int((schema.metadata or {}).get(VERSION_KEY, b"0"))
+        if written > SCHEMA_VERSION:
+            raise ManifestError(
+                f"{uri}: has manifest schema {written}, this version knows up to "
+                f"{SCHEMA_VERSION}; upgrade musicgen-batch"
+            )
+        return _Footer(uri, source, version, rows, schema)
+
+    footer: _Footer = attempt(uri, read)
+    return footer
+
+
+def _version(fs: Any, path: str) -> str:
+    info = fs.info(path)
+    if info["size"] == 0:
+        raise ManifestError(f"{full_uri(fs, path)}: is empty (0 bytes); write it again")
+    stamp = info.get("ETag") or info.get("etag") or info.get("mtime") or info.get("created")
+    return f"{info['size']} {stamp}"
+
+
+def _units(footers: Sequence[_Footer]) -> Iterator[Unit]:
+    first_row = 0
+    for footer in footers:
+        for group, n_rows in enumerate(footer.group_rows):
+            if n_rows:
+                yield Unit(footer.uri, footer.source, group, first_row, n_rows, footer.version)
+            first_row += n_rows
+
+
+def _batches(
+    fs: Any, path: str, unit: Unit, columns: Sequence[str], batch_rows: int
+) -> Iterator[pa.RecordBatch]:
+    if attempt(unit.uri, lambda: _version(fs, path)) != unit.version:
+        raise ManifestError(
+            f"{unit.uri}: was replaced while it was being read; start the command again"
+        )
+    with attempt(unit.uri, lambda: fs.open(path, "rb")) as stream:
+        parquet = attempt(unit.uri, lambda: pq.ParquetFile(stream))
+        present = [name for name in columns if name in parquet.schema_arrow.names]
+        batches = parquet.iter_batches(batch_rows, row_groups=[unit.row_group], columns=present)
+        while True:
+            batch = attempt(unit.uri, lambda: next(batches, None))
+            if batch is None:
+                return
+            attempt(unit.uri, partial(batch.validate, full=True))  # text that is no UTF-8
+            yield batch

@@ -1,0 +1,50 @@
+"""Waveforms on their way in: sample rate and channels."""
+
+import math
+
+from torch import Tensor
+from torch.nn import functional as F
+from torchaudio.functional import resample as _torchaudio_resample
+
+ZEROS = 24  # zero crossings of the sinc kernel on each side
+ROLLOFF = 0.945  # cut-off as a share of the lower Nyquist frequency
+MAX_RATIO = 30_000_000  # weights of the kernel: 120 MB
+
+
+def resample(wav: Tensor, from_hz: int, to_hz: int) -> Tensor:
+    """Band-limited sinc resampling [..., N] -> [..., N·to_hz // from_hz].
+
+    Edges see the first and last sample repeated instead of silence, and the length is the floor:
+    torchaudio alone pads with zeros and returns the ceiling.
+    """
+    if from_hz <= 0 or to_hz <= 0:
+        raise ValueError(f"sample rates are positive, got {from_hz} Hz and {to_hz} Hz")
+    n_samples = wav.shape[-1]
+    if from_hz == to_hz or n_samples == 0:
+        return wav
+    down, up = from_hz // math.gcd(from_hz, to_hz), to_hz // math.gcd(from_hz, to_hz)
+    if down * up > MAX_RATIO:
+        raise ValueError(
+            f"{from_hz} Hz and {to_hz} Hz have no small ratio ({down}:{up}); store the audio at a "
+            "usual sample rate (44100, 48000, …)"
+        )
+    # Repeat what the kernel reaches beyond the edges, in whole periods: whole outputs to cut off.
+    reach = math.ceil(ZEROS * from_hz / (ROLLOFF * min(from_hz, to_hz))) + 1
+    n_periods = -(-reach // down)
+    pad = n_periods * down
+    padded = F.pad(wav.reshape(1, -1, n_samples), (pad, pad), mode="replicate")  # [1, C, N + 2·pad]
+    out = _torchaudio_resample(padded, from_hz, to_hz, lowpass_filter_width=ZEROS, rolloff=ROLLOFF)
+    start, n_out = n_periods * up, n_samples * to_hz // from_hz
+    cut: Tensor = out[..., start : start + n_out].reshape(*wav.shape[:-1], n_out)
+    return cut
+
+
+def to_channels(wav: Tensor, channels: int) -> Tensor:
+    """[C, N] -> [channels, N]: the mean for mono, copies of a mono signal, else the first ones."""
+    if channels == 1:
+        return wav.mean(dim=-2, keepdim=True)
+    if wav.shape[-2] == 1:
+        return wav.expand(*wav.shape[:-2], channels, wav.shape[-1])
+    if wav.shape[-2] < channels:
+        raise ValueError(f"audio has {wav.shape[-2]} channels, the model wants {channels}")
+    return wav[..., :channels, :]

@@ -1,0 +1,105 @@
+"""EnCodec: audio to codes and back, one clip at a time, so that no clip depends on its mates."""
+
+import math
+
+import torch
+from torch import Tensor, nn
+from transformers import EncodecModel
+
+
+class CompressionModel(nn.Module):
+    """The codec under AudioCraft's names, around transformers' EnCodec.
+
+    A stereo MusicGen has a mono codec: left and right are coded each on its own and their codebooks
+    interleaved (1L, 1R, 2L, 2R, …).
+
+    Args:
+        model: the EnCodec, with its weights.
+        channels: 1 or 2; 2 with a mono `model` interleaves.
+    """
+
+    def __init__(self, model: EncodecModel, channels: int = 1) -> None:
+        super().__init__()
+        config = model.config
+        if config.chunk_length_s is not None:
+            raise ValueError(
+                f"an EnCodec that works in chunks (chunk_length_s={config.chunk_length_s}) is no "
+                "codec of a MusicGen"
+            )
+        self.interleaved = channels == 2 and config.audio_channels == 1
+        if channels != config.audio_channels and not self.interleaved:
+            raise ValueError(f"a codec of {config.audio_channels} channels can't code {channels}")
+        if self.interleaved and config.normalize:
+            raise ValueError("interleaved stereo needs a codec without normalisation")
+        self.model = model.eval().requires_grad_(False)
+        self.channels = channels
+        self.sample_rate: int = config.sampling_rate  # Hz
+        self.hop_samples = math.prod(config.upsampling_ratios)
+        self.frame_rate: int = self.sample_rate // self.hop_samples  # Hz
+        self.cardinality: int = config.codebook_size
+        self.total_codebooks = len(model.quantizer.layers) * (2 if self.interleaved else 1)
+        self.num_codebooks = self.total_codebooks
+
+    def set_num_codebooks(self, n: int) -> None:
+        """Lets `encode` return only the first `n` codebooks."""
+        if not 1 <= n <= self.total_codebooks or (self.interleaved and n % 2):
+            raise ValueError(
+                f"num_codebooks={n}: the codec has 1 … {self.total_codebooks}"
+                + (", in pairs of left and right" if self.interleaved else "")
+            )
+        self.num_codebooks = n
+
+    @torch.no_grad()
+    def encode(self, wav: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Codes [B, K, T] of `wav` [B, C, N], T = ceil(N / hop), and the scale that AudioCraft has.
+
+        The scale [B, 1] is None unless the codec normalises (no released MusicGen's does).
+        """
+        if wav.ndim != 3 or wav.shape[1] != self.channels or wav.shape[2] == 0:
+            raise ValueError(
+                f"encode wants [batch, {self.channels}, samples > 0], got {list(wav.shape)}"
+            )
+        coded = [self._encode_clip(clip) for clip in wav]
+        scales = [scale for _, scale in coded if scale is not None]
+        codes = torch.stack([codes for codes, _ in coded])  # [B, K, T]
+        return codes, torch.stack(scales) if scales else None
+
+    @torch.no_grad()
+    def decode(self, codes: Tensor, scale: Tensor | None = None) -> Tensor:
+        """Audio [B, C, T·hop] of `codes` [B, K, T]; the same bits for a clip in any batch."""
+        if codes.ndim != 3 or not 1 <= codes.shape[1] <= self.total_codebooks:
+            raise ValueError(
+                f"decode wants [batch, 1 … {self.total_codebooks}, frames], got {list(codes.shape)}"
+            )
+        if codes.numel() and not (codes.min() >= 0 and codes.max() < self.cardinality):
+            raise ValueError(f"codes lie in 0 … {self.cardinality - 1}; got {codes.max()} as well")
+        clips = [self._decode_clip(clip) for clip in codes]
+        wav = torch.stack(clips)  # [B, C, N]
+        return wav if scale is None else wav * scale[:, :, None]
+
+    def _encode_clip(self, wav: Tensor) -> tuple[Tensor, Tensor | None]:
+        if self.interleaved:
+            pair = [self._quantize(channel[None]) for channel in wav]  # 2 · [K/2, T]
+            codes = torch.stack(pair, dim=1).flatten(0, 1)  # [K, T]
+            return codes[: self.num_codebooks], None
+        scale = None
+        if self.model.config.normalize:
+            scale = wav.mean(dim=0).square().mean().sqrt()[None] + 1e-8  # [1]
+            wav = wav / scale
+        return self._quantize(wav)[: self.num_codebooks], scale
+
+    def _decode_clip(self, codes: Tensor) -> Tensor:
+        if self.interleaved:
+            sides = [self._dequantize(codes[side::2]) for side in (0, 1)]
+            return torch.cat(sides)  # [2, N]
+        return self._dequantize(codes)
+
+    def _quantize(self, wav: Tensor) -> Tensor:
+        latents = self.model.encoder(wav[None])  # [1, D, T]
+        codes: Tensor = self.model.quantizer.encode(latents)  # [K, 1, T]
+        return codes[:, 0]
+
+    def _dequantize(self, codes: Tensor) -> Tensor:
+        latents = self.model.quantizer.decode(codes[:, None])  # [1, D, T]
+        wav: Tensor = self.model.decoder(latents)  # [1, C, N]
+        return wav[0]

@@ -1,0 +1,82 @@
+"""Melody: which of the twelve pitch classes is the loudest, frame by frame."""
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from musicgen.audio import resample
+from musicgen.config import ChromaConfig
+
+A0_HZ = 27.5  # pitches are counted from here
+A_IS_BIN = 9  # the bin of A where bin 0 is C
+CENTRE_OCTAVES, SPREAD_OCTAVES = 5.0, 2.0  # bins near 880 Hz weigh most
+
+
+class ChromaExtractor:
+    """Reads a melody as a row of pitch classes.
+
+    One item at a time, so a melody is never padded to the length of another one.
+    """
+
+    def __init__(self, config: ChromaConfig) -> None:
+        self.config = config
+        # float64 throughout: the winner among close pitch classes must not depend on the machine.
+        self.window = torch.hann_window(config.n_fft, dtype=torch.float64)
+        self.fbanks = chroma_filter_bank(config.sample_rate_hz, config.n_fft, config.n_chroma)
+
+    def __call__(self, wav: Tensor, sample_rate_hz: int) -> Tensor:
+        """Pitch class of every frame of `wav` [C, N], at most `chroma_length` of them: [n] int64.
+
+        Silence is pitch class 0, as in the reference.
+        """
+        return self.energies(wav, sample_rate_hz).argmax(dim=-1)[: self.config.chroma_length]
+
+    def energies(self, wav: Tensor, sample_rate_hz: int) -> Tensor:
+        """Share of each pitch class in each frame, the loudest = 1: [n, n_chroma] float64."""
+        n_fft, hop = self.config.n_fft, self.config.hop_length
+        if wav.ndim != 2 or wav.shape[-1] == 0:
+            raise ValueError(f"a melody is [channels, samples], not empty; got {list(wav.shape)}")
+        # Later samples reach no frame that is kept (one second covers the resampler's kernel).
+        n_needed = self.config.chroma_length * hop + n_fft
+        n_kept = n_needed * sample_rate_hz // self.config.sample_rate_hz + sample_rate_hz
+        mono = wav[:, :n_kept].double().mean(dim=0)
+        if not mono.isfinite().all():
+            raise ValueError("the melody holds NaN or infinite samples; store the audio again")
+        mono = resample(mono, sample_rate_hz, self.config.sample_rate_hz)  # [N]
+        missing = max(n_fft - mono.shape[-1], 0)
+        mono = F.pad(mono, (missing // 2, missing - missing // 2))
+        mono = F.pad(mono[None], (n_fft // 2, n_fft // 2), mode="reflect")[0]  # [n·hop + n_fft]
+        spectrum = torch.stft(
+            mono, n_fft, hop, window=self.window, center=False, return_complex=True
+        )  # [F, n]
+        power = spectrum.abs().square() / self.window.square().sum()
+        energies = (self.fbanks @ power).T  # [n, n_chroma]
+        return energies / energies.amax(dim=-1, keepdim=True).clamp(min=1e-6)
+
+
+def tile(index: Tensor, length: int) -> Tensor:
+    """Repeats the frames of a melody up to `length`, or cuts them there: [n] -> [length]."""
+    return index.repeat(-(-length // len(index)))[:length]
+
+
+def chroma_filter_bank(sample_rate_hz: int, n_fft: int, n_chroma: int) -> Tensor:
+    """What each frequency bin counts for each pitch class, C first: [n_chroma, n_fft // 2 + 1].
+
+    A bin is a Gaussian over pitch classes, as wide as the bin itself but at least one class, with
+    unit L2 norm, times a Gaussian over octaves that favours the range in which melodies lie.
+    """
+    n_bins = n_fft // 2 + 1
+    hz = torch.arange(1, n_bins + 1, dtype=torch.float64) * sample_rate_hz / n_fft
+    pitch = n_chroma * torch.log2(hz / A0_HZ)  # in classes above A0, bins 1 … n_bins
+    pitch = torch.cat([pitch[:1] - 1.5 * n_chroma, pitch])  # the constant bin: far below the rest
+    width = pitch.diff().clamp(min=1.0)  # [n_bins]
+    pitch = pitch[:-1]
+    classes = torch.arange(n_chroma, dtype=torch.float64)[:, None]
+    half = round(n_chroma / 2)
+    distance = torch.remainder(pitch - classes + half, n_chroma) - half  # [n_chroma, n_bins]
+    weights = torch.exp(-2 * (distance / width).square())
+    weights = weights / weights.norm(dim=0)
+    octaves = (pitch / n_chroma - CENTRE_OCTAVES) / SPREAD_OCTAVES
+    weights = weights * torch.exp(-0.5 * octaves.square())
+    from_c: Tensor = weights.roll(A_IS_BIN * n_chroma // 12, dims=0)
+    return from_c

@@ -1,0 +1,59 @@
+"""Text: T5 once per distinct prompt, in fp32 and at the prompt's exact length."""
+
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import T5EncoderModel
+
+MAX_TOKENS = 512  # far above any prompt a MusicGen was trained on; keeps one row from taking it all
+CACHED_PROMPTS = 256
+
+
+class TextEncoder(nn.Module):
+    """T5 and its tokenizer.
+
+    Prompts are never padded to each other's length and never cut, so a prompt's states depend on
+    nothing else.
+
+    Args:
+        model: the T5 encoder, with its weights.
+        tokenizer: anything that turns a string into an object with `input_ids`.
+        max_tokens: longer prompts are refused.
+    """
+
+    def __init__(
+        self, model: T5EncoderModel, tokenizer: Callable[[str], Any], max_tokens: int = MAX_TOKENS
+    ) -> None:
+        super().__init__()
+        self.model = model.eval().requires_grad_(False)
+        self.tokenizer = tokenizer
+        self.max_tokens = max_tokens
+        self._cached = lru_cache(CACHED_PROMPTS)(self._encode)
+
+    @property
+    def dim(self) -> int:
+        """Width of the hidden states."""
+        return int(self.model.config.d_model)
+
+    def encode(self, prompt: str | None) -> Tensor | None:
+        """Hidden states [L, text_dim] of `prompt`; None where there is no text (None or "").
+
+        A lone blank is text, as in the reference.
+        """
+        return self._cached(prompt) if prompt else None
+
+    @torch.no_grad()
+    def _encode(self, prompt: str) -> Tensor:
+        ids = self.tokenizer(prompt).input_ids
+        if len(ids) > self.max_tokens:
+            raise ValueError(
+                f"prompt has {len(ids)} tokens, limit {self.max_tokens}; shorten it "
+                f"(it begins {prompt[:40]!r})"
+            )
+        batch = torch.tensor([ids], device=self.model.device)  # [1, L]
+        mask = torch.ones_like(batch)
+        hidden: Tensor = self.model(input_ids=batch, attention_mask=mask).last_hidden_state
+        return hidden[0]  # [L, text_dim]

@@ -1,0 +1,239 @@
+"""In-flight batching: clips enter and leave a fixed set of rows while the others go on.
+
+The engine has R = 2 x slots rows, whatever they hold. A clip occupies 1, 2 or 3 of them (no,
+single, double guidance), starts as soon as they are free and leaves at its own length. Clips are
+admitted in the order of submission. At equal R, dtype and threads the tokens of a clip are the same
+bits whatever its mates, its rows and the moment of its admission.
+"""
+
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+
+from musicgen import codebooks
+from musicgen.guidance import guidance_rows
+from musicgen.lm import LMModel
+from musicgen.prefill import fill_cross, fill_prefix
+from musicgen.protocol import Finished, Limits, NonFiniteLogitsError, Request, check_request
+from musicgen.sampling import FilterShape, uniform
+from musicgen.step import DecodeState, StepShape, decode_step, round_up
+from musicgen.weights import prepare
+
+__all__ = ["Engine", "Finished", "NonFiniteLogitsError", "Request"]
+
+ROWS_PER_SLOT = 2
+_CHECK_STEPS = 64  # how often a clip is asked whether its logits are still finite
+
+
+@dataclass(eq=False)
+class _Clip:
+    """A request in its rows: `position` is the cache cell that its next step fills."""
+
+    request: Request
+    rows: list[int]
+    position: int
+    n_steps_left: int
+    n_steps: int = 0
+
+
+class Engine:
+    """Runs requests side by side; not thread-safe, belongs to one thread.
+
+    Attributes:
+        on_admit: Called with a request's key right before it enters its rows.
+        n_steps: Decode steps so far.
+        n_busy_rows: Rows held by clips, summed over those steps.
+    """
+
+    @torch.no_grad()
+    def __init__(
+        self,
+        lm: LMModel,
+        *,
+        slots: int,
+        max_frames: int,
+        max_text_tokens: int = 512,
+        dtype: str = "fp32",
+        packed: bool | None = None,
+    ) -> None:
+        """Prepare weights and caches for good.
+
+        Args:
+            lm: The model, on its device; its weights are copied.
+            slots: Clips with single guidance that run side by side.
+            max_frames: Longest clip.
+            max_text_tokens: Longest text.
+            dtype: fp32, bf16, or (GPU only) fp16.
+            packed: Whether linears run from packed weights; None where the device can.
+        """
+        if slots < 1:
+            raise ValueError(f"--slots {slots}: the engine needs at least 1")
+        self.cfg = lm.cfg
+        self.n_rows = ROWS_PER_SLOT * slots
+        self.limits = Limits(self.n_rows, max_frames, max_text_tokens)
+        n_steps = codebooks.n_steps(max_frames, self.cfg.delays)
+        n_cells = round_up(self._max_prefix() + n_steps)
+        self._weights = prepare(lm, dtype, n_cells, packed=packed)
+        self._state = DecodeState.idle(self._weights, self.n_rows, n_cells, n_steps)
+        self._waiting: deque[Request] = deque()
+        self._active: list[_Clip] = []
+        self._free_rows = list(range(self.n_rows))
+        self._filters = FilterShape()
+        self._n_cross_keys = round_up(1)
+        self.on_admit: Callable[[str], None] | None = None
+        self.n_steps = 0
+        self.n_busy_rows = 0
+
+    @property
+    def n_active(self) -> int:
+        """Clips that hold rows."""
+        return len(self._active)
+
+    @property
+    def n_waiting(self) -> int:
+        """Clips that wait for rows."""
+        return len(self._waiting)
+
+    @property
+    def has_room(self) -> bool:
+        """Whether a row is free that no waiting request will take."""
+        return sum(request.n_rows for request in self._waiting) < len(self._free_rows)
+
+    @property
+    def occupancy(self) -> float:
+        """Share of rows that were held, over all steps so far; 0 before the first."""
+        return self.n_busy_rows / (self.n_steps * self.n_rows) if self.n_steps else 0.0
+
+    def submit(self, request: Request) -> None:
+        """Queue a request.
+
+        Raises:
+            ValueError: It could never run; the message says why.
+        """
+        check_request(request, self.cfg, self.limits)
+        self._waiting.append(request)
+
+    @torch.no_grad()
+    def step(self) -> list[Finished]:
+        """Admit what fits, run one decode step for all rows, return the clips that ended."""
+        self._admit()
+        if not self._active:
+            return []
+        n_keys = round_up(1 + max(clip.position for clip in self._active))
+        shape = StepShape(n_keys, self._n_cross_keys, self._filters)
+        decode_step(self._weights, self._state, shape)
+        self.n_steps += 1
+        self.n_busy_rows += self.n_rows - len(self._free_rows)
+        for clip in self._active:
+            clip.position += 1
+            clip.n_steps += 1
+            clip.n_steps_left -= 1
+        if self.n_steps % _CHECK_STEPS and all(clip.n_steps_left for clip in self._active):
+            return []
+        return self._collect()
+
+    @torch.no_grad()
+    def reset(self) -> None:
+        """Drop every request, waiting or in its rows, also after an exception left `step`."""
+        self._waiting.clear()
+        self._active.clear()
+        self._free_rows.clear()
+        self._release(list(range(self.n_rows)), wipe=True)
+        self._plan()
+
+    def _admit(self) -> None:
+        """Move requests into free rows, first come, first served."""
+        admitted = False
+        while self._waiting and self._waiting[0].n_rows <= len(self._free_rows):
+            request = self._waiting.popleft()
+            if self.on_admit is not None:
+                self.on_admit(request.key)
+            rows = self._free_rows[: request.n_rows]
+            del self._free_rows[: request.n_rows]
+            self._active.append(self._enter(request, rows))
+            admitted = True
+        if admitted:
+            self._plan()
+
+    def _enter(self, request: Request, rows: list[int]) -> _Clip:
+        """Bring a clip into `rows`: conditions, tokens, noise, parameters, cache."""
+        cfg, state, weights = self.cfg, self._state, self._weights
+        conditions = guidance_rows(request.conditions, cfg.fuse, request.sampling.guidance)
+        sequence = codebooks.open_sequence(
+            request.prompt_codes, request.n_frames, cfg.delays, cfg.special_token
+        )  # [K, S]
+        noise = uniform(request.seed, cfg.n_codebooks, request.n_frames)
+        noise = codebooks.build(noise, cfg.delays, 0)  # [K, S]
+        n_steps = sequence.shape[-1]
+        prefix = conditions[0].prefix
+        n_prefix = 0 if prefix is None else len(prefix)
+
+        state.sequence[rows, :, :n_steps] = sequence.to(weights.device)
+        state.noise[rows, :, :n_steps] = noise.to(weights.device)
+        state.n_prefix[rows] = n_prefix
+        state.step[rows] = request.n_prompt
+        state.running[rows] = 1
+        state.failed[rows] = False
+        state.guidance.set(rows, request.sampling)
+        state.sampling.set(rows[0], request.sampling)
+        fill_cross(weights, state, rows, conditions)
+        fill_prefix(weights, state, rows, conditions, sequence[:, : request.n_prompt])
+        # Steps 0 .. T0 - 1 are fed by now. Step T0 comes next and decides T0 + 1; S - 1 is the last
+        # to be decided and never fed.
+        n_left = n_steps - 1 - request.n_prompt
+        return _Clip(request, rows, n_prefix + request.n_prompt, n_left)
+
+    def _collect(self) -> list[Finished]:
+        """Take out the clips that are complete or that failed."""
+        failed = self._state.failed.tolist()
+        ended = [c for c in self._active if not c.n_steps_left or failed[c.rows[0]]]
+        finished = []
+        for clip in ended:
+            bad = failed[clip.rows[0]]
+            finished.append(self._outcome(clip, bad=bad))
+            self._release(clip.rows, wipe=bad)
+            self._active.remove(clip)
+        if ended:
+            self._plan()
+        return finished
+
+    def _outcome(self, clip: _Clip, *, bad: bool) -> Finished:
+        key, n_frames = clip.request.key, clip.request.n_frames
+        if bad:
+            error = NonFiniteLogitsError(
+                f"clip {key}: logits became NaN or infinite within {clip.n_steps} of its steps; "
+                "its conditions or the weights hold values that this dtype can't carry: "
+                "try another prompt, or dtype fp32"
+            )
+            return Finished(key, None, error, clip.n_steps)
+        sequence = self._state.sequence[clip.rows[0]].cpu()  # [K, S]
+        codes = codebooks.revert(sequence, self.cfg.delays, n_frames)
+        return Finished(key, codes, None, clip.n_steps)
+
+    def _release(self, rows: list[int], *, wipe: bool) -> None:
+        """Free `rows`; `wipe` removes values that no mask can hide."""
+        state = self._state
+        state.running[rows] = 0
+        state.step[rows] = 0
+        state.n_prefix[rows] = 0
+        state.n_cross[rows] = 1
+        state.sequence[rows] = self.cfg.special_token
+        if wipe:
+            for cache in state.caches + state.cross_caches:
+                cache.wipe(rows)
+        self._free_rows = sorted(self._free_rows + rows)
+
+    def _plan(self) -> None:
+        """Fix what stays the same until a clip enters or leaves."""
+        self._filters = FilterShape.of(clip.request.sampling for clip in self._active)
+        texts = [len(clip.request.conditions.text) for clip in self._active]
+        self._n_cross_keys = round_up(max(texts, default=1))
+
+    def _max_prefix(self) -> int:
+        """Cells that precede the tokens of any clip."""
+        if self.cfg.fuse == "cross":
+            return 0
+        n_melody = 0 if self.cfg.chroma is None else self.cfg.chroma.chroma_length
+        return n_melody + self.limits.max_text_tokens

@@ -1,0 +1,80 @@
+"""Classifier-free guidance: which rows a clip needs, and how their logits become one.
+
+none: the conditional row. single: conditional, null. double: text and audio, audio only, null.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from musicgen.conditioning.fuser import ClipConditions, RowCondition, fuse
+from musicgen.config import FuseMethod, GuidanceKind, SamplingParams
+
+
+def guidance_rows(
+    clip: ClipConditions, method: FuseMethod, guidance: GuidanceKind
+) -> list[RowCondition]:
+    """The 1, 2 or 3 rows of `clip`, the conditional one first and the null one last."""
+    full = fuse(clip, method, text=True, audio=True)
+    null = fuse(clip, method, text=False, audio=False)
+    if guidance == "none":
+        return [full]
+    if guidance == "single":
+        return [full, null]
+    return [full, fuse(clip, method, text=False, audio=True), null]
+
+
+@dataclass
+class RowGuidance:
+    """Where each of R rows finds its clip's other rows, and how strongly it is guided.
+
+    Attributes:
+        lead: The clip's conditional row, whose tokens all of its rows take: int64 [R].
+        audio: The clip's row without the text: int64 [R].
+        null: The clip's row without any condition: int64 [R].
+        coef: Guidance strength [R]; unused where not `guided`.
+        beta: Strength of the text [R]; unused where not `double`.
+        guided: Whether the row mixes at all: bool [R].
+        double: Whether it does so in two stages: bool [R].
+    """
+
+    lead: Tensor
+    audio: Tensor
+    null: Tensor
+    coef: Tensor
+    beta: Tensor
+    guided: Tensor
+    double: Tensor
+
+    @classmethod
+    def idle(cls, n_rows: int, device: torch.device) -> "RowGuidance":
+        """Rows that stand each for itself."""
+        own = torch.arange(n_rows, device=device)
+        one = torch.ones(n_rows, device=device)
+        no = torch.zeros(n_rows, dtype=torch.bool, device=device)
+        return cls(own, own.clone(), own.clone(), one, one.clone(), no, no.clone())
+
+    def set(self, rows: Sequence[int], sampling: SamplingParams) -> None:
+        """Give `rows`, in the order of `guidance_rows`, to one clip."""
+        kind = sampling.guidance
+        lead = rows[0]
+        self.lead[list(rows)] = lead
+        self.audio[lead] = rows[1] if kind == "double" else lead
+        self.null[lead] = rows[-1]
+        self.coef[lead] = sampling.cfg_coef
+        self.beta[lead] = 1.0 if sampling.cfg_coef_beta is None else sampling.cfg_coef_beta
+        self.guided[list(rows)] = False
+        self.double[list(rows)] = False
+        self.guided[lead] = kind != "none"
+        self.double[lead] = kind == "double"
+
+
+def mix(logits: Tensor, rows: RowGuidance) -> Tensor:
+    """Guided logits float32 [R, K, card] of each clip, in its lead row."""
+    coef, beta = rows.coef[:, None, None], rows.beta[:, None, None]
+    guided, double = rows.guided[:, None, None], rows.double[:, None, None]
+    audio, null = logits[rows.audio], logits[rows.null]  # [R, K, card]
+    pulled = torch.where(double, audio + beta * (logits - audio), logits)
+    return torch.where(guided, null + coef * (pulled - null), logits)

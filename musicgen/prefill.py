@@ -1,0 +1,92 @@
+"""Bringing one clip into its rows, alone, so that its numbers don't depend on who else is there."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from musicgen.conditioning.fuser import RowCondition
+from musicgen.step import Cache, DecodeState, key_bias, round_up
+from musicgen.transformer import merge_heads, split_heads
+from musicgen.weights import StepWeights
+
+
+def fill_cross(
+    weights: StepWeights, state: DecodeState, rows: list[int], conditions: list[RowCondition]
+) -> None:
+    """Keys and values of the text of each row, once per clip; zero for a row without text."""
+    if not state.cross_caches:
+        return
+    for row, condition in zip(rows, conditions, strict=True):
+        text = condition.cross  # [L, D] or None
+        n_text = 1 if text is None else len(text)
+        _grow(weights, state, n_text)
+        state.n_cross[row] = n_text
+        for layer, cache in zip(weights.layers, state.cross_caches, strict=True):
+            if text is None or layer.cross is None:
+                cache.wipe([row])
+                continue
+            kv = layer.cross.key_value(text.to(weights.device))  # [L, 2 D]
+            keys, values = kv.view(n_text, 2, weights.cfg.n_heads, -1).unbind(1)  # [L, H, D / H]
+            cache.keys[row, :, :n_text] = keys.transpose(0, 1).to(cache.keys.dtype)
+            cache.values[row, :, :n_text] = values.transpose(0, 1).to(cache.values.dtype)
+
+
+def _grow(weights: StepWeights, state: DecodeState, n_text: int) -> None:
+    """Make room for `n_text` cells of text in every row."""
+    if n_text <= state.cross_caches[0].keys.shape[2]:
+        return
+    for index, old in enumerate(state.cross_caches):
+        new = Cache.empty(len(state.step), round_up(n_text), weights)
+        new.keys[:, :, : old.keys.shape[2]] = old.keys
+        new.values[:, :, : old.values.shape[2]] = old.values
+        state.cross_caches[index] = new
+
+
+def fill_prefix(
+    weights: StepWeights,
+    state: DecodeState,
+    rows: list[int],
+    conditions: list[RowCondition],
+    tokens: Tensor,
+) -> None:
+    """Feed a clip's prefix and the steps before its first decision.
+
+    Args:
+        weights: The model.
+        state: Its caches are filled in `rows`.
+        rows: The clip's rows.
+        conditions: One per row, with prefixes of one length [P + L, D] or none.
+        tokens: Steps to feed, int64 [K, n]; may be empty.
+    """
+    x = _inputs(weights, conditions, tokens)  # [rows, n_fed, D]
+    n_fed, n_heads = x.shape[1], weights.cfg.n_heads
+    if n_fed == 0:
+        return
+    n_cross = state.n_cross[rows]
+    cross_bias = key_bias(n_cross, round_up(int(n_cross.max())))[:, None]  # [rows, 1, 1, L]
+    for index, layer in enumerate(weights.layers):
+
+        def attend(qkv: Tensor, cache: Cache = state.caches[index]) -> Tensor:
+            q, k, v = (split_heads(t, n_heads) for t in qkv.chunk(3, dim=-1))
+            cache.keys[rows, :, :n_fed] = k.to(cache.keys.dtype)
+            cache.values[rows, :, :n_fed] = v.to(cache.values.dtype)
+            return merge_heads(F.scaled_dot_product_attention(q, k, v, is_causal=True))
+
+        def attend_cross(query: Tensor, index: int = index) -> Tensor:
+            cache = state.cross_caches[index]
+            q = split_heads(query, n_heads).to(cache.keys.dtype)  # [rows, H, n, D / H]
+            keys = cache.keys[rows, :, : cross_bias.shape[-1]]
+            values = cache.values[rows, :, : cross_bias.shape[-1]]
+            mask = cross_bias.to(q.dtype)
+            return merge_heads(F.scaled_dot_product_attention(q, keys, values, attn_mask=mask))
+
+        x = layer(x, attend, attend_cross)
+
+
+def _inputs(weights: StepWeights, conditions: list[RowCondition], tokens: Tensor) -> Tensor:
+    """Prefix and tokens with their positions, float32 [rows, P + L + n, D]."""
+    x = weights.embed(tokens.T.to(weights.device)).expand(len(conditions), -1, -1)  # [rows, n, D]
+    prefixes = [c.prefix for c in conditions if c.prefix is not None]
+    if prefixes:
+        x = torch.cat([torch.stack(prefixes).to(x), x], dim=1)  # [rows, P + L + n, D]
+    return x + weights.positions[: x.shape[1]]

@@ -1,0 +1,64 @@
+"""A list of clips, run to its end: what stands between `MusicGen.generate` and the engine."""
+
+import logging
+from collections.abc import Callable, Sequence
+
+from torch import Tensor
+
+from musicgen.engine import Engine, Request
+
+logger = logging.getLogger(__name__)
+
+MAX_SLOTS = 8
+LOGGED_STEPS = 50
+
+Progress = Callable[[int, int], None]  # (steps done, steps in all)
+
+
+class Runner:
+    """Runs requests of one length and one kind of guidance side by side.
+
+    Args:
+        make_engine: From a number of slots; the engine is kept while that number stays.
+        max_slots: Two rows each; more clips than fit wait for the first ones to end.
+    """
+
+    def __init__(self, make_engine: Callable[[int], Engine], max_slots: int = MAX_SLOTS) -> None:
+        self.max_slots = max_slots
+        self._make_engine = make_engine
+        self._engine: tuple[int, Engine] | None = None
+
+    def run(
+        self, requests: Sequence[Request], max_delay: int, on_progress: Progress | None
+    ) -> list[Tensor]:
+        """Codes [K, T] of every request, in order."""
+        n_rows = requests[0].n_rows
+        slots = -(-min(len(requests), self.max_slots) * n_rows // 2)
+        if self._engine is None or self._engine[0] != slots:
+            self._engine = (slots, self._make_engine(slots))
+        engine = self._engine[1]
+        n_waves = -(-len(requests) // (2 * slots // n_rows))
+        n_total = n_waves * (requests[0].n_frames - requests[0].n_prompt + max_delay)
+        codes: dict[str, Tensor] = {}
+        n_done = 0
+        try:
+            for request in requests:
+                engine.submit(request)
+            while len(codes) < len(requests):
+                for clip in engine.step():
+                    if clip.codes is None:
+                        raise RuntimeError(f"clip {clip.key}: {clip.error}") from clip.error
+                    codes[clip.key] = clip.codes
+                n_done += 1
+                if on_progress is not None:
+                    on_progress(n_done, n_total)
+        except BaseException:
+            self._engine = None  # and with it the clips that it still holds
+            raise
+        return [codes[request.key] for request in requests]
+
+
+def log_progress(n_done: int, n_total: int) -> None:
+    """Reports every now and then through `logging`."""
+    if n_done % LOGGED_STEPS == 0 or n_done == n_total:
+        logger.info("step %d of %d", n_done, n_total)

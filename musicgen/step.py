@@ -1,0 +1,199 @@
+"""One decode step over R rows: a pure function of weights, state and static shapes.
+
+Everything that a step reads or writes lies in tensors made once (`DecodeState`); nothing in a step
+waits for the host or depends on data. A row's numbers are the same bits in every row position,
+with any neighbours and for every `StepShape` that is large enough: keys are read in multiples of
+`KEY_BLOCK` with the tail masked, which leaves the sums unchanged, and every product is one that
+treats all rows alike.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from musicgen.codebooks import UNKNOWN
+from musicgen.guidance import RowGuidance, mix
+from musicgen.sampling import FilterShape, RowSampling, choose
+from musicgen.weights import StepWeights
+
+KEY_BLOCK = 64
+
+
+def round_up(n: int) -> int:
+    """The next multiple of `KEY_BLOCK`."""
+    return -(-n // KEY_BLOCK) * KEY_BLOCK
+
+
+@dataclass(frozen=True)
+class StepShape:
+    """All that decides the shapes inside a step.
+
+    Attributes:
+        n_keys: Cache cells that self-attention reads, a multiple of `KEY_BLOCK`.
+        n_cross_keys: Text cells that cross-attention reads, a multiple of `KEY_BLOCK`.
+        filters: What the sampling filters need.
+    """
+
+    n_keys: int
+    n_cross_keys: int
+    filters: FilterShape
+
+
+@dataclass
+class Cache:
+    """Keys and values of one layer, [R, H, cells, D / H] each."""
+
+    keys: Tensor
+    values: Tensor
+
+    @classmethod
+    def empty(cls, n_rows: int, n_cells: int, weights: StepWeights) -> "Cache":
+        """A cache of zeros; what is masked must still be finite."""
+        cfg = weights.cfg
+        shape = (n_rows, cfg.n_heads, n_cells, cfg.head_dim)
+        keys = torch.zeros(shape, dtype=weights.cache_dtype, device=weights.device)
+        return cls(keys, torch.zeros_like(keys))
+
+    def wipe(self, rows: list[int]) -> None:
+        """Zero `rows`, so that what stands there can't reach the next clip through the mask."""
+        self.keys[rows] = 0
+        self.values[rows] = 0
+
+
+@dataclass
+class DecodeState:
+    """What R rows carry from step to step.
+
+    A row that no clip holds stays at step 0 of a sequence of special tokens: it computes, and
+    nobody reads it.
+
+    Attributes:
+        caches: Self-attention, one per layer.
+        cross_caches: Cross-attention, one per layer; none on a prepend model.
+        n_cross: Text cells that a row sees, at least 1: int64 [R].
+        n_prefix: Cells before a row's step 0: int64 [R].
+        step: The step that a row feeds next: int64 [R].
+        running: 1 where a clip holds the row, else 0: int64 [R].
+        sequence: Delayed tokens, `UNKNOWN` where still to be decided: int64 [R, K, S].
+        noise: The number that decides each of them, float64 [R, K, S].
+        failed: Whether the row's clip ever had a logit that is not finite: bool [R].
+        guidance: How rows combine.
+        sampling: How rows are sampled.
+    """
+
+    caches: list[Cache]
+    cross_caches: list[Cache]
+    n_cross: Tensor
+    n_prefix: Tensor
+    step: Tensor
+    running: Tensor
+    sequence: Tensor
+    noise: Tensor
+    failed: Tensor
+    guidance: RowGuidance
+    sampling: RowSampling
+
+    @classmethod
+    def idle(cls, weights: StepWeights, n_rows: int, n_cells: int, n_steps: int) -> "DecodeState":
+        """A state in which no clip holds a row."""
+        cfg, device = weights.cfg, weights.device
+        cross = [Cache.empty(n_rows, KEY_BLOCK, weights) for layer in weights.layers if layer.cross]
+        counts = torch.zeros(n_rows, dtype=torch.int64, device=device)
+        shape = (n_rows, cfg.n_codebooks, n_steps)
+        return cls(
+            caches=[Cache.empty(n_rows, n_cells, weights) for _ in weights.layers],
+            cross_caches=cross,
+            n_cross=counts + 1,
+            n_prefix=counts.clone(),
+            step=counts.clone(),
+            running=counts,
+            sequence=torch.full(shape, cfg.special_token, dtype=torch.int64, device=device),
+            noise=torch.zeros(shape, dtype=torch.float64, device=device),
+            failed=torch.zeros(n_rows, dtype=torch.bool, device=device),
+            guidance=RowGuidance.idle(n_rows, device),
+            sampling=RowSampling.idle(n_rows, device),
+        )
+
+
+def decode_step(weights: StepWeights, state: DecodeState, shape: StepShape) -> None:
+    """Feed every row's current step, decide its next one and move on; all in place."""
+    tokens = _column(state.sequence, state.step)  # [R, K]
+    logits = step_logits(weights, state, shape, tokens)  # [R, K, card]
+    mixed = mix(logits, state.guidance)
+    state.failed |= ~mixed.isfinite().flatten(1).all(1)
+    following = state.step + 1
+    noise = _column(state.noise, following)  # [R, K]
+    chosen = choose(mixed, state.sampling, noise, shape.filters)[state.guidance.lead]  # [R, K]
+    known = _column(state.sequence, following)
+    decided = torch.where(known == UNKNOWN, chosen, known)
+    state.sequence.scatter_(2, _index(following, decided), decided[..., None])
+    state.step += state.running
+
+
+def step_logits(
+    weights: StepWeights, state: DecodeState, shape: StepShape, tokens: Tensor
+) -> Tensor:
+    """Logits float32 [R, K, card] after feeding `tokens` [R, K]; appends to the caches."""
+    n_rows, n_heads = len(tokens), weights.cfg.n_heads
+    position = state.n_prefix + state.step  # [R]
+    bias = key_bias(position + 1, shape.n_keys)  # [R, 1, n_keys]
+    cross_bias = key_bias(state.n_cross, shape.n_cross_keys)  # [R, 1, n_cross_keys]
+    rows = torch.arange(n_rows, device=tokens.device)
+    x = weights.embed(tokens) + weights.positions[position]  # [R, D]
+
+    for index, layer in enumerate(weights.layers):
+        cache = state.caches[index]
+
+        def attend(qkv: Tensor, cache: Cache = cache) -> Tensor:
+            q, k, v = qkv.view(n_rows, 3, n_heads, -1).unbind(1)  # [R, H, D / H] each
+            cache.keys[rows, :, position] = k.to(cache.keys.dtype)
+            cache.values[rows, :, position] = v.to(cache.values.dtype)
+            return attend_one(q, cache, bias)
+
+        def attend_cross(query: Tensor, index: int = index) -> Tensor:
+            q = query.view(n_rows, n_heads, -1)  # [R, H, D / H]
+            return attend_one(q, state.cross_caches[index], cross_bias)
+
+        x = layer(x, attend, attend_cross)  # [R, D]
+    return weights.logits(x)
+
+
+def attend_one(q: Tensor, cache: Cache, bias: Tensor) -> Tensor:
+    """Attention of one query per row and head, as two batched products.
+
+    Faster than `scaled_dot_product_attention` with one query on a CPU, and indifferent to the
+    row's position, which that is not.
+
+    Args:
+        q: Queries [R, H, D / H].
+        cache: Keys and values; the first `bias.shape[-1]` cells are read.
+        bias: float32 [R, 1, cells], 0 where a cell is seen, else -inf.
+
+    Returns:
+        The heads' output [R, D].
+    """
+    n_rows, n_heads, head_dim = q.shape
+    n_keys = bias.shape[-1]
+    keys = cache.keys[:, :, :n_keys].flatten(0, 1)  # [R * H, cells, D / H], a view
+    values = cache.values[:, :, :n_keys].flatten(0, 1)
+    q = (q.to(keys.dtype) * head_dim**-0.5).reshape(n_rows * n_heads, 1, head_dim)
+    scores = torch.bmm(q, keys.transpose(1, 2)).view(n_rows, n_heads, n_keys)  # [R, H, cells]
+    share = torch.softmax(scores.float() + bias, dim=-1).to(values.dtype)
+    out = torch.bmm(share.view(n_rows * n_heads, 1, n_keys), values)  # [R * H, 1, D / H]
+    return out.view(n_rows, n_heads * head_dim)
+
+
+def key_bias(n_seen: Tensor, n_keys: int) -> Tensor:
+    """What is added to scores, float32 [R, 1, n_keys]: 0 for the first `n_seen` [R], else -inf."""
+    seen = torch.arange(n_keys, device=n_seen.device) < n_seen[:, None]  # [R, n_keys]
+    return torch.where(seen, 0.0, -torch.inf)[:, None]
+
+
+def _index(column: Tensor, like: Tensor) -> Tensor:
+    return column[:, None, None].expand(*like.shape, 1)  # [R, K, 1]
+
+
+def _column(table: Tensor, column: Tensor) -> Tensor:
+    """Entry `column` [R] of `table` [R, K, S] in each row: [R, K]."""
+    return table.gather(2, column[:, None, None].expand(-1, table.shape[1], 1))[..., 0]

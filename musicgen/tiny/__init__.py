@@ -1,0 +1,1 @@
+"""The bundled model: `checkpoint/` holds it, `make` writes it."""

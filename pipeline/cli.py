@@ -1,0 +1,194 @@
+"""The command line: `musicgen-batch ...`. Nothing heavy is imported before the input is checked."""
+
+import json
+import logging
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from manifests.reader import Manifest
+from pipeline.cli_errors import EXIT_DEAD_LETTERS, errors_to_exit_codes, say
+from pipeline.cli_manifest import manifest
+from pipeline.cli_upkeep import compact, existing_output, gc, report, status, verify
+from pipeline.config import JobConfig, load_config
+from pipeline.options import given_flags, job_options
+from pipeline.storage import Storage, open_storage
+from pipeline.tables import RESERVED_COLUMNS
+
+if TYPE_CHECKING:
+    from pipeline.job import RunSummary
+
+_EXAMPLES = """\b
+Examples:
+  musicgen-batch manifest build prompts.csv prompts.parquet
+  musicgen-batch run --manifest prompts.parquet --output out/first --model tiny
+  musicgen-batch run --manifest s3://b/prompts.parquet --output s3://b/music \\
+      --model facebook/musicgen-small --replicas 8 --gpus-per-replica 1 --slots 32
+  musicgen-batch status --output s3://b/music
+  musicgen-batch retry --manifest prompts.parquet --output out/first
+"""
+
+
+@click.group(epilog=_EXAMPLES, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="musicgen-batch")
+def main() -> None:
+    """A manifest of prompts becomes a dataset of music: resumable MusicGen batches on Ray."""
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+
+
+# --- making music
+
+
+@main.command(
+    epilog="""\b
+Examples:
+  musicgen-batch run --manifest demo.parquet --output out/demo --model tiny
+  musicgen-batch run --config job.yaml --manifest demo.parquet --output s3://b/music \\
+      --storage-option endpoint_url=http://localhost:7480
+"""
+)
+@job_options
+@errors_to_exit_codes
+def run(config: str | None, **flags: Any) -> None:
+    """Make every clip of a manifest that the output does not hold yet."""
+    _make(load_config(config, given_flags(flags)), retry=False)
+
+
+@main.command(
+    epilog="""\b
+Example:
+  musicgen-batch retry --manifest demo.parquet --output out/demo
+"""
+)
+@job_options
+@errors_to_exit_codes
+def retry(config: str | None, **flags: Any) -> None:
+    """Try again only the rows whose dead letter stands.
+
+    Settings that are not given are those of the output's last run.
+    """
+    _make(_continued(config, given_flags(flags)), retry=True)
+
+
+@main.command(
+    epilog="""\b
+Examples:
+  musicgen-batch plan --manifest demo.parquet --model tiny
+  musicgen-batch plan --manifest demo.parquet --output out/demo --json
+"""
+)
+@job_options
+@click.option("--json", "as_json", is_flag=True, help="Print the counts as JSON.")
+@errors_to_exit_codes
+def plan(config: str | None, as_json: bool, **flags: Any) -> None:
+    """Count what a run would do and how long it may take; loads no model, writes nothing.
+
+    Without --output every clip counts as still to make. Settings that are not given are those of
+    the output's last run.
+    """
+    from pipeline import ledger
+    from pipeline.checkpoint import inspect_model, limits_of
+    from pipeline.done_set import NO_IDS, DoneSet
+    from pipeline.plan import PlanSpec, Selection, describe_plan, scan
+    from pipeline.progress import clock
+    from pipeline.runs import estimate_s
+
+    given = given_flags(flags)
+    fresh = "output" not in given and config is None
+    if fresh:
+        given["output"] = "memory://nothing-yet"
+        settings = load_config(config, given)
+        known, runs = DoneSet(NO_IDS, NO_IDS), []
+    else:
+        settings = _continued(config, given)
+        storage = open_storage(settings.output, settings.storage_options)
+        known, runs = ledger.committed_ids(storage), ledger.read_runs(storage)
+    opened = _open_manifest(settings)
+    info = inspect_model(settings)
+    spec = PlanSpec(opened, settings.generation, limits_of(info), settings.storage_options)
+    found = scan(spec, Selection(known))
+    seconds = estimate_s(found.pending_audio_s, settings.replicas, runs)
+    if as_json:
+        counts = {"rows": found.n_rows, "pending_audio_s": found.pending_audio_s}
+        click.echo(json.dumps(counts | dict(found.outcomes) | {"estimated_s": seconds}))
+        return
+    click.echo(describe_plan(found))
+    for letter in found.letters[:20]:
+        click.echo(f"  would fail: {letter.message}")
+    if seconds is None:
+        click.echo("time: unknown until a run on this output has finished")
+    else:
+        click.echo(f"time: about {clock(seconds)} with {settings.replicas} replicas")
+
+
+def _make(config: JobConfig, *, retry: bool) -> None:
+    """Checks everything that needs no model, then runs the job."""
+    from pipeline.checkpoint import inspect_model
+
+    opened = _open_manifest(config)
+    info = inspect_model(config)
+    from pipeline import job  # imports ray and torch
+    from pipeline.report import build_report
+
+    summary = job.run(config, opened, info, retry=retry, say=say)
+    storage = open_storage(config.output, config.storage_options)
+    if summary.plan.pending or summary.plan.letters or not storage.size("report.html"):
+        page = build_report(storage, sample=config.report_sample)
+        storage.put("report.html", page.encode())
+    click.echo(_closing_words(summary, storage))
+    if summary.letters_standing:
+        raise click.exceptions.Exit(EXIT_DEAD_LETTERS)
+
+
+def _closing_words(summary: "RunSummary", storage: Storage) -> str:
+    tally = summary.tally
+    lines = []
+    if summary.plan.pending:
+        lines.append(
+            f"{tally.clips} clips, {tally.audio_s:.1f} s of audio in {tally.wall_s:.1f} s: "
+            f"{tally.rate:.2f} audio-seconds per second (start-up {summary.startup_s:.1f} s)"
+        )
+    elif not summary.plan.letters:
+        lines.append("nothing to make: every clip is done or stands as a dead letter")
+    if summary.letters_standing:
+        lines.append(
+            f"{summary.letters_standing} rows of this manifest failed: see "
+            f"{storage.uri('failed')}, mend them, then `musicgen-batch retry`"
+        )
+    lines.append(f"dataset: {storage.uri('clips')}")
+    lines.append(f"look and listen: {storage.uri('report.html')}")
+    return "\n".join(lines)
+
+
+def _open_manifest(config: JobConfig) -> Manifest:
+    return Manifest.open(
+        config.manifest,
+        storage_options=config.storage_options,
+        extra_columns=config.extra_columns,
+        reserved=RESERVED_COLUMNS,
+    )
+
+
+def _continued(config: str | None, flags: dict[str, Any]) -> JobConfig:
+    """Settings for a command on an output that exists: those of its last run show through."""
+    from pipeline import ledger
+
+    where = {"manifest": "-", "model": "-"} | flags
+    found = load_config(config, where)
+    storage = existing_output(found.output, found.storage_options)
+    runs = ledger.read_runs(storage)
+    last = runs[-1]["config"] if runs else {}
+    inherited = {
+        name: value
+        for name, value in last.items()
+        if name in JobConfig.model_fields and name not in ("manifest", "output", "wait")
+    }
+    return load_config(config, flags, inherited)
+
+
+for _command in (manifest, status, verify, compact, gc, report):
+    main.add_command(_command)
+
+
+if __name__ == "__main__":
+    main()

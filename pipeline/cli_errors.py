@@ -1,0 +1,68 @@
+"""Exit codes, and how errors become one line of text and one of them.
+
+0 all done; 1 crash; 2 bad config or manifest as a whole; 3 finished, but rows of this manifest
+stand in dead letters; 4 another run holds the lease; 5 drained or out of budget.
+"""
+
+from collections.abc import Callable
+from functools import wraps
+from typing import Any
+
+import click
+
+from manifests.reader import ManifestError
+from pipeline.config import ConfigError
+from pipeline.lease import LeaseHeldError, LeaseLostError
+from pipeline.storage import StorageError
+from pipeline.tables import SchemaError
+
+EXIT_CRASH, EXIT_BAD_INPUT, EXIT_DEAD_LETTERS, EXIT_LEASE_HELD = 1, 2, 3, 4
+# Classes whose modules are heavy are known by name.
+_BAD_INPUT, _FATAL = ("ModelNotFoundError", "CheckpointError"), ("StalledError",)
+
+
+def say(text: str) -> None:
+    """Tells people something; results go to stdout, this goes to stderr."""
+    click.echo(text, err=True)
+
+
+def errors_to_exit_codes(command: Callable[..., None]) -> Callable[..., None]:
+    """What is wrong with the input, the lease or the store becomes a message and an exit code."""
+
+    @wraps(command)
+    def wrapped(*args: Any, **kwargs: Any) -> None:
+        try:
+            command(*args, **kwargs)
+        except click.exceptions.Exit:
+            raise
+        except Exception as error:
+            known = next((e for e in _causes(error) if _exit_code(e) is not None), None)
+            if known is None:
+                raise
+            say(f"error: {known}")
+            raise click.exceptions.Exit(_exit_code(known) or EXIT_CRASH) from error
+
+    return wrapped
+
+
+def _causes(error: BaseException) -> list[BaseException]:
+    """The error and what it came from, Ray's wrapping included."""
+    chain: list[BaseException] = []
+    todo: list[BaseException | None] = [error]
+    while todo:
+        at = todo.pop()
+        if at is not None and at not in chain:
+            chain.append(at)
+            todo += [at.__cause__, getattr(at, "cause", None)]
+    return chain
+
+
+def _exit_code(error: BaseException) -> int | None:
+    name = type(error).__name__
+    if isinstance(error, ConfigError | ManifestError | SchemaError) or name in _BAD_INPUT:
+        return EXIT_BAD_INPUT
+    if isinstance(error, LeaseHeldError | LeaseLostError):
+        return EXIT_LEASE_HELD
+    if isinstance(error, StorageError) or name in _FATAL:
+        return EXIT_CRASH
+    return None

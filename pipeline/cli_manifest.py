@@ -1,0 +1,136 @@
+"""`musicgen-batch manifest build | check`: from a table of prompts to a manifest without faults."""
+
+from collections.abc import Callable
+
+import click
+
+from manifests.schema import RowIssue
+from pipeline.cli_errors import EXIT_BAD_INPUT, errors_to_exit_codes, say
+from pipeline.options import storage_pairs
+from pipeline.tables import RESERVED_COLUMNS
+
+_SHOWN = 100  # issues printed; the rejects file holds all
+
+
+def _shared_options(command: Callable[..., None]) -> Callable[..., None]:
+    extra = click.option(
+        "--extra-column",
+        "extra_columns",
+        multiple=True,
+        metavar="NAME",
+        help="Carry this column through although it looks like a misspelling.",
+    )
+    storage = click.option(
+        "--storage-option",
+        "storage_options",
+        multiple=True,
+        metavar="KEY=VALUE",
+        help="fsspec option, e.g. endpoint_url=http://localhost:7480; no credentials.",
+    )
+    return extra(storage(command))
+
+
+@click.group()
+def manifest() -> None:
+    """Build and check manifests."""
+
+
+@manifest.command(
+    epilog="""\b
+Examples:
+  musicgen-batch manifest build prompts.csv prompts.parquet
+  musicgen-batch manifest build prompts.jsonl s3://bucket/prompts.parquet
+"""
+)
+@click.argument("source", metavar="IN.(jsonl|csv)")
+@click.argument("target", metavar="OUT.parquet")
+@_shared_options
+@errors_to_exit_codes
+def build(
+    source: str, target: str, extra_columns: tuple[str, ...], storage_options: tuple[str, ...]
+) -> None:
+    """Write the Parquet manifest of a JSONL or CSV file, unless anything is wrong with it.
+
+    Relative references are rewritten so that they count from the folder of OUT.
+    """
+    from manifests.build import build as build_manifest
+
+    built = build_manifest(
+        source,
+        target,
+        storage_options=storage_pairs(storage_options),
+        extra_columns=extra_columns,
+        reserved=RESERVED_COLUMNS,
+    )
+    if built.out_uri is None:
+        _complain(source, built.column_faults, built.issues)
+        say(f"{target} was not written; mend {source} and build again")
+        raise click.exceptions.Exit(EXIT_BAD_INPUT)
+    extras = f", extra columns: {', '.join(built.extra_columns)}" if built.extra_columns else ""
+    click.echo(f"{target}: {built.n_rows} rows, {built.n_clips} clips{extras}")
+
+
+@manifest.command(
+    epilog="""\b
+Examples:
+  musicgen-batch manifest check prompts.parquet
+  musicgen-batch manifest check prompts.csv --read-audio --model facebook/musicgen-melody
+"""
+)
+@click.argument("source", metavar="IN")
+@click.option("--read-audio", is_flag=True, help="Also open and decode every reference.")
+@click.option("--model", help="Also check against what this checkpoint can do.")
+@click.option("--duration-s", type=float, help="What rows without a duration get. [default: 10.0]")
+@click.option(
+    "--rejects", metavar="OUT.parquet", help="Where rejected rows go. [default: IN.rejects.parquet]"
+)
+@_shared_options
+@errors_to_exit_codes
+def check(
+    source: str,
+    read_audio: bool,
+    model: str | None,
+    duration_s: float | None,
+    rejects: str | None,
+    extra_columns: tuple[str, ...],
+    storage_options: tuple[str, ...],
+) -> None:
+    """Report every error of every row at once; exits 2 if there is one.
+
+    IN is a .parquet, .jsonl or .csv file, or a folder of Parquet files. The rejected rows are
+    written with their reasons.
+    """
+    from manifests.check import check as check_manifest
+    from pipeline.config import load_defaults
+
+    limits = None
+    if model is not None:
+        from pipeline.checkpoint import check_limits
+
+        limits = check_limits(model)
+    report = check_manifest(
+        source,
+        storage_options=storage_pairs(storage_options),
+        extra_columns=extra_columns,
+        reserved=RESERVED_COLUMNS,
+        defaults=load_defaults(duration_s),
+        limits=limits,
+        read_audio=read_audio,
+        rejects_uri=rejects or f"{source.rstrip('/')}.rejects.parquet",
+    )
+    if report.ok:
+        click.echo(f"{source}: {report.n_rows} rows, {report.n_clips} clips, no errors")
+        return
+    _complain(source, report.column_faults, report.issues)
+    if report.rejects_uri:
+        say(f"{report.n_rejected} of {report.n_rows} rows rejected; see {report.rejects_uri}")
+    raise click.exceptions.Exit(EXIT_BAD_INPUT)
+
+
+def _complain(source: str, column_faults: tuple[str, ...], issues: tuple[RowIssue, ...]) -> None:
+    for fault in column_faults:
+        say(f"{source}: {fault}")
+    for issue in issues[:_SHOWN]:
+        say(issue.message)
+    if len(issues) > _SHOWN:
+        say(f"... and {len(issues) - _SHOWN} more")

@@ -1,0 +1,127 @@
+"""Commands on an output that exists: status, verify, compact, gc, report."""
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict
+from typing import Any
+
+import click
+
+from pipeline.cli_errors import EXIT_CRASH, errors_to_exit_codes, say
+from pipeline.config import ConfigError
+from pipeline.options import storage_pairs
+from pipeline.storage import Storage, open_storage
+
+
+def on_output(command: Callable[..., None]) -> Callable[..., None]:
+    """`--output` and `--storage-option`; the command gets the storage, which exists."""
+
+    @errors_to_exit_codes
+    def opened(output: str, storage_options: tuple[str, ...], **rest: Any) -> None:
+        command(existing_output(output, storage_pairs(storage_options)), **rest)
+
+    opened.__doc__, opened.__name__ = command.__doc__, command.__name__
+    opened.__click_params__ = list(getattr(command, "__click_params__", []))  # type: ignore[attr-defined]
+    options = click.option(
+        "--storage-option",
+        "storage_options",
+        multiple=True,
+        metavar="KEY=VALUE",
+        help="fsspec option, e.g. endpoint_url=http://localhost:7480; no credentials.",
+    )
+    output = click.option("--output", required=True, help="Root of the dataset.")
+    return output(options(opened))
+
+
+def existing_output(output: str, options: dict[str, Any]) -> Storage:
+    """The storage of an output; ConfigError where there is none."""
+    storage = open_storage(output, options)
+    if not storage.exists_root():
+        raise ConfigError(f"{output}: no such output; check --output, or let `run` make it")
+    return storage
+
+
+@click.command(epilog="Example: musicgen-batch status --output s3://bucket/music")
+@click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
+@on_output
+def status(storage: Storage, as_json: bool) -> None:
+    """What the output holds and how its last run is doing; reads storage only."""
+    from pipeline.runs import Status, read_status
+
+    found: Status = read_status(storage)
+    click.echo(json.dumps(asdict(found)) if as_json else found.text())
+
+
+@click.command(epilog="Example: musicgen-batch verify --output out/demo")
+@click.option("--fast", is_flag=True, help="Trust sizes: do not read the audio to hash it.")
+@on_output
+def verify(storage: Storage, fast: bool) -> None:
+    """Prove that every clip stands once, with its audio, size and sha256; exits 1 if not."""
+    from pipeline.verify import verify as verify_output
+
+    report = verify_output(storage, deep=not fast)
+    for problem in report.problems:
+        say(str(problem))
+    click.echo(
+        f"{report.n_clips} clips in {report.n_parts} parts: {len(report.problems)} problems; "
+        f"benign: {report.n_superseded} superseded clips, {report.n_replaced_parts} replaced "
+        f"parts, {report.n_unreferenced} unreferenced audio objects "
+        f"({report.unreferenced_bytes} bytes), {report.n_leftovers} leftovers"
+    )
+    if not report.ok:
+        raise click.exceptions.Exit(EXIT_CRASH)
+
+
+@click.command(epilog="Example: musicgen-batch compact --output out/demo --prune")
+@click.option("--prune", is_flag=True, help="Also drop superseded clips and settled dead letters.")
+@click.option("--wait", is_flag=True, help="Wait for a run on this output to end.")
+@on_output
+def compact(storage: Storage, prune: bool, wait: bool) -> None:
+    """Merge small parts into large ones; readers see every clip once throughout."""
+    from pipeline import maintain
+
+    with _lease(storage, wait, "compact") as lease:
+        done = maintain.compact(storage, lease, prune=prune)
+    click.echo(
+        f"{done.n_parts_before} parts became {done.n_parts_after}; dropped "
+        f"{done.n_doubled_dropped} doubled, {done.n_superseded_dropped} superseded clips, "
+        f"{done.n_letters_dropped} dead letters"
+    )
+
+
+@click.command(epilog="Example: musicgen-batch gc --output out/demo --min-age-s 3600")
+@click.option("--min-age-s", type=float, default=3600.0, help="Younger objects stay.")
+@click.option("--wait", is_flag=True, help="Wait for a run on this output to end.")
+@on_output
+def gc(storage: Storage, min_age_s: float, wait: bool) -> None:
+    """Remove audio that no part names, such as a killed run leaves behind."""
+    from pipeline import maintain
+
+    with _lease(storage, wait, "gc") as lease:
+        done = maintain.gc(storage, lease, min_age_s=min_age_s)
+    click.echo(
+        f"removed {done.n_audio} audio objects ({done.audio_bytes} bytes), "
+        f"{done.n_leftovers} leftovers, {done.n_leases} ended leases"
+    )
+
+
+@click.command(epilog="Example: musicgen-batch report --output out/demo --sample 24")
+@click.option("--sample", type=int, default=12, help="Clips with players, drawn at random.")
+@click.option("--seed", type=int, default=0, help="Another seed draws other clips.")
+@click.option("--embed/--link", default=True, help="Audio inside the page, or linked beside it.")
+@on_output
+def report(storage: Storage, sample: int, seed: int, embed: bool) -> None:
+    """Write report.html into the output: figures, players, failures."""
+    from pipeline.report import build_report
+
+    page = build_report(storage, sample=sample, seed=seed, embed=embed)
+    storage.put("report.html", page.encode())
+    click.echo(storage.uri("report.html"))
+
+
+def _lease(storage: Storage, wait: bool, owner: str) -> Any:
+    from pipeline.lease import Lease
+
+    lease = Lease.acquire(storage, wait=wait, on_message=say, owner=owner)
+    lease.start_heartbeat()
+    return lease

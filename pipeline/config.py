@@ -1,0 +1,187 @@
+"""The job's settings: one frozen model from which `job.yaml`, the flags and the help texts come.
+
+Precedence: built-in < `job.yaml` < flag < manifest row (the last for generation parameters only).
+"""
+
+import difflib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from manifests.schema import GenerationDefaults
+
+AudioMode = Literal["files", "parquet", "webdataset"]
+AudioFormat = Literal["flac", "wav"]
+DType = Literal["auto", "fp32", "bf16", "fp16"]
+Device = Literal["auto", "cpu", "cuda"]
+
+# Names that hold credentials in fsspec's storage options; they belong in the environment.
+_SECRET_OPTIONS = {"key", "secret", "token", "password", "account_key", "sas_token"}
+
+
+class ConfigError(ValueError):
+    """The configuration as a whole is unusable (exit code 2)."""
+
+
+def refuse_credentials(options: Mapping[str, Any]) -> None:
+    """Raises ConfigError where storage options hold a secret: they are logged and recorded."""
+    secret = sorted(_SECRET_OPTIONS & set(options))
+    if secret:
+        raise ConfigError(
+            f"storage option {', '.join(secret)}: credentials are not accepted here, they would "
+            "end in logs; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY in the environment"
+        )
+
+
+class JobConfig(BaseModel):
+    """Everything that one run is told. Each field is a key of `job.yaml` and a flag."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    manifest: str = Field(description="Parquet manifest: a file or a folder; file, s3:// or gs://.")
+    output: str = Field(description="Root of the dataset to write; file, s3:// or gs://.")
+    model: str = Field(
+        description="Checkpoint: `tiny` (bundled), a hub id such as facebook/musicgen-small, "
+        "or a local folder."
+    )
+    revision: str | None = Field(None, description="Hub revision of the checkpoint.")
+
+    replicas: int = Field(1, ge=1, le=4096, description="Model replicas (Ray actors).")
+    gpus_per_replica: float | None = Field(
+        None, ge=0, le=8, description="GPUs per replica; default 1 where the cluster has GPUs."
+    )
+    cpus_per_replica: float = Field(1.0, ge=0, description="Logical CPUs per replica.")
+    replica_resources: dict[str, float] = Field(
+        default_factory=dict, description="Custom Ray resources that a replica needs."
+    )
+    threads_per_replica: int = Field(
+        1, ge=1, le=256, description="CPU threads of a replica (part of what makes bits repeat)."
+    )
+    device: Device = Field("auto", description="Where replicas compute; auto = cuda if granted.")
+    dtype: DType = Field("auto", description="auto = fp16 autocast on CUDA, fp32 on CPU.")
+    slots: int = Field(8, ge=1, le=1024, description="Clips in flight per replica (2 rows each).")
+
+    prepare_workers: int = Field(1, ge=1, le=256, description="CPU actors that prepare rows.")
+    prepare_block_rows: int = Field(256, ge=1, description="Rows per task of the prepare pool.")
+    block_rows: int = Field(8, ge=1, le=1024, description="Rows per task of a replica.")
+
+    part_clips: int = Field(64, ge=1, le=10_000, description="Commit at the latest after N clips.")
+    part_seconds: float = Field(300.0, gt=0, description="Commit at the latest after S seconds.")
+    part_megabytes: float = Field(64.0, gt=0, description="Commit at the latest after M MB.")
+    audio: AudioMode = Field("files", description="Where audio goes: objects, Parquet or tars.")
+    audio_format: AudioFormat = Field("flac", description="Audio coding.")
+    audio_bits: Literal[16, 24] = Field(16, description="Bits per sample of FLAC and WAV.")
+
+    generation: GenerationDefaults = Field(
+        default_factory=GenerationDefaults, description="Defaults for what a row leaves empty."
+    )
+    extra_columns: tuple[str, ...] = Field(
+        (), description="Manifest columns to carry through although they look like a misspelling."
+    )
+    storage_options: dict[str, Any] = Field(
+        default_factory=dict, description="fsspec options, e.g. endpoint_url; no credentials."
+    )
+    lease_ttl_s: float = Field(20.0, gt=0.5, description="A lease silent this long is taken over.")
+    wait: bool = Field(False, description="Wait for another run on this output to end.")
+    interval_s: float = Field(10.0, gt=0.1, description="Seconds between progress lines.")
+    stall_timeout_s: float = Field(
+        3600.0, gt=0, description="Give up when no clip was committed for this long."
+    )
+    report_sample: int = Field(12, ge=0, le=500, description="Clips with players in report.html.")
+    verbose: bool = Field(False, description="Show the log lines of the actors.")
+
+    @field_validator("storage_options")
+    @classmethod
+    def _no_credentials(cls, options: dict[str, Any]) -> dict[str, Any]:
+        refuse_credentials(options)
+        return options
+
+    @model_validator(mode="after")
+    def _fp16_needs_cuda(self) -> "JobConfig":
+        if self.dtype == "fp16" and self.device == "cpu":
+            raise ValueError("dtype=fp16 needs a GPU; use bf16 or fp32 with device=cpu")
+        return self
+
+    @property
+    def tasks_in_flight(self) -> int:
+        """Ray tasks that a replica holds at once: enough rows for the slots, those that wait
+        behind them, and a part that is being filled (a task ends when its rows are committed)."""
+        rows = 2 * self.slots + self.part_clips
+        return max(2, -(-rows // self.block_rows))
+
+
+def load_config(
+    path: str | None, flags: Mapping[str, Any], inherited: Mapping[str, Any] | None = None
+) -> JobConfig:
+    """Merges `job.yaml` and flags.
+
+    Args:
+        path: The settings file, if any.
+        flags: Fields of JobConfig and of its generation defaults; None means not given.
+        inherited: Settings of an earlier run, which everything else overrides.
+
+    Raises:
+        ConfigError: unreadable file, unknown key, or a value out of range; names every one.
+    """
+    merged = {**(inherited or {}), **(_read_yaml(path) if path else {})}
+    generation = dict(merged.get("generation") or {})
+    for name, value in flags.items():
+        if value is None:
+            continue
+        if name in GenerationDefaults.model_fields:
+            generation[name] = value
+        elif name == "storage_options":
+            merged[name] = {**(merged.get(name) or {}), **value}
+        else:
+            merged[name] = value
+    if generation:
+        merged["generation"] = generation
+    try:
+        return JobConfig.model_validate(merged)
+    except ValidationError as error:
+        raise ConfigError("\n".join(_explain(error, path))) from None
+
+
+def load_defaults(duration_s: float | None) -> GenerationDefaults:
+    """Built-in generation defaults, with another duration where one is given."""
+    given = {} if duration_s is None else {"duration_s": duration_s}
+    try:
+        return GenerationDefaults.model_validate(given)
+    except ValidationError as error:
+        raise ConfigError("\n".join(_explain(error, None))) from None
+
+
+def _read_yaml(path: str) -> dict[str, Any]:
+    try:
+        loaded = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read ({error.strerror}); check --config") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: is not YAML: {error}") from None
+    if loaded is None:
+        return {}
+    if not isinstance(loaded, dict):
+        raise ConfigError(f"{path}: holds a {type(loaded).__name__}; write `key: value` lines")
+    return loaded
+
+
+def _explain(error: ValidationError, path: str | None) -> list[str]:
+    """One line per fault: where, what, and the nearest known key for a misspelt one."""
+    lines = []
+    for fault in error.errors():
+        key = ".".join(str(part) for part in fault["loc"]) or "(settings)"
+        nested = fault["loc"][:1] == ("generation",)
+        known = list((GenerationDefaults if nested else JobConfig).model_fields)
+        if fault["type"] == "extra_forbidden":
+            near = difflib.get_close_matches(str(fault["loc"][-1]), known, n=1)
+            hint = f"did you mean {near[0]}?" if near else f"known keys: {', '.join(known)}"
+            lines.append(f"{path or 'settings'}: unknown key {key}; {hint}")
+        elif fault["type"] == "missing":
+            lines.append(f"{key} is missing; give --{key} or `{key}:` in job.yaml")
+        else:
+            said = fault["msg"].removeprefix("Value error, ")
+            lines.append(f"{key}={fault['input']!r}: {said}" if fault["loc"] else said)
+    return lines

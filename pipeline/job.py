@@ -1,0 +1,316 @@
+"""The job, wired in the order of the data. Read this file first.
+
+    manifest units ─► read_rows ─► Prepare pool ─► Replica pool ─► parts = the ledger
+                      Ray tasks    CPU actors      GPU actors      (statuses come back)
+
+`run` takes the lease, scans (manifest minus ledger), records what can't be made, starts Ray only if
+something is left, and watches until every row is durable.
+"""
+
+import logging
+import math
+import os
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from queue import Empty, Queue
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import ray
+from ray.data import ActorPoolStrategy, DataContext
+
+from manifests.reader import Manifest
+from musicgen.files import ModelInfo
+from pipeline import ledger, maintain
+from pipeline.checkpoint import limits_of
+from pipeline.config import ConfigError, JobConfig
+from pipeline.lease import Lease
+from pipeline.ledger import DoneSet
+from pipeline.plan import Letter, Plan, PlanSpec, Selection, describe_plan, scan
+from pipeline.prepare import Prepare, PrepareSettings, read_rows
+from pipeline.progress import ProgressView, Tally
+from pipeline.replica import Replica, ReplicaSettings
+from pipeline.runs import RunRecord
+from pipeline.storage import Storage, StorageError, open_storage
+
+log = logging.getLogger(__name__)
+
+LETTERS_PER_PART = 10_000
+OBJECT_STORE_BYTES = 1 << 30  # of a local Ray; audio never crosses it
+POLL_S = 0.1
+
+
+class StalledError(RuntimeError):
+    """No row became durable for `stall_timeout_s`."""
+
+
+@dataclass
+class RunSummary:
+    """How a run ended."""
+
+    run_id: str
+    plan: Plan
+    tally: Tally
+    startup_s: float = 0.0
+    replicas: set[str] = field(default_factory=set)
+
+    @property
+    def letters_standing(self) -> int:
+        """Rows of this manifest that stand in `failed/`: then the exit code is 3."""
+        outcomes = self.plan.outcomes
+        return outcomes["standing"] + outcomes["refused"] + self.tally.failed
+
+
+def run(
+    config: JobConfig,
+    manifest: Manifest,
+    info: ModelInfo,
+    *,
+    retry: bool = False,
+    say: Callable[[str], None] = log.info,
+) -> RunSummary:
+    """Makes what the manifest asks for and the output lacks; with `retry`, what failed before.
+
+    Raises:
+        LeaseHeldError, LeaseLostError: Another run writes, or has taken over.
+        StorageError, SchemaError, ConfigError, StalledError: The job as a whole can't go on;
+            whatever is committed stays.
+    """
+    storage = open_storage(config.output, config.storage_options)
+    with _lease(storage, config, say) as lease:
+        lease.start_heartbeat()
+        maintain.finish_compaction(storage, lease)
+        schema = ledger.check_schema(storage, manifest.extra_schema, config.audio)
+        run_id = ledger.new_run_id()
+        spec = PlanSpec(manifest, config.generation, limits_of(info), config.storage_options)
+        selection = Selection(ledger.committed_ids(storage), retry)
+        plan = scan(spec, selection)
+        say(describe_plan(plan, retry))
+        attempts = _attempts(storage)
+        _write_letters(storage, plan.letters, run_id, attempts)
+        tally = Tally(plan.pending, started=time.monotonic())
+        summary = RunSummary(run_id, plan, tally)
+        record = RunRecord(storage, run_id, config, _public(info), plan)
+        if not plan.pending and not plan.letters:
+            return summary  # nothing happened: no record, no Ray
+        record.write("running", tally)
+        try:
+            if plan.pending:
+                known = _known_after(selection, plan.letters)
+                prepare = PrepareSettings(spec, info, plan.repeats, retry)
+                replica = ReplicaSettings(
+                    config, info, run_id, lease.generation, lease.token, schema, attempts
+                )
+                _start_ray(config)
+                dataset = build_dataset(config, plan, prepare, replica, known)
+                _watch(dataset, config, lease, record, summary)
+        except BaseException:
+            record.write("failed", tally)
+            raise
+        record.write("done", tally)
+        return summary
+
+
+def build_dataset(
+    config: JobConfig,
+    plan: Plan,
+    prepare: PrepareSettings,
+    replica: ReplicaSettings,
+    known: DoneSet,
+    replica_class: type = Replica,
+) -> ray.data.Dataset:
+    """The Ray Dataset of the picture above; iterating it runs the job and yields statuses.
+
+    Both repartitions are strict: without, a manifest that is 99 % done reaches the replicas as one
+    huge block, or as hundreds of one-row blocks. All three settings of the replica pool are needed
+    for calls to run side by side, which is what keeps the slots full from one task to the next.
+    """
+    manifest = prepare.spec.manifest
+    index = {unit: position for position, unit in enumerate(manifest.units)}
+    units = [{"unit": index[unit]} for unit in plan.units]
+    in_flight = config.tasks_in_flight
+    return (
+        ray.data.from_items(units, override_num_blocks=min(len(units), 1000))
+        .map_batches(
+            partial(read_rows, manifest), batch_size=1, batch_format="pyarrow", num_cpus=0.5
+        )
+        .repartition(target_num_rows_per_block=config.prepare_block_rows, strict=True)
+        .map_batches(
+            Prepare,
+            fn_constructor_args=(prepare, ray.put((known.clips, known.letters))),
+            batch_size=None,
+            batch_format="pyarrow",
+            num_cpus=0.5,
+            compute=ActorPoolStrategy(size=config.prepare_workers),
+        )
+        .repartition(target_num_rows_per_block=config.block_rows, strict=True)
+        .map_batches(
+            replica_class,
+            fn_constructor_args=(replica,),
+            batch_size=config.block_rows,
+            batch_format="pyarrow",
+            num_cpus=config.cpus_per_replica,
+            num_gpus=_gpus(config) or None,
+            resources=dict(config.replica_resources) or None,
+            compute=ActorPoolStrategy(
+                size=config.replicas,
+                enable_true_multi_threading=True,
+                max_tasks_in_flight_per_actor=in_flight,
+                max_concurrent_calls_per_actor=in_flight,
+            ),
+        )
+    )
+
+
+def _lease(storage: Storage, config: JobConfig, say: Callable[[str], None]) -> Lease:
+    """The first write to the output: what fails here is the output's address or credentials."""
+    try:
+        return Lease.acquire(
+            storage, ttl_s=config.lease_ttl_s, wait=config.wait, on_message=say, owner="run"
+        )
+    except StorageError as error:
+        raise ConfigError(f"--output {config.output} can't be used: {error}") from error
+
+
+def _public(info: ModelInfo) -> dict[str, Any]:
+    """The model as the run's record names it; the local folder stays private."""
+    return {
+        "name": info.name,
+        "kind": info.kind,
+        "weights_hash": info.weights_hash,
+        "revision": info.revision,
+        "weights_licence": info.weights_licence,
+        "sample_rate_hz": info.sample_rate_hz,
+        "channels": info.channels,
+    }
+
+
+def _attempts(storage: Storage) -> dict[str, int]:
+    letters = ledger.read_failed(storage)
+    keys, counts = letters["row_key"].to_pylist(), letters["attempts"].to_pylist()
+    return dict(zip(keys, counts, strict=True))
+
+
+def _write_letters(
+    storage: Storage, letters: list[Letter], run_id: str, attempts: dict[str, int]
+) -> None:
+    """What the scan refused goes to `failed/` at once; no model is needed for that."""
+    writer = ledger.new_replica_id()
+    for seq, start in enumerate(range(0, len(letters), LETTERS_PER_PART)):
+        rows = [
+            letter.record(run_id, 1 + attempts.get(letter.row_key, 0))
+            for letter in letters[start : start + LETTERS_PER_PART]
+        ]
+        table = pa.Table.from_pylist(rows, schema=ledger.FAILED_SCHEMA)
+        ledger.write_failed_part(storage, table, run_id, writer, seq)
+
+
+def _known_after(selection: Selection, letters: list[Letter]) -> DoneSet:
+    """What the prepare pool must know: what the scan has just refused is settled for this run."""
+    known = selection.known
+    refused = ledger.pack_ids([letter.row_key for letter in letters])
+    if selection.retry:
+        return DoneSet(known.clips, np.setdiff1d(known.letters, refused))
+    return DoneSet(known.clips, np.union1d(known.letters, refused))
+
+
+def _start_ray(config: JobConfig) -> None:
+    """Joins the cluster that RAY_ADDRESS names (as in a submitted job), else starts a local one."""
+    context = DataContext.get_current()
+    context.enable_progress_bars = False
+    context.execution_options.preserve_order = False
+    context.print_on_execution_start = False
+    # A long model load or a long clip is no fault; `_watch` has its own stall detector.
+    context.execution_no_progress_timeout_s = -1
+    for noisy in ("ray", "ray.data"):
+        logging.getLogger(noisy).setLevel(logging.INFO if config.verbose else logging.WARNING)
+    if ray.is_initialized():
+        return
+    if os.environ.get("RAY_ADDRESS"):
+        ray.init(log_to_driver=config.verbose, logging_level="warning")
+        return
+    # Logical CPUs: replicas, the prepare pool, and room for tasks that read and cut blocks.
+    n_cpus = math.ceil(config.replicas * config.cpus_per_replica + 0.5 * config.prepare_workers + 2)
+    ray.init(
+        num_cpus=max(n_cpus, os.cpu_count() or 1),
+        resources={k: v * config.replicas for k, v in config.replica_resources.items()},
+        object_store_memory=OBJECT_STORE_BYTES,
+        include_dashboard=False,
+        log_to_driver=config.verbose,
+        logging_level="warning",
+    )
+
+
+def _gpus(config: JobConfig) -> float:
+    if config.gpus_per_replica is not None:
+        return config.gpus_per_replica
+    if config.device == "cpu":
+        return 0.0
+    return 1.0 if ray.cluster_resources().get("GPU", 0) else 0.0
+
+
+def _watch(
+    dataset: ray.data.Dataset,
+    config: JobConfig,
+    lease: Lease,
+    record: RunRecord,
+    summary: RunSummary,
+) -> None:
+    """Drives the dataset from a thread and keeps books until it ends, stalls, or the lease goes."""
+    statuses: Queue[pa.Table | BaseException | None] = Queue()
+    threading.Thread(target=_drive, args=(dataset, statuses), daemon=True).start()
+    tally = summary.tally
+    view = ProgressView(tally, config.interval_s)
+    last_news = next_record = time.monotonic()
+    try:
+        while True:
+            lease.check()
+            now = time.monotonic()
+            view.update()
+            if now >= next_record:
+                record.write("running", tally)
+                next_record = now + config.interval_s
+            if now - last_news > config.stall_timeout_s:
+                raise StalledError(
+                    f"no row became durable for {config.stall_timeout_s:g} s; see the actors' "
+                    "logs, or raise stall_timeout_s; the same command resumes"
+                )
+            try:
+                news = statuses.get(timeout=POLL_S)
+            except Empty:
+                continue
+            if news is None:
+                return
+            if isinstance(news, BaseException):
+                raise news
+            last_news = now
+            _count(news, summary)
+    finally:
+        view.close()
+
+
+def _drive(dataset: ray.data.Dataset, statuses: Queue[Any]) -> None:
+    try:
+        for batch in dataset.iter_batches(
+            batch_size=None, batch_format="pyarrow", prefetch_batches=0
+        ):
+            statuses.put(batch)
+        statuses.put(None)
+    except BaseException as error:  # handed to the watching thread, which raises it
+        statuses.put(error)
+
+
+def _count(batch: pa.Table, summary: RunSummary) -> None:
+    tally = summary.tally
+    for row in batch.to_pylist():
+        if tally.first_commit is None:
+            tally.first_commit = time.monotonic()
+            summary.startup_s = tally.wall_s
+        tally.failed += row["status"] == "letter"
+        tally.clips += row["status"] != "letter"
+        tally.audio_s += row["audio_s"] or 0.0
+        summary.replicas.add(row["replica"])

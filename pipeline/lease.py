@@ -1,0 +1,269 @@
+"""One writer per output: whoever created the highest `lease/<generation>.json` holds it.
+
+A generation is created exclusively, so each has one owner. The owner rewrites its file with a
+counter; a watcher that sees the counter stand still for one TTL, on its own clock, creates the
+next generation. The former owner, should it come back, finds the higher generation and leaves.
+No clocks of different machines are compared, and a generation is never given out twice.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import secrets
+import socket
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any
+
+from pipeline.storage import ObjectNotFoundError, Storage, StorageError
+
+logger = logging.getLogger(__name__)
+
+FOLDER = "lease"
+DEFAULT_TTL_S = 20.0
+BEATS_PER_TTL = 4
+LOOKS_PER_TTL = 20
+
+
+class LeaseHeldError(RuntimeError):
+    """Another run is writing to this output."""
+
+
+class LeaseLostError(RuntimeError):
+    """This run may no longer write: another one has taken the output over."""
+
+
+@dataclass(frozen=True)
+class LeaseState:
+    """What a lease file says."""
+
+    generation: int
+    token: str
+    counter: int
+    held: bool
+    ttl_s: float
+    owner: str
+
+    def to_json(self) -> bytes:
+        return json.dumps(self.__dict__, sort_keys=True).encode()
+
+
+class Lease:
+    """The right to write to one output; a context manager that gives it back at the end."""
+
+    def __init__(self, storage: Storage, state: LeaseState) -> None:
+        self.storage = storage
+        self._state = state
+        self._state_lock = threading.Lock()
+        self._lost = threading.Event()
+        self._stop = threading.Event()
+        self._thread: threading.Thread | None = None
+        self._beaten_at_s = time.monotonic()
+
+    @classmethod
+    def acquire(
+        cls,
+        storage: Storage,
+        *,
+        ttl_s: float = DEFAULT_TTL_S,
+        wait: bool = False,
+        on_message: Callable[[str], None] | None = None,
+        owner: str = "run",
+    ) -> Lease:
+        """Take the lease, at once where it is free, after one TTL where its owner has died.
+
+        Args:
+            storage: root of the output.
+            ttl_s: how long a counter must stand still before its owner counts as dead.
+            wait: wait for a living owner to finish instead of raising LeaseHeldError.
+            on_message: told in a sentence what is waited for and what was taken over.
+            owner: the command that asks, shown to others.
+        """
+        say = on_message or logger.info
+        while True:
+            standing = _newest(storage)
+            died = standing is not None and standing.held
+            if standing and standing.held:
+                died = _outwait(storage, standing, max(ttl_s, standing.ttl_s), wait, say)
+            generation = (standing.generation if standing else 0) + 1
+            whose = f"{owner} on {socket.gethostname()}, process {os.getpid()}"
+            mine = LeaseState(generation, secrets.token_hex(8), 0, True, ttl_s, whose)
+            if not storage.create_once(_path(generation), mine.to_json(), mine.token):
+                continue
+            _refuse_careless_store(storage, mine)
+            if current_generation(storage) != generation:
+                continue  # a slow start: others came and went meanwhile
+            if standing and died:
+                say(f"took over from {standing.owner}, which stopped without giving the lease back")
+            return cls(storage, mine)
+
+    @property
+    def generation(self) -> int:
+        return self._state.generation
+
+    @property
+    def token(self) -> str:
+        return self._state.token
+
+    @property
+    def ttl_s(self) -> float:
+        return self._state.ttl_s
+
+    @property
+    def lost(self) -> bool:
+        """Whether another run is known to have taken over."""
+        return self._lost.is_set()
+
+    def check(self) -> None:
+        """Raise LeaseLostError if another run has taken over; asks the store when in doubt."""
+        in_doubt = time.monotonic() - self._beaten_at_s > self.ttl_s / BEATS_PER_TTL
+        if not self.lost and in_doubt:
+            self._look()
+        if self.lost:
+            raise LeaseLostError(
+                f"another run took over {self.storage!r} (this one held generation "
+                f"{self.generation}); nothing that was committed is lost"
+            )
+
+    def start_heartbeat(self) -> None:
+        """Keep the lease alive from a thread of its own until `release`."""
+        self._thread = threading.Thread(target=self._beat_on, name="lease-heartbeat", daemon=True)
+        self._thread.start()
+
+    def release(self) -> None:
+        """Give the lease back, so that the next run starts at once."""
+        self._stop.set()
+        if self._thread:
+            self._thread.join()
+        if self.lost:
+            return
+        try:
+            self._write(held=False)
+        except StorageError as error:
+            logger.warning("the lease stays behind; the next run waits one TTL for it: %s", error)
+
+    def __enter__(self) -> Lease:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.release()
+
+    def _beat_on(self) -> None:
+        while not self._stop.wait(self.ttl_s / BEATS_PER_TTL):
+            try:
+                self._look()
+                if self.lost:
+                    return
+                self._write(held=True)
+            except StorageError as error:
+                logger.warning("the lease could not be renewed: %s", error)
+
+    def _look(self) -> None:
+        """Ask the store whether a higher generation exists."""
+        asked_at_s = time.monotonic()
+        if current_generation(self.storage) > self.generation:
+            self._lost.set()
+        self._beaten_at_s = asked_at_s
+
+    def _write(self, *, held: bool) -> None:
+        with self._state_lock:
+            changes: dict[str, Any] = {"counter": self._state.counter + 1, "held": held}
+            self._state = LeaseState(**(self._state.__dict__ | changes))
+            self.storage.put(_path(self.generation), self._state.to_json())
+
+
+def current_generation(storage: Storage) -> int:
+    """The highest generation that was ever given out and not tidied away; 0 for none."""
+    return max((generation_of(info.path) for info in storage.list(FOLDER)), default=0)
+
+
+def holds(storage: Storage, generation: int, token: str) -> bool:
+    """Whether this generation may still write: for replicas, before each commit."""
+    if current_generation(storage) != generation:
+        return False
+    state = _read(storage, generation)
+    return state is not None and state.held and state.token == token
+
+
+def _newest(storage: Storage) -> LeaseState | None:
+    """The lease file of the highest generation."""
+    while generation := current_generation(storage):
+        if state := _read(storage, generation):
+            return state
+    return None
+
+
+def _read(storage: Storage, generation: int) -> LeaseState | None:
+    path = _path(generation)
+    try:
+        data = storage.get(path)
+    except ObjectNotFoundError:
+        return None
+    try:
+        return LeaseState(**json.loads(data))
+    except (ValueError, TypeError) as error:
+        raise StorageError(
+            f"{storage.uri(path)} is not a lease file ({error}); "
+            "if no run is writing there, delete it"
+        ) from error
+
+
+def _outwait(
+    storage: Storage, seen: LeaseState, ttl_s: float, wait: bool, say: Callable[[str], None]
+) -> bool:
+    """Watch the owner until it has died (True) or gone (False).
+
+    Raises LeaseHeldError if it lives and we are not to wait.
+    """
+    say(f"{seen.owner} holds the lease; watching for {ttl_s:g} s whether it is alive")
+    announced = False
+    still_since_s = time.monotonic()
+    while time.monotonic() - still_since_s < ttl_s:
+        time.sleep(ttl_s / LOOKS_PER_TTL)
+        now = _newest(storage)
+        if now is None or not now.held:
+            return False
+        if now == seen:
+            continue
+        if not wait:
+            raise LeaseHeldError(
+                f"{now.owner} is writing to {storage!r}; let it finish, or follow it with --wait"
+            )
+        if not announced:
+            say(f"{now.owner} is alive; waiting until it has finished")
+            announced = True
+        seen, still_since_s = now, time.monotonic()
+    return True
+
+
+def _refuse_careless_store(storage: Storage, mine: LeaseState) -> None:
+    """Prove once per run that the store honours an exclusive create; all safety rests on it."""
+    other = secrets.token_hex(8)
+    probe = LeaseState(**(mine.__dict__ | {"token": other}))
+    if storage.create_once(_path(mine.generation), probe.to_json(), other):
+        raise StorageError(
+            f"{storage!r} ignores the condition of an exclusive create (If-None-Match), so two "
+            "runs could write at once; use a store that honours it (AWS S3, Google Cloud Storage, "
+            "Ceph) or a local folder"
+        )
+
+
+def _path(generation: int) -> str:
+    return f"{FOLDER}/{generation:08d}.json"
+
+
+def generation_of(path: str) -> int:
+    """The generation that a lease file is about; 0 for any other path."""
+    folder, _, name = path.rpartition("/")
+    number = name.removesuffix(".json")
+    return int(number) if folder == FOLDER and number.isdigit() else 0

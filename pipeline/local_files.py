@@ -1,0 +1,86 @@
+"""Files on a POSIX file system: whole and durable once they are visible, or not there at all."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import secrets
+from collections.abc import Iterator
+from pathlib import Path
+
+
+def publish(target: Path, data: bytes, *, replace: bool) -> None:
+    """Make `data` appear at `target` in one step, surviving a crash of process or machine.
+
+    The bytes go to a hidden file in the same folder first: a rename is only atomic there.
+
+    Args:
+        target: where the file appears.
+        data: its whole content.
+        replace: False makes an existing target a FileExistsError.
+    """
+    _make_folder(target.parent)
+    temporary = target.with_name(f".{target.name}.{secrets.token_hex(6)}.tmp")
+    try:
+        _write_durably(temporary, data)
+        if replace:
+            temporary.replace(target)
+        else:
+            _link(temporary, target)
+        _sync_folder(target.parent)
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            temporary.unlink()
+
+
+def walk(folder: Path) -> Iterator[tuple[Path, os.stat_result]]:
+    """Every file below `folder`, hidden ones too; files that vanish meanwhile are left out."""
+    try:
+        entries = list(os.scandir(folder))
+    except FileNotFoundError:
+        return
+    for entry in entries:
+        if entry.is_dir(follow_symlinks=False):
+            yield from walk(Path(entry.path))
+        else:
+            with contextlib.suppress(FileNotFoundError):
+                yield Path(entry.path), entry.stat()
+
+
+def _write_durably(path: Path, data: bytes) -> None:
+    with path.open("xb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _link(temporary: Path, target: Path) -> None:
+    try:
+        os.link(temporary, target)
+    except OSError as error:
+        if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK):
+            raise
+        raise OSError(
+            error.errno, "this file system has no hard links; choose an output on another"
+        ) from error
+
+
+def _make_folder(folder: Path) -> None:
+    """Create `folder` and its parents so that they survive a crash of the machine."""
+    if folder.is_dir():
+        return
+    _make_folder(folder.parent)
+    folder.mkdir(exist_ok=True)
+    _sync_folder(folder.parent)
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # some network file systems cannot sync a folder
+            raise
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,94 @@
+"""Command-line options made from the config: one description for flags, YAML and docs."""
+
+import types
+from collections.abc import Callable, Iterable
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin
+
+import click
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+from pydantic_core import PydanticUndefined
+
+from manifests.schema import GenerationDefaults
+from pipeline.config import JobConfig, refuse_credentials
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+# Flags whose name differs from the field: these are given once per item.
+_REPEATED = {
+    "storage_options": "--storage-option",
+    "replica_resources": "--replica-resource",
+    "extra_columns": "--extra-column",
+}
+
+
+def job_options(command: F) -> F:
+    """Adds a flag for every field of JobConfig and of its generation defaults.
+
+    A flag that is not given is None, so that `job.yaml` and the built-in defaults show through.
+    """
+    for name, field in reversed(GenerationDefaults.model_fields.items()):
+        command = _option(name, field, "default of the rows")(command)
+    for name, field in reversed(JobConfig.model_fields.items()):
+        if name != "generation":
+            command = _option(name, field, None)(command)
+    config = click.option("--config", metavar="JOB.YAML", help="Settings file; flags override it.")
+    return config(command)
+
+
+def given_flags(values: dict[str, Any]) -> dict[str, Any]:
+    """The flags that were given, as `load_config` takes them: repeated KEY=VALUE become dicts."""
+    given = {name: value for name, value in values.items() if value is not None and value != ()}
+    if "storage_options" in given:
+        given["storage_options"] = storage_pairs(given["storage_options"])
+    if "replica_resources" in given:
+        flag = _REPEATED["replica_resources"]
+        given["replica_resources"] = dict(_pair(text, flag) for text in given["replica_resources"])
+    return given
+
+
+def storage_pairs(texts: Iterable[str]) -> dict[str, Any]:
+    """`KEY=VALUE` texts of --storage-option as fsspec options; credentials are refused."""
+    pairs = dict(_pair(text, _REPEATED["storage_options"]) for text in texts)
+    refuse_credentials(pairs)
+    return pairs
+
+
+def _pair(text: str, flag: str) -> tuple[str, Any]:
+    key, mark, value = text.partition("=")
+    if not mark or not key:
+        raise click.BadParameter(f"{text!r} is not KEY=VALUE", param_hint=flag)
+    return key, {"true": True, "false": False}.get(value.lower(), value)
+
+
+def _option(name: str, field: FieldInfo, prefix: str | None) -> Callable[[F], F]:
+    flag = "--" + name.replace("_", "-")
+    help_text = f"{field.description or ''}{_default_text(field)}"
+    if prefix:
+        help_text = f"({prefix}) {help_text}"
+    if name in _REPEATED:
+        metavar = "NAME" if name == "extra_columns" else "KEY=VALUE"
+        return click.option(_REPEATED[name], name, multiple=True, metavar=metavar, help=help_text)
+    kind = _plain_type(field.annotation)
+    if kind is bool:
+        return click.option(f"{flag}/--no-{flag[2:]}", name, default=None, help=help_text)
+    return click.option(flag, name, type=kind, default=None, help=help_text)
+
+
+def _default_text(field: FieldInfo) -> str:
+    default = field.default
+    if default is PydanticUndefined or default is None or isinstance(default, BaseModel | tuple):
+        return ""
+    return f" [default: {default}]"
+
+
+def _plain_type(annotation: Any) -> Any:
+    """int, float, str, bool or a choice, for the annotations that the config uses."""
+    if get_origin(annotation) in (types.UnionType, Union):
+        annotation = next(a for a in get_args(annotation) if a is not type(None))
+    if get_origin(annotation) is Literal:
+        values = get_args(annotation)
+        return int if all(isinstance(v, int) for v in values) else click.Choice(values)
+    if hasattr(annotation, "__metadata__"):  # Annotated[float, ...]
+        annotation = get_args(annotation)[0]
+    return annotation

@@ -1,0 +1,148 @@
+"""Parts: the Parquet files whose publication commits their rows, and which of them count."""
+
+from __future__ import annotations
+
+import io
+import secrets
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import Literal, TypeVar
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipeline.storage import THREADS, ObjectInfo, ObjectNotFoundError, Storage, StorageError
+from pipeline.tables import encode_part, open_part, replaced_by
+
+T = TypeVar("T")
+Kind = Literal["clips", "failed"]
+
+MERGED = "merged"  # stands for the replica in the name of a part that `compact` wrote
+# Up to here one request for the whole object is cheaper than several for its columns.
+READ_WHOLE_BYTES = 1 << 20
+LISTINGS = 5
+
+
+class UnreadablePartError(StorageError):
+    """A part that is not a whole Parquet file of ours; storage was damaged or edited by hand."""
+
+
+def new_run_id() -> str:
+    """A name for a run that sorts by its start (UTC), to the second."""
+    return time.strftime("%Y%m%dT%H%M%S", time.gmtime()) + "-" + secrets.token_hex(3)
+
+
+def new_replica_id() -> str:
+    """A name for one incarnation of a replica: its parts never meet those of another."""
+    return secrets.token_hex(3)
+
+
+def part_path(kind: Kind, run_id: str, replica: str, seq: int) -> str:
+    """Where a part stands below the output."""
+    return f"{kind}/part-{run_id}-{replica}-{seq:06d}.parquet"
+
+
+def publish_part(
+    storage: Storage, path: str, table: pa.Table, schema: pa.Schema, replaces: Sequence[str] = ()
+) -> str:
+    """Commit rows: they count from the moment this object appears, all of them at once."""
+    token = path.rpartition("/")[2] + " " + secrets.token_hex(8)
+    data = encode_part(table, schema, token, replaces)
+    if not storage.create_once(path, data, token):
+        raise StorageError(
+            f"{storage.uri(path)} was written by somebody else; "
+            "parts have unique names, so this output was copied or edited by hand"
+        )
+    return path
+
+
+def list_parts(
+    storage: Storage, kind: Kind = "clips", run_id: str | None = None
+) -> list[ObjectInfo]:
+    """The parts that count, by name: those that a merged part replaces are left out.
+
+    Args:
+        storage: root of the output.
+        kind: committed clips or dead letters.
+        run_id: only parts which that run wrote.
+    """
+    return split_parts(storage, kind, run_id)[0]
+
+
+def split_parts(
+    storage: Storage, kind: Kind, run_id: str | None = None
+) -> tuple[list[ObjectInfo], list[ObjectInfo]]:
+    """The parts that count, and those that stand although a merged part replaces them."""
+
+    def split(found: list[ObjectInfo]) -> tuple[list[ObjectInfo], list[ObjectInfo]]:
+        replaced: set[str] = set()
+        for info in found:
+            if f"-{MERGED}-" in info.path:
+                with reading(storage, info) as part:
+                    replaced |= {f"{kind}/{name}" for name in replaced_by(part)}
+        return (
+            [info for info in found if info.path not in replaced],
+            [info for info in found if info.path in replaced],
+        )
+
+    prefix = f"{kind}/part-{run_id}-" if run_id else f"{kind}/part-"
+
+    def found() -> list[ObjectInfo]:
+        return [info for info in storage.list(kind) if info.path.startswith(prefix)]
+
+    return on_steady_listing(lambda: split(found()))
+
+
+@contextmanager
+def reading(storage: Storage, info: ObjectInfo) -> Iterator[pq.ParquetFile]:
+    """Open a part; only what is used of a big one is fetched."""
+    try:
+        if info.size <= READ_WHOLE_BYTES:
+            yield open_part(io.BytesIO(storage.get(info.path)))
+        else:
+            yield open_part(storage.open_range(info.path, info.size))
+    except StorageError:
+        raise
+    except (pa.ArrowException, OSError, KeyError) as error:
+        raise UnreadablePartError(
+            f"{storage.uri(info.path)} can't be read as a part ({error}); `musicgen-batch verify` "
+            "lists such parts; delete it and run again to make its clips anew"
+        ) from error
+
+
+def read_part(storage: Storage, info: ObjectInfo, columns: Sequence[str] | None = None) -> pa.Table:
+    """Some columns of one part (all by default)."""
+    with reading(storage, info) as part:
+        wanted = list(columns) if columns is not None else None
+        table = part.read(columns=wanted)
+        missing = set(columns or ()) - set(table.column_names)
+        if missing:
+            raise KeyError(f"no columns {sorted(missing)}")
+        return table
+
+
+def map_parts(
+    storage: Storage,
+    kind: Kind,
+    action: Callable[[ObjectInfo], T],
+    run_id: str | None = None,
+) -> list[T]:
+    """Apply `action` to all parts that count, side by side."""
+
+    def act() -> list[T]:
+        with ThreadPoolExecutor(THREADS) as pool:
+            return list(pool.map(action, list_parts(storage, kind, run_id)))
+
+    return on_steady_listing(act)
+
+
+def on_steady_listing(action: Callable[[], T]) -> T:
+    """Run `action` anew when a part that it had listed is gone: `compact` is at work."""
+    for _ in range(LISTINGS - 1):
+        try:
+            return action()
+        except ObjectNotFoundError:
+            time.sleep(0.1)
+    return action()

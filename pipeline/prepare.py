@@ -1,0 +1,213 @@
+"""The CPU pool in front of the replicas: rows become clips with their references at hand.
+
+Each row is checked and identified again (the driver's scan holds no rows), what stands in the
+ledger is dropped, melodies become pitch classes (a few hundred bytes) and continuations samples at
+the model's rate. A row that fails travels on as a dead letter; nothing here stops the job.
+"""
+
+import json
+import pickle
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import ray
+import torch
+
+from manifests.reader import Manifest
+from manifests.schema import resolve_uri
+from musicgen.audio import resample, to_channels
+from musicgen.conditioning.chroma import ChromaExtractor
+from musicgen.config import n_frames
+from musicgen.files import ModelInfo
+from pipeline.encode import decode_reference
+from pipeline.ledger import DoneSet
+from pipeline.plan import (
+    Clip,
+    Expander,
+    Letter,
+    PlanSpec,
+    RowError,
+    Selection,
+    take_letter,
+)
+from pipeline.references import read_uri
+from pipeline.storage import StorageError
+
+FETCH_THREADS = 8
+READ_ROWS = 2_000
+
+PREPARED_SCHEMA = pa.schema(
+    [
+        ("kind", pa.string()),  # "clip" or "letter"
+        ("spec", pa.string()),  # JSON: see `clip_spec`, or the fields of a Letter
+        ("melody", pa.binary()),  # uint8 pitch classes [n]
+        ("continuation", pa.binary()),  # float32 samples [C, N] at the model's rate
+    ]
+)
+
+
+@dataclass(frozen=True)
+class PrepareSettings:
+    """What every actor of the pool is told once."""
+
+    spec: PlanSpec
+    info: ModelInfo
+    repeats: dict[int, int]
+    retry: bool
+
+
+def read_rows(manifest: Manifest, batch: pa.Table) -> Iterator[pa.Table]:
+    """Ray task: the rows of some units. Columns: `row` (number over the whole manifest), `raw` (the
+    known columns, pickled: their types may differ between files) and the extra columns."""
+    for index in batch["unit"].to_pylist():
+        unit = manifest.units[index]
+        for first_row, rows in manifest.read_unit(unit, batch_rows=READ_ROWS):
+            raws = [pickle.dumps(raw) for raw in manifest.raw_rows(rows)]
+            numbers = pa.array(range(first_row, first_row + rows.num_rows), pa.int64())
+            table = pa.table({"row": numbers, "raw": pa.array(raws, pa.large_binary())})
+            for field in manifest.extra_schema:
+                table = table.append_column(_carried(field), rows[field.name])
+            yield table
+
+
+def _carried(field: pa.Field) -> pa.Field:
+    """An extra column on its way, under a name that none of ours can have."""
+    return pa.field(f"extra.{field.name}", field.type)
+
+
+class Prepare:
+    """Ray actor of the prepare pool: a table of manifest rows in, PREPARED_SCHEMA + extras out.
+
+    Args:
+        settings: The plan and the model.
+        known: What stands in the ledger: (clip ids, row keys of letters), sorted, one shared copy
+            per node in Ray's object store.
+    """
+
+    def __init__(self, settings: PrepareSettings, known: ray.ObjectRef) -> None:
+        torch.set_num_threads(1)
+        self.settings = settings
+        self.expander = Expander(settings.spec)
+        self.selection = Selection(DoneSet(*ray.get(known)), settings.retry)
+        self.fetcher = ReferenceReader(self.expander, settings.info)
+        self.pool = ThreadPoolExecutor(FETCH_THREADS)
+
+    def __call__(self, table: pa.Table) -> Iterator[pa.Table]:
+        numbers = table["row"].to_pylist()
+        found: list[tuple[int, Clip | Letter]] = []
+        for index, raw in enumerate(table["raw"].to_pylist()):
+            number = numbers[index]
+            repeat = self.settings.repeats.get(number, 0)
+            given = pickle.loads(raw)
+            for _, item in self.expander.expand(given, number, repeat, self.selection):
+                if item is not None:
+                    found.append((index, item))
+        rows = list(self.pool.map(self._row, (item for _, item in found)))
+        prepared = pa.Table.from_pylist(rows, schema=PREPARED_SCHEMA)
+        sources = table.take(pa.array([index for index, _ in found], pa.int64()))
+        for field in map(_carried, self.settings.spec.manifest.extra_schema):
+            prepared = prepared.append_column(field, sources[field.name])
+        yield prepared
+
+    def _row(self, item: Clip | Letter) -> dict[str, Any]:
+        if isinstance(item, Clip):
+            try:
+                return self.fetcher.prepared(item)
+            except (ValueError, StorageError) as error:
+                item = take_letter(
+                    *(item.row, item.source, item.row_number, item.take),
+                    *(item.row_key, item.clip_id, error),
+                )
+        return {"kind": "letter", "spec": json.dumps(asdict(item))}
+
+
+def extras_of(prepared: dict[str, Any]) -> dict[str, Any]:
+    """The extra columns of a prepared row under their own names."""
+    marked = ((name.partition("extra."), value) for name, value in prepared.items())
+    return {name: value for (before, mark, name), value in marked if mark and not before}
+
+
+class ReferenceReader:
+    """Fetches, decodes and analyses the references of clips."""
+
+    def __init__(self, expander: Expander, info: ModelInfo) -> None:
+        self.expander, self.info = expander, info
+        self.chroma = ChromaExtractor(info.chroma) if info.chroma else None
+        # The takes of a row share its references.
+        self.decoded = lru_cache(maxsize=FETCH_THREADS)(self._decode)
+
+    def prepared(self, clip: Clip) -> dict[str, Any]:
+        """A row of PREPARED_SCHEMA. Raises ValueError or StorageError: the row's own trouble."""
+        frames = n_frames(clip.params.duration_us, self.info.frame_rate_hz)
+        references = clip.row.references()
+        row: dict[str, Any] = {"kind": "clip", "spec": json.dumps(clip_spec(clip, frames))}
+        if "melody" in references and self.chroma is not None:
+            wav, rate = self.decoded(references["melody"], clip.row_number)
+            row["melody"] = self.chroma(wav, rate).to(torch.uint8).numpy().tobytes()
+        if "continuation" in references:
+            samples = self._continuation(*self.decoded(references["continuation"], clip.row_number))
+            n_given = -(-samples.shape[-1] // self.info.hop_samples)
+            if n_given >= frames:
+                raise RowError(
+                    f"continuation has {samples.shape[-1] / self.info.sample_rate_hz:.2f} s, but "
+                    f"duration_s={clip.params.duration_s:g} includes it; raise duration_s or cut "
+                    "the audio"
+                )
+            row["continuation"] = samples.tobytes()
+        return row
+
+    def _decode(self, reference: str | bytes, row_number: int) -> tuple[torch.Tensor, int]:
+        """float32 [C, N] and its rate."""
+        if isinstance(reference, bytes):
+            data, where = reference, "embedded audio"
+        else:
+            where = resolve_uri(reference, self.expander.unit_of(row_number).uri)
+            data = read_uri(where, self.expander.spec.storage_options)
+        samples, rate = decode_reference(data, where)
+        return torch.from_numpy(samples), rate
+
+    def _continuation(self, wav: torch.Tensor, rate: int) -> np.ndarray[Any, Any]:
+        at_rate = resample(wav, rate, self.info.sample_rate_hz)
+        return to_channels(at_rate, self.info.channels).contiguous().numpy()  # [C, N]
+
+
+def clip_spec(clip: Clip, frames: int) -> dict[str, Any]:
+    """All that a replica must know of a clip, as plain JSON; reference bytes stay behind."""
+    row = clip.row
+    return {
+        "clip_id": clip.clip_id,
+        "row_key": clip.row_key,
+        "id": row.id,
+        "take": clip.take,
+        "row": clip.row_number,
+        "source": clip.source,
+        "row_json": json.dumps(
+            {k: v for k, v in row.as_written().items() if not isinstance(v, bytes)},
+            ensure_ascii=False,
+        ),
+        "prompt": row.prompt,
+        "duration_s": clip.params.duration_s,
+        "n_frames": frames,
+        "melody_uri": row.melody_uri,
+        "continuation_uri": row.continuation_uri,
+        "style_uri": row.style_uri,
+        "references": clip.references,
+        "seed": row.seed,
+        "seed_used": clip.seed_used,
+        "sampling": {
+            name: getattr(clip.params, name)
+            for name in (
+                "use_sampling",
+                "temperature",
+                "top_k",
+                "top_p",
+                "cfg_coef",
+                "cfg_coef_beta",
+            )
+        },
+    }

@@ -1,0 +1,158 @@
+"""What a clip measures: level, BS.1770 loudness, silence, clipping, offset, noisiness.
+
+The field names of `Quality` are column names of `clips/`. Nothing here is infinite or NaN: levels
+stop at `FLOOR_DBFS`, and a loudness that does not exist is null with a reason.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+FLOOR_DBFS = -120.0  # digital silence, in place of minus infinity
+SILENCE_DBFS = -60.0  # a window whose RMS is below this counts as silence
+SILENCE_WINDOW_S = 0.02
+CLIP_LEVEL = 1.0 - 2.0**-15  # the largest value that 16 bits can hold
+
+BLOCK_S = 0.4  # BS.1770-4: gating blocks of 400 ms, a new one every 100 ms
+ABSOLUTE_GATE_LUFS = -70.0
+RELATIVE_GATE_LU = -10.0
+
+N_FFT = 2048
+HOP = 512
+
+
+@dataclass(frozen=True)
+class Quality:
+    """Measurements of one clip, over all channels together unless said."""
+
+    peak_dbfs: float
+    """Largest absolute sample, dB of full scale; above 0 where the model overshot."""
+    rms_dbfs: float
+    """Root mean square, dB of full scale: a full-scale square is 0, a full-scale sine -3.01."""
+    loudness_lufs: float | None
+    """Integrated loudness, ITU-R BS.1770-4; null where `loudness_reason` says why."""
+    loudness_reason: str | None
+    silence_ratio: float
+    """Share of 20 ms windows whose RMS is below -60 dBFS in every channel, 0 to 1."""
+    early_silence_s: float
+    """Seconds of silence that the clip ends with: music that stopped before its time."""
+    clip_ratio: float
+    """Share of samples at or beyond full scale, 0 to 1."""
+    dc_offset: float
+    """Mean of the channel whose mean is farthest from 0, in units of full scale."""
+    spectral_flatness: float
+    """Geometric over arithmetic mean of the power spectrum, averaged over the frames that are not
+    silent: near 0 for a tone, about 0.56 for white noise, 0 for silence."""
+
+
+def measure(wav: NDArray[np.float32], sample_rate_hz: int) -> Quality:
+    """Measures one clip.
+
+    Args:
+        wav: [C, N] samples, 1.0 = full scale; may overshoot, must be finite.
+        sample_rate_hz: Rate of `wav`.
+
+    Raises:
+        ValueError: The audio is empty, has another shape, or holds NaN or infinite samples.
+    """
+    if wav.ndim != 2 or wav.size == 0:
+        raise ValueError(f"audio must be [channels, samples] and not empty, got {wav.shape}")
+    n_bad = int(wav.size - np.count_nonzero(np.isfinite(wav)))
+    if n_bad:
+        raise ValueError(
+            f"audio holds {n_bad} NaN or infinite samples of {wav.size}: "
+            "the model or codec diverged; try another seed, or dtype fp32"
+        )
+    x = wav.astype(np.float64)  # [C, N]
+    means = x.mean(axis=1)  # [C]
+    lufs, reason = _loudness(x, sample_rate_hz)
+    silence_ratio, early_silence_s = _silence(x, sample_rate_hz)
+    return Quality(
+        peak_dbfs=_dbfs(float(np.abs(x).max())),
+        rms_dbfs=_dbfs(math.sqrt(float(np.mean(x**2)))),
+        loudness_lufs=lufs,
+        loudness_reason=reason,
+        silence_ratio=silence_ratio,
+        early_silence_s=early_silence_s,
+        clip_ratio=float(np.mean(np.abs(x) >= CLIP_LEVEL)),
+        dc_offset=float(means[np.argmax(np.abs(means))]),
+        spectral_flatness=_spectral_flatness(x),
+    )
+
+
+def _dbfs(amplitude: float) -> float:
+    return max(20.0 * math.log10(amplitude), FLOOR_DBFS) if amplitude > 0.0 else FLOOR_DBFS
+
+
+def _silence(x: NDArray[np.float64], sample_rate_hz: int) -> tuple[float, float]:
+    """Share of silent windows, and seconds of silence at the end; the last window may be short."""
+    n_samples = x.shape[1]
+    window = max(1, round(SILENCE_WINDOW_S * sample_rate_hz))
+    starts = np.arange(0, n_samples, window)  # [W]
+    lengths = np.minimum(starts + window, n_samples) - starts  # [W]
+    power = np.add.reduceat(x**2, starts, axis=1) / lengths  # [C, W]
+    loud = np.flatnonzero(power.max(axis=0) >= 10.0 ** (SILENCE_DBFS / 10.0))
+    end_of_music = int(starts[loud[-1]] + lengths[loud[-1]]) if loud.size else 0
+    return 1.0 - loud.size / starts.size, (n_samples - end_of_music) / sample_rate_hz
+
+
+def _k_weighting(sample_rate_hz: int) -> list[tuple[list[float], list[float]]]:
+    """The two filters of BS.1770 as (b, a) for any rate; at 48 kHz the standard's own table.
+
+    torchaudio's `loudness` is not used: it clamps the filtered signal at full scale, which costs a
+    full-scale sine 0.27 LU, and its shelf is not quite the standard's.
+    """
+    gain, q, k = 10 ** (3.999843853973347 / 20), 0.7071752369554196, 1681.974450955533
+    k = math.tan(math.pi * k / sample_rate_hz)
+    mid = gain**0.4996667741545416
+    a0 = 1 + k / q + k * k
+    a_shelf = [1.0, 2 * (k * k - 1) / a0, (1 - k / q + k * k) / a0]
+    b_shelf = [gain + mid * k / q + k * k, 2 * (k * k - gain), gain - mid * k / q + k * k]
+    shelf = ([b / a0 for b in b_shelf], a_shelf)
+    q, k = 0.5003270373238773, math.tan(math.pi * 38.13547087602444 / sample_rate_hz)
+    a0 = 1 + k / q + k * k
+    high_pass = ([1.0, -2.0, 1.0], [1.0, 2 * (k * k - 1) / a0, (1 - k / q + k * k) / a0])
+    return [shelf, high_pass]
+
+
+def _loudness(x: NDArray[np.float64], sample_rate_hz: int) -> tuple[float | None, str | None]:
+    """Gated loudness of x [C, N], every channel at weight 1 (mono and stereo)."""
+    block, hop = round(BLOCK_S * sample_rate_hz), round(BLOCK_S / 4 * sample_rate_hz)
+    if x.shape[1] < block:
+        return None, f"shorter than {BLOCK_S} s"
+    import torch  # here, so that the report can know this file without loading torch
+    import torchaudio.functional as taf
+
+    weighted = torch.from_numpy(x)
+    for b, a in _k_weighting(sample_rate_hz):
+        b_t, a_t = (torch.tensor(c, dtype=torch.float64) for c in (b, a))
+        weighted = taf.lfilter(weighted, a_t, b_t, clamp=False)
+    squares = weighted.square().sum(dim=0)  # [N]
+    energy = squares.unfold(0, block, hop).mean(dim=1).numpy()  # [blocks]
+    kept = energy[energy > _energy(ABSOLUTE_GATE_LUFS)]
+    if kept.size == 0:
+        return None, "silence"
+    relative_gate = kept.mean() * 10.0 ** (RELATIVE_GATE_LU / 10.0)
+    kept = kept[kept > relative_gate]
+    return -0.691 + 10.0 * math.log10(float(kept.mean())), None
+
+
+def _energy(lufs: float) -> float:
+    return float(10.0 ** ((lufs + 0.691) / 10.0))
+
+
+def _spectral_flatness(x: NDArray[np.float64]) -> float:
+    mono = x.mean(axis=0)  # [N]
+    padded = np.pad(mono, (0, max(0, N_FFT - mono.size)))
+    frames = np.lib.stride_tricks.sliding_window_view(padded, N_FFT)[::HOP]  # [F, N_FFT]
+    loud = np.mean(frames**2, axis=1) >= 10.0 ** (SILENCE_DBFS / 10.0)
+    if not loud.any():
+        return 0.0
+    spectrum = np.fft.rfft(frames[loud] * np.hanning(N_FFT + 1)[:-1], axis=1)
+    power = np.maximum(np.abs(spectrum[:, 1:]) ** 2, 1e-10)  # [F, N_FFT/2], without the offset
+    flatness = np.exp(np.log(power).mean(axis=1)) / power.mean(axis=1)  # [F]
+    return float(flatness.mean())

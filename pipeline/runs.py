@@ -1,0 +1,118 @@
+"""The record that a run keeps of itself, `runs/<run_id>.json`, which `status` and reports read."""
+
+import platform
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.metadata import version
+from typing import Any, Literal
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pipeline import ledger
+from pipeline.config import JobConfig
+from pipeline.plan import Plan
+from pipeline.progress import Tally
+from pipeline.storage import Storage
+
+State = Literal["running", "done", "failed", "drained"]
+_PACKAGES = ("musicgen-batch", "ray", "torch", "torchaudio", "transformers", "pyarrow")
+
+
+class RunRecord:
+    """Writes the record; the parts stay the only truth about what is done."""
+
+    def __init__(
+        self, storage: Storage, run_id: str, config: JobConfig, model: dict[str, Any], plan: Plan
+    ) -> None:
+        self._storage, self._run_id = storage, run_id
+        outcomes = plan.outcomes
+        self._fixed = {
+            "run_id": run_id,
+            "started_at": _now(),
+            "total": plan.total,
+            "pending": plan.pending,
+            "pending_audio_s": plan.pending_audio_s,
+            "done_before": outcomes["done"],
+            "skipped_failed": outcomes["standing"],
+            "invalid": outcomes["refused"],
+            "config": config.model_dump(mode="json"),
+            "model": model,
+            "versions": {"python": platform.python_version()}
+            | {name: version(name) for name in _PACKAGES},
+            "replicas": config.replicas,
+            "slots": config.slots,
+        }
+
+    def write(self, state: State, tally: Tally) -> None:
+        """Publishes the record in place of the previous one."""
+        now = _now()
+        changing = {
+            "state": state,
+            "updated_at": now,
+            "finished_at": None if state == "running" else now,
+            "done": tally.clips,
+            "failed": tally.failed,
+            "audio_seconds": tally.audio_s,
+            "wall_s": tally.wall_s,
+        }
+        ledger.write_run(self._storage, self._run_id, self._fixed | changing)
+
+
+def estimate_s(audio_s: float, replicas: int, runs: Sequence[Mapping[str, Any]]) -> float | None:
+    """Seconds that `audio_s` seconds of audio take, from the latest run that made any; start-up
+    included, since that run's wall time holds one. None where there is nothing to judge by."""
+    if audio_s == 0:
+        return 0.0
+    for run in reversed(runs):
+        made_s, wall_s = run.get("audio_seconds") or 0.0, run.get("wall_s") or 0.0
+        if made_s > 0 and wall_s > 0:
+            return float(audio_s * wall_s / made_s * run.get("replicas", 1) / replicas)
+    return None
+
+
+@dataclass(frozen=True)
+class Status:
+    """What an output holds, and the record of its last run (None before the first)."""
+
+    clips: int
+    audio_s: float
+    dead_letters: int
+    parts: int
+    last_run: dict[str, Any] | None
+
+    def text(self) -> str:
+        """For people."""
+        lines = [
+            f"{self.clips} clips, {self.audio_s:.1f} s of audio in {self.parts} parts; "
+            f"{self.dead_letters} dead letters stand"
+        ]
+        run = self.last_run
+        if run is not None:
+            left = run["pending"] - run["done"] - run["failed"]
+            lines.append(
+                f"run {run['run_id']}: {run['state']}, started {run['started_at']}, last heard of "
+                f"{run['updated_at']}; {run['done']} clips made, {run['failed']} failed, "
+                f"{left} left, {run['audio_seconds']:.1f} s of audio in {run['wall_s']:.0f} s"
+            )
+        return "\n".join(lines)
+
+
+def read_status(storage: Storage) -> Status:
+    """Counts from the parts, which are the truth, and the latest run's own words."""
+    parts = ledger.list_parts(storage, "clips")
+    clips = ledger.read_clips(storage, ["n_samples", "sample_rate_hz"])
+    seconds = pc.divide(clips["n_samples"].cast(pa.float64()), clips["sample_rate_hz"])
+    runs = ledger.read_runs(storage)
+    return Status(
+        clips=clips.num_rows,
+        audio_s=pc.sum(seconds).as_py() or 0.0,
+        dead_letters=ledger.read_failed(storage).num_rows,
+        parts=len(parts),
+        last_run=runs[-1] if runs else None,
+    )
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")

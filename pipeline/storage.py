@@ -1,0 +1,292 @@
+"""One way to read and write an output, wherever it lives: a folder, S3, Google Cloud Storage.
+
+A `Storage` is a root URI and relative, "/"-separated paths below it. What it promises is what
+the ledger rests on: an object is either wholly there or not there at all, `create_once` has one
+winner, and a listing shows what is there now. So nothing is ever streamed (an exception inside
+`fs.open(..., "wb")` would publish the torn object), nothing is renamed on object stores, listings
+are never cached, and every retry happens here, in one layer, instead of in three.
+"""
+
+from __future__ import annotations
+
+import builtins
+import errno
+import os
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO, TypeVar, cast
+
+from pipeline import local_files
+from pipeline.filesystems import make_filesystem, split_uri
+from pipeline.range_file import RangeFile
+from pipeline.storage_errors import (
+    ObjectNotFoundError,
+    RetryPolicy,
+    StorageError,
+    is_conflict,
+    redact,
+    retrying,
+    secrets_in,
+)
+
+__all__ = [
+    "ObjectInfo",
+    "ObjectNotFoundError",
+    "RetryPolicy",
+    "Storage",
+    "StorageError",
+    "open_storage",
+    "redact",
+]
+
+T = TypeVar("T")
+
+SUPPORTED = ("file", "s3", "gs", "memory")
+# S3 takes up to 5 GB in one PUT. Several parts would leave orphans behind a kill, and Ceph
+# ignores the condition of an exclusive create when it completes them.
+ONE_PUT = 5 * 2**30
+THREADS = 16
+
+
+@dataclass(frozen=True)
+class ObjectInfo:
+    """An object in a listing."""
+
+    path: str
+    """relative to the root of its storage"""
+    size: int
+    """in bytes"""
+    mtime: float
+    """seconds since 1970, by the clock of the store"""
+
+
+def open_storage(
+    uri: str, options: Mapping[str, Any] | None = None, *, retry: RetryPolicy | None = None
+) -> Storage:
+    """The storage below `uri`. Nothing is read, written or reached yet.
+
+    Args:
+        uri: a folder, `file://`, `s3://bucket/prefix`, `gs://bucket/prefix` or `memory://`.
+        options: of the fsspec file system, e.g. `endpoint_url`, `key`, `secret`, `anon`, `profile`.
+        retry: how long to bear a store that misbehaves.
+    """
+    return Storage(uri, options or {}, retry or RetryPolicy())
+
+
+class Storage:
+    """Objects below one root URI. Can be pickled, shared by threads and used after a fork."""
+
+    def __init__(self, uri: str, options: Mapping[str, Any], retry: RetryPolicy) -> None:
+        self.protocol, location = split_uri(uri)
+        if self.protocol not in SUPPORTED:
+            raise StorageError(
+                f"cannot open {redact(uri)}: {self.protocol}:// is not one of "
+                + ", ".join(f"{name}://" for name in SUPPORTED)
+            )
+        self.root = uri.rstrip("/") if self.protocol != "file" else f"file://{location}"
+        self.options = dict(options)
+        self.retry = retry
+        self._base = location
+        self._opened: tuple[int, Any] | None = None
+
+    def __repr__(self) -> str:
+        return f"Storage({redact(self.root)!r})"
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_opened": None}
+
+    def uri(self, path: str) -> str:
+        """The full URI of an object."""
+        return f"{self.root}/{_checked(path)}"
+
+    # --- reading
+
+    def get(self, path: str) -> bytes:
+        """The whole object; ObjectNotFoundError where there is none."""
+        full = self._full(path)
+        return self._retrying("read", path, lambda: bytes(self._fs.cat_file(full)))
+
+    def get_range(self, path: str, start: int, end: int) -> bytes:
+        """Bytes `start` to `end` (exclusive) of an object that is at least so long."""
+        full = self._full(path)
+
+        def read() -> bytes:
+            data = bytes(self._fs.cat_file(full, start=start, end=end))
+            if len(data) != end - start:
+                raise OSError(errno.EIO, f"got {len(data)} of {end - start} bytes")
+            return data
+
+        return self._retrying("read", path, read)
+
+    def open_range(self, path: str, size: int) -> BinaryIO:
+        """A seekable file over an object of `size` bytes that reads only what is asked for."""
+        reader = RangeFile(lambda start, end: self.get_range(path, start, end), size)
+        return cast(BinaryIO, reader)
+
+    def size(self, path: str) -> int | None:
+        """The size in bytes, None where there is no object."""
+        full = self._full(path)
+        try:
+            info = self._retrying("read", path, lambda: dict(self._fs.info(full)))
+        except ObjectNotFoundError:
+            return None
+        return int(info["size"]) if info["type"] == "file" else None
+
+    def list(self, prefix: str = "", *, hidden: bool = False) -> builtins.list[ObjectInfo]:
+        """All objects below the folder `prefix`, at any depth, by path.
+
+        Args:
+            prefix: a folder; one that does not exist is empty.
+            hidden: also files whose name starts with a dot (leftovers of a killed write).
+        """
+        folder = self._full(prefix) if prefix else self._base
+        find = self._find_local if self.protocol == "file" else self._find_remote
+        found = self._retrying("list", prefix, lambda: find(folder))
+        shown = [info for info in found if hidden or not _name(info.path).startswith(".")]
+        return sorted(shown, key=lambda info: info.path)
+
+    def exists_root(self) -> bool:
+        """Whether anything is there: the folder, or any object below the prefix.
+
+        A bucket that does not exist is a StorageError, not an empty place.
+        """
+        if self.protocol == "file":
+            return Path(self._base).is_dir()
+        try:
+            return bool(self._retrying("list", "", lambda: self._fs.ls(self._base, detail=False)))
+        except ObjectNotFoundError:
+            return False
+
+    # --- writing
+
+    def put(self, path: str, data: bytes) -> None:
+        """Publish an object in one step, in the place of one that stands there."""
+        full = self._full(path)
+
+        def write() -> None:
+            if self.protocol == "file":
+                local_files.publish(Path(full), data, replace=True)
+            else:
+                self._fs.pipe_file(full, data, **self._put_options)
+
+        self._retrying("write", path, write)
+
+    def put_many(self, objects: Mapping[str, bytes]) -> None:
+        """Publish several objects side by side; raises if any of them failed."""
+        with ThreadPoolExecutor(min(THREADS, max(1, len(objects)))) as pool:
+            for done in [pool.submit(self.put, path, data) for path, data in objects.items()]:
+                done.result()
+
+    def create_once(self, path: str, data: bytes, token: str) -> bool:
+        """Publish an object only if nothing stands at `path`: of many writers one wins.
+
+        A response can get lost after the store has done its work; the second try then finds our
+        own object. So whatever is found is read back, and it is ours if it has our bytes.
+
+        Args:
+            path: of the new object.
+            data: its content, which must contain `token`.
+            token: something no other writer writes, which makes the content unmistakable.
+
+        Returns:
+            True if the object that stands there now is ours.
+        """
+        if token.encode() not in data:
+            raise ValueError(f"{path}: the data must contain the token that proves whose it is")
+        full = self._full(path)
+
+        def create() -> bool:
+            try:
+                if self.protocol == "file":
+                    local_files.publish(Path(full), data, replace=False)
+                else:
+                    self._fs.pipe_file(full, data, mode="create", **self._put_options)
+            except Exception as error:
+                if not is_conflict(error):
+                    raise
+                standing = self._get_or_none(path)
+                if standing is None:
+                    raise OSError(errno.EAGAIN, "refused, yet nothing is there") from None
+                return standing == data
+            return True
+
+        try:
+            return self._retrying("create", path, create)
+        except StorageError:
+            with suppress(StorageError):
+                if self._get_or_none(path) == data:
+                    return True
+            raise
+
+    def delete(self, paths: Iterable[str]) -> None:
+        """Remove objects; those that are gone already are fine."""
+
+        def remove(path: str) -> None:
+            full = self._full(path)
+            with suppress(ObjectNotFoundError):
+                self._retrying("delete", path, lambda: self._fs.rm_file(full))
+
+        with ThreadPoolExecutor(THREADS) as pool:
+            for done in [pool.submit(remove, path) for path in paths]:
+                done.result()
+
+    # --- below
+
+    @property
+    def _fs(self) -> Any:
+        """The fsspec file system of this process (none of them survives a fork)."""
+        if self._opened is None or self._opened[0] != os.getpid():
+            self._opened = (os.getpid(), make_filesystem(self.protocol, self.options, self.retry))
+        return self._opened[1]
+
+    @property
+    def _put_options(self) -> dict[str, Any]:
+        return {"chunksize": ONE_PUT} if self.protocol == "s3" else {}
+
+    def _full(self, path: str) -> str:
+        return f"{self._base}/{_checked(path)}"
+
+    def _get_or_none(self, path: str) -> bytes | None:
+        try:
+            return self.get(path)
+        except ObjectNotFoundError:
+            return None
+
+    def _find_local(self, folder: str) -> builtins.list[ObjectInfo]:
+        base = Path(self._base)
+        return [
+            ObjectInfo(path.relative_to(base).as_posix(), stat.st_size, stat.st_mtime)
+            for path, stat in local_files.walk(Path(folder))
+        ]
+
+    def _find_remote(self, folder: str) -> builtins.list[ObjectInfo]:
+        found = self._fs.find(folder, detail=True)
+        return [
+            ObjectInfo(name[len(self._base) + 1 :], int(info["size"]), _modified_s(info))
+            for name, info in found.items()
+            if info["type"] == "file" and not name.endswith("/")
+        ]
+
+    def _retrying(self, doing: str, path: str, action: Callable[[], T]) -> T:
+        uri = f"{self.root}/{path}".rstrip("/")
+        return retrying(action, doing, uri, self.retry, secrets_in(self.options))
+
+
+def _checked(path: str) -> str:
+    if path.startswith("/") or "\\" in path or ".." in path.split("/"):
+        raise ValueError(f"{path!r} is not a plain relative path below the root")
+    return path.rstrip("/")
+
+
+def _name(path: str) -> str:
+    return path.rpartition("/")[2]
+
+
+def _modified_s(info: Mapping[str, Any]) -> float:
+    moment = info.get("LastModified") or info.get("mtime") or info.get("created")
+    if moment is None:
+        return 0.0
+    return float(moment) if isinstance(moment, int | float) else float(moment.timestamp())

@@ -1,0 +1,189 @@
+"""What can go wrong with a store: which errors pass by themselves, and how to say the others."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import random
+import re
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+logger = logging.getLogger(__name__)
+T = TypeVar("T")
+
+# Errors of these packages come from the store even where they are not OSError.
+STORE_LIBRARIES = frozenset({"aiobotocore", "aiohttp", "botocore", "gcsfs", "google", "requests"})
+# botocore errors that no second try can mend.
+LASTING_BOTOCORE_ERRORS = frozenset(
+    {
+        "NoCredentialsError",
+        "PartialCredentialsError",
+        "CredentialRetrievalError",
+        "ProfileNotFound",
+        "NoRegionError",
+        "ParamValidationError",
+        "InvalidRegionError",
+        "UnknownEndpointError",
+    }
+)
+# S3 errors with a 4xx status that come from the way, not from the request.
+PASSING_S3_ERRORS = frozenset(
+    {"RequestTimeout", "BadDigest", "XAmzContentSHA256Mismatch", "OperationAborted"}
+)
+PASSING_ERRNOS = frozenset({errno.EIO, errno.ESTALE, errno.EAGAIN, errno.EBUSY, errno.EINTR})
+SECRET_OPTION = re.compile(r"key|secret|token|password|credential", re.IGNORECASE)
+
+
+class StorageError(OSError):
+    """A store refused or could not be reached; the message says where, what and the way out."""
+
+
+class ObjectNotFoundError(StorageError, FileNotFoundError):
+    """There is no object at this path."""
+
+
+@dataclass(frozen=True)
+class RetryPolicy:
+    """How long a store may misbehave before a call fails: about 30 s with these defaults."""
+
+    attempts: int = 8
+    first_delay_s: float = 0.25
+    max_delay_s: float = 16.0
+    read_timeout_s: float = 20.0
+    connect_timeout_s: float = 5.0
+
+    def delays_s(self) -> Iterator[float | None]:
+        """One value per attempt: how long to wait after it fails; None after the last."""
+        for attempt in range(self.attempts - 1):
+            delay_s = min(self.first_delay_s * 2**attempt, self.max_delay_s)
+            yield delay_s * random.uniform(0.75, 1.25)
+        yield None
+
+
+def is_store_error(error: Exception) -> bool:
+    """Whether `error` tells of the store, not of a mistake in this program."""
+    return isinstance(error, OSError) or _library(error) in STORE_LIBRARIES
+
+
+def _library(error: Exception) -> str:
+    return type(error).__module__.partition(".")[0]
+
+
+def http_status(error: BaseException) -> int | None:
+    """The HTTP status behind an error of s3fs, gcsfs or aiohttp, where there is one."""
+    for cause in _causes(error):
+        response = getattr(cause, "response", None)
+        if isinstance(response, dict):
+            status = response.get("ResponseMetadata", {}).get("HTTPStatusCode")
+        elif type(cause).__name__ in ("HttpError", "ClientResponseError"):  # gcsfs, aiohttp
+            status = getattr(cause, "code", getattr(cause, "status", None))
+        else:
+            continue
+        if isinstance(status, int):
+            return status
+    return None
+
+
+def _error_code(error: BaseException) -> str:
+    """The word by which S3 names an error, such as SlowDown; "" for other errors."""
+    for cause in _causes(error):
+        response = getattr(cause, "response", None)
+        if isinstance(response, dict):
+            return str(response.get("Error", {}).get("Code", ""))
+    return ""
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    cause: BaseException | None = error
+    while cause is not None:
+        yield cause
+        cause = cause.__cause__
+
+
+def is_conflict(error: Exception) -> bool:
+    """Whether an exclusive create was refused because something stands there.
+
+    Ceph answers 412 in a way that s3fs turns into a plain OSError; AWS may answer 409 in a race.
+    """
+    return isinstance(error, FileExistsError) or http_status(error) in (409, 412)
+
+
+def is_transient(error: Exception) -> bool:
+    """Whether another try may go through."""
+    if type(error).__name__ in LASTING_BOTOCORE_ERRORS:
+        return False
+    status = http_status(error)
+    if _error_code(error) in PASSING_S3_ERRORS:
+        return True
+    if status is not None:
+        return status in (408, 429) or (status >= 500 and status != 501)
+    if _library(error) in STORE_LIBRARIES or isinstance(error, ConnectionError | TimeoutError):
+        return True
+    return isinstance(error, OSError) and error.errno in PASSING_ERRNOS
+
+
+def explain(error: Exception, doing: str, uri: str, secrets: Iterable[str]) -> StorageError:
+    """Turn any error of a store into one line that says where, what and the way out."""
+    status = http_status(error)
+    name = type(error).__name__
+    what = redact(str(error), secrets)
+    if what in ("", "None"):
+        what = _error_code(error) or "no reason given"
+    kind: type[StorageError] = StorageError
+    if _error_code(error) == "NoSuchBucket":
+        way_out = "the bucket does not exist: create it, or check its name and the endpoint"
+    elif isinstance(error, FileNotFoundError):
+        kind, way_out = ObjectNotFoundError, "nothing is there: check the path"
+    elif name in ("NoCredentialsError", "PartialCredentialsError"):
+        way_out = (
+            "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY or a profile, "
+            "or pass --storage-option anon=true for a public bucket"
+        )
+    elif isinstance(error, PermissionError) or status in (401, 403):
+        way_out = "access was denied: check the credentials and the permissions on this path"
+    elif isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        way_out = "the disk is full: make room and run the same command again"
+    elif is_transient(error):
+        way_out = "the store did not recover: check the endpoint and the network, then run again"
+    else:
+        way_out = "check the path and the storage options"
+    return kind(f"cannot {doing} {redact(uri, secrets)}: {name}: {what} ({way_out})")
+
+
+def secrets_in(options: Mapping[str, Any]) -> list[str]:
+    """The values in storage options that must never be shown, nested ones too."""
+    found: list[str] = []
+    for name, value in options.items():
+        if isinstance(value, Mapping):
+            found += secrets_in(value)
+        elif isinstance(value, str) and len(value) > 3 and SECRET_OPTION.search(name):
+            found.append(value)
+    return found
+
+
+def redact(text: str, secrets: Iterable[str] = ()) -> str:
+    """`text` without the given secrets and without user:password@ in URIs."""
+    for secret in secrets:
+        text = text.replace(secret, "***")
+    return re.sub(r"://[^/@\s]+@", "://***@", text)
+
+
+def retrying(
+    action: Callable[[], T], doing: str, uri: str, retry: RetryPolicy, secrets: Iterable[str] = ()
+) -> T:
+    """Run `action` until it goes through, fails for good, or `retry` is used up."""
+    for delay_s in retry.delays_s():
+        try:
+            return action()
+        except Exception as error:
+            if isinstance(error, StorageError) or not is_store_error(error):
+                raise
+            failure = explain(error, doing, uri, secrets)
+            if delay_s is None or not is_transient(error):
+                raise failure from error
+        logger.warning("%s; trying again in %.1f s", failure, delay_s)
+        time.sleep(delay_s)
+    raise AssertionError("a retry policy ends with a last attempt")

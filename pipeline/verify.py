@@ -1,0 +1,220 @@
+"""Proof that an output is whole: every clip once, every object there with its size and hash."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import tarfile
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import pyarrow as pa
+
+from pipeline.done_set import pack_ids
+from pipeline.parts import UnreadablePartError, on_steady_listing, read_part, reading, split_parts
+from pipeline.storage import (
+    THREADS,
+    ObjectInfo,
+    Storage,
+    StorageError,
+)
+
+KEY_COLUMNS = ["clip_id", "id", "take"]
+AUDIO_COLUMNS = ["clip_id", "audio_path", "audio_member", "audio_bytes", "audio_sha256"]
+
+ProblemKind = Literal["unreadable part", "doubled", "missing", "wrong size", "wrong sha256"]
+Sizes = Mapping[str, int]
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Something that must not be: the clips concerned can't be trusted."""
+
+    kind: ProblemKind
+    where: str
+    """path of the object or part"""
+    detail: str
+
+    def __str__(self) -> str:
+        return f"{self.kind}: {self.where}: {self.detail}"
+
+
+@dataclass(frozen=True)
+class VerifyReport:
+    """What an output holds. Only `problems` are errors; the rest is what kills leave behind."""
+
+    n_parts: int
+    n_clips: int
+    problems: tuple[Problem, ...]
+    n_superseded: int
+    """clips whose row was edited later; `compact --prune` drops them"""
+    n_replaced_parts: int
+    """parts that a merged part replaces; the next run or `compact` removes them"""
+    n_unreferenced: int
+    """audio objects that no part names; `gc` removes them"""
+    unreferenced_bytes: int
+    n_leftovers: int
+    """hidden temporary files of killed writers; `gc` removes them"""
+
+    @property
+    def ok(self) -> bool:
+        return not self.problems
+
+
+def verify(storage: Storage, *, deep: bool = True) -> VerifyReport:
+    """Check every committed clip against the store.
+
+    Args:
+        storage: root of the output.
+        deep: read all audio and compare its sha256; otherwise only that it exists with its size.
+    """
+    return on_steady_listing(lambda: _verify(storage, deep))
+
+
+def _verify(storage: Storage, deep: bool) -> VerifyReport:
+    parts, replaced = split_parts(storage, "clips")
+    problems: list[Problem] = list(_unreadable_letters(storage))
+    readable: list[ObjectInfo] = []
+    keys: list[pa.Table] = []
+    for info in parts:  # parts first: audio that is listed later can only be more
+        try:
+            keys.append(read_part(storage, info, KEY_COLUMNS))
+            readable.append(info)
+        except UnreadablePartError as error:
+            problems.append(Problem("unreadable part", info.path, str(error)))
+    objects = storage.list(hidden=True)
+    leftovers = {info.path for info in objects if is_leftover(info.path)}
+    audio = [info for info in objects if info.path.startswith("audio/")]
+    sizes = {info.path: info.size for info in audio if info.path not in leftovers}
+    unused = dict(sizes)
+    with ThreadPoolExecutor(THREADS) as pool:
+        for info in readable:
+            problems += _check_part(storage, info, sizes, unused, deep, pool)
+    doubled, n_distinct, n_current = _count(keys)
+    return VerifyReport(
+        n_parts=len(parts),
+        n_clips=n_distinct,
+        problems=(*problems, *doubled),
+        n_superseded=n_distinct - n_current,
+        n_replaced_parts=len(replaced),
+        n_unreferenced=len(unused),
+        unreferenced_bytes=sum(unused.values()),
+        n_leftovers=len(leftovers),
+    )
+
+
+def is_leftover(path: str) -> bool:
+    """Whether this is the temporary file of a local write that was killed."""
+    name = path.rpartition("/")[2]
+    return name.startswith(".") and name.endswith(".tmp")
+
+
+def _unreadable_letters(storage: Storage) -> Iterator[Problem]:
+    for info in split_parts(storage, "failed")[0]:
+        try:
+            read_part(storage, info)
+        except UnreadablePartError as error:
+            yield Problem("unreadable part", info.path, str(error))
+
+
+def _count(keys: list[pa.Table]) -> tuple[list[Problem], int, int]:
+    """Clips that stand twice, how many different ones there are, and how many are current."""
+    if not keys:
+        return [], 0, 0
+    table = pa.concat_tables(keys)
+    ids, times = np.unique(pack_ids(table["clip_id"].to_pylist()), return_counts=True)
+    doubled = [
+        Problem("doubled", "clips", f"clip {clip.ljust(16, bytes(1)).hex()} stands {n} times")
+        for clip, n in zip(ids[times > 1].tolist(), times[times > 1].tolist(), strict=True)
+    ]
+    n_current = len(table.group_by(["id", "take"]).aggregate([]))
+    return doubled, len(ids), n_current
+
+
+def _check_part(
+    storage: Storage,
+    info: ObjectInfo,
+    sizes: Sizes,
+    unused: dict[str, int],
+    deep: bool,
+    pool: ThreadPoolExecutor,
+) -> list[Problem]:
+    try:
+        with reading(storage, info) as part:
+            if "audio" in part.schema_arrow.names:
+                if not deep:
+                    return []
+                batches = part.iter_batches(32, columns=[*AUDIO_COLUMNS, "audio"])
+                return [found for batch in batches for found in _check_inside(info, batch)]
+            rows: list[dict[str, Any]] = part.read(columns=AUDIO_COLUMNS).to_pylist()
+    except UnreadablePartError as error:
+        return [Problem("unreadable part", info.path, str(error))]
+    objects: dict[str, list[dict[str, Any]]] = {}
+    for row in rows:
+        objects.setdefault(row["audio_path"], []).append(row)
+        unused.pop(row["audio_path"], None)
+
+    def check(path: str) -> list[Problem]:
+        return list(_check_object(storage, path, objects[path], sizes, deep))
+
+    return [found for problems in pool.map(check, objects) for found in problems]
+
+
+def _check_inside(info: ObjectInfo, batch: pa.RecordBatch) -> Iterator[Problem]:
+    """Clips whose audio is a column of the part."""
+    for row in batch.to_pylist():
+        yield from _compare(row, info.path, (row["audio"] or {}).get("bytes"))
+
+
+def _check_object(
+    storage: Storage, path: str, rows: list[dict[str, Any]], sizes: Sizes, deep: bool
+) -> Iterator[Problem]:
+    """The clips in one audio object: one in a file, many in a tar."""
+    names = ", ".join(row["clip_id"] for row in rows[:3])
+    if path not in sizes:
+        yield Problem("missing", path, f"no such object, wanted by clip {names}")
+        return
+    is_tar = rows[0]["audio_member"] is not None
+    if not is_tar and sizes[path] != rows[0]["audio_bytes"]:
+        yield _wrong_size(rows[0], path, sizes[path])
+        return
+    if not deep:
+        return
+    try:
+        data = storage.get(path)
+        members = _members(data) if is_tar else {None: data}
+    except (StorageError, tarfile.TarError) as error:
+        yield Problem("missing", path, f"can't be read ({error}), wanted by clip {names}")
+        return
+    for row in rows:
+        yield from _compare(row, path, members.get(row["audio_member"]))
+
+
+def _members(tar: bytes) -> dict[str | None, bytes]:
+    with tarfile.open(fileobj=io.BytesIO(tar)) as archive:
+        files: Iterable[tarfile.TarInfo] = (entry for entry in archive if entry.isfile())
+        return {entry.name: _content(archive, entry) for entry in files}
+
+
+def _content(archive: tarfile.TarFile, entry: tarfile.TarInfo) -> bytes:
+    file = archive.extractfile(entry)
+    return file.read() if file else b""
+
+
+def _compare(row: dict[str, Any], where: str, data: bytes | None) -> Iterator[Problem]:
+    if data is None:
+        yield Problem("missing", where, f"no audio of clip {row['clip_id']} inside")
+    elif len(data) != row["audio_bytes"]:
+        yield _wrong_size(row, where, len(data))
+    elif hashlib.sha256(data).hexdigest() != row["audio_sha256"]:
+        yield Problem(
+            "wrong sha256", where, f"clip {row['clip_id']} is not what was committed: damaged"
+        )
+
+
+def _wrong_size(row: dict[str, Any], where: str, size: int) -> Problem:
+    detail = f"{size} bytes, clip {row['clip_id']} was committed with {row['audio_bytes']}"
+    return Problem("wrong size", where, detail)

@@ -1,0 +1,85 @@
+"""kill -9 in the middle of a run: nothing lost, nothing doubled, little made again."""
+
+import os
+import signal
+from pathlib import Path
+
+import pytest
+
+from pipeline import ledger
+from pipeline.storage import open_storage
+from tests.integration.jobs import Cli, clips, problems, wait_until, write_manifest
+
+N_ROWS, PART_CLIPS, SLOTS, REPLICAS = 60, 8, 2, 2
+SETTINGS = {
+    "replicas": REPLICAS, "slots": SLOTS, "part_clips": PART_CLIPS, "block_rows": 4,
+    "lease_ttl_s": 3.0,
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def manifest(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    rows = [
+        {"id": f"r{i:02d}", "prompt": f"song {i}", "duration_s": 8.0 + 1.7 * (i % 7)}
+        for i in range(N_ROWS)
+    ]
+    return write_manifest(tmp_path_factory.mktemp("kill") / "m.parquet", rows)
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(
+    manifest: Path, ray_cluster: None, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, str]:
+    """Hash of the audio of every clip, from a run that nobody disturbed."""
+    from tests.integration.jobs import run_in_process
+
+    output = f"file://{tmp_path_factory.mktemp('whole')}/out"
+    run_in_process(manifest, output, **SETTINGS)
+    return {row["clip_id"]: row["audio_sha256"] for row in clips(output)}
+
+
+def parts(output: str) -> dict[str, float]:
+    return {info.path: info.mtime for info in ledger.list_parts(open_storage(output))}
+
+
+def n_committed(output: str) -> int:
+    return len(ledger.committed_ids(open_storage(output)))
+
+
+def test_kill_of_the_driver(
+    manifest: Path, uninterrupted: dict[str, str], tmp_path: Path, cli: Cli
+) -> None:
+    """The same command again: one row per clip, the same bytes, parts that stood untouched, and
+    made again at most one uncommitted part and the clips in the slots of each replica."""
+    output = f"file://{tmp_path}/out"
+    first = cli.start(*cli.job("run", manifest, output, **SETTINGS))
+    wait_until(lambda: n_committed(output) >= 20)
+    os.killpg(first.pid, signal.SIGKILL)
+    first.wait()
+    before = parts(output)
+
+    code, _, said = cli.run(*cli.job("run", manifest, output, **SETTINGS))
+
+    assert code == 0, said
+    rows = clips(output)
+    assert len(rows) == N_ROWS
+    assert {row["clip_id"]: row["audio_sha256"] for row in rows} == uninterrupted
+    assert problems(output) == []
+    assert before.items() <= parts(output).items()
+    assert 0 <= len(cli.admissions()) - N_ROWS <= REPLICAS * (PART_CLIPS + SLOTS)
+
+
+def test_kill_of_a_replica(
+    manifest: Path, uninterrupted: dict[str, str], tmp_path: Path, cli: Cli
+) -> None:
+    output = f"file://{tmp_path}/out"
+    running = cli.start(*cli.job("run", manifest, output, **SETTINGS))
+    wait_until(lambda: n_committed(output) >= 12)
+    os.kill(cli.replica_pids()[0], signal.SIGKILL)
+
+    assert running.wait(timeout=240) == 0, cli.said(running)
+    rows = clips(output)
+    assert len(rows) == N_ROWS
+    assert {row["clip_id"]: row["audio_sha256"] for row in rows} == uninterrupted
+    assert problems(output) == []
+    assert 0 <= len(cli.admissions()) - N_ROWS <= PART_CLIPS + SLOTS

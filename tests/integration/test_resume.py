@@ -1,0 +1,127 @@
+"""Reruns: a manifest that grows or changes, dead letters, two runs on one output."""
+
+import shutil
+import time
+from pathlib import Path
+
+import pytest
+
+from pipeline.lease import Lease, LeaseHeldError
+from pipeline.maintain import compact
+from pipeline.storage import open_storage
+from tests.integration.jobs import (
+    EXAMPLES,
+    Cli,
+    clips,
+    ids_and_takes,
+    problems,
+    run_in_process,
+    write_manifest,
+)
+
+
+def rows(n: int, start: int = 0) -> list[dict[str, object]]:
+    return [
+        {"id": f"r{i:02d}", "prompt": f"song {i}", "duration_s": 0.1}
+        for i in range(start, start + n)
+    ]
+
+
+@pytest.mark.usefixtures("ray_cluster")
+class TestRerun:
+    def test_growth_and_an_edit_make_exactly_what_is_new(
+        self, tmp_path: Path, output_root: str
+    ) -> None:
+        manifest = tmp_path / "m.parquet"
+        run_in_process(write_manifest(manifest, rows(12)), output_root)
+        before = {row["clip_id"]: row["audio_path"] for row in clips(output_root)}
+
+        edited = rows(22)
+        edited[5]["prompt"] = "another song"
+        summary = run_in_process(write_manifest(manifest, edited), output_root)
+
+        assert summary.tally.clips == 11
+        after = {row["clip_id"]: row["audio_path"] for row in clips(output_root)}
+        assert len(after) == 12 + 11
+        assert before.items() <= after.items()
+        assert problems(output_root) == []
+
+    def test_a_finished_manifest_starts_nothing(self, tmp_path: Path) -> None:
+        manifest, output = write_manifest(tmp_path / "m.parquet", rows(3)), f"file://{tmp_path}/out"
+        run_in_process(manifest, output)
+
+        summary = run_in_process(manifest, output)
+
+        assert (summary.plan.pending, summary.tally.clips) == (0, 0)
+        assert summary.plan.outcomes["done"] == 3
+        assert len(open_storage(output).list("runs")) == 1
+
+    def test_order_and_compaction_do_not_matter(self, tmp_path: Path) -> None:
+        manifest, output = tmp_path / "m.parquet", f"file://{tmp_path}/out"
+        run_in_process(write_manifest(manifest, rows(9)), output, part_clips=2)
+        storage = open_storage(output)
+        with Lease.acquire(storage) as lease:
+            assert compact(storage, lease).n_parts_after == 1
+
+        summary = run_in_process(write_manifest(manifest, rows(9)[::-1]), output)
+
+        assert summary.plan.pending == 0
+        assert len(clips(output)) == 9
+
+    def test_retry_makes_exactly_the_clip_whose_melody_was_mended(self, tmp_path: Path) -> None:
+        melody, output = tmp_path / "tune.flac", f"file://{tmp_path}/out"
+        melody.write_bytes(b"this is not audio")
+        table = [*rows(3), {"id": "m", "melody_uri": "tune.flac", "duration_s": 0.1}]
+        table.append({"id": "still-bad", "melody_uri": "nowhere.flac", "duration_s": 0.1})
+        manifest = write_manifest(tmp_path / "m.parquet", table)
+        first = run_in_process(manifest, output)
+        assert (first.tally.clips, first.letters_standing) == (3, 2)
+        again = run_in_process(manifest, output)
+        assert again.plan.pending == 0
+        assert again.plan.outcomes["standing"] == 2
+
+        shutil.copy(EXAMPLES / "audio" / "scale.flac", melody)
+        retried = run_in_process(manifest, output, retry=True)
+
+        assert retried.tally.clips == 1
+        assert retried.letters_standing == 1
+        assert ids_and_takes(output) == [("m", 0), *((f"r0{i}", 0) for i in range(3))]
+        assert run_in_process(manifest, output).plan.outcomes["standing"] == 1
+
+    def test_of_duplicate_ids_the_first_row_is_made(self, tmp_path: Path) -> None:
+        table = [*rows(2), {"id": "r00", "prompt": "a double", "duration_s": 0.1}, *rows(1)]
+        output = f"file://{tmp_path}/out"
+
+        summary = run_in_process(write_manifest(tmp_path / "m.parquet", table), output)
+
+        assert (summary.tally.clips, summary.letters_standing) == (2, 2)
+        assert {row["prompt"] for row in clips(output)} == {"song 0", "song 1"}
+
+    def test_an_output_that_is_being_written_is_refused(self, tmp_path: Path) -> None:
+        manifest, output = write_manifest(tmp_path / "m.parquet", rows(1)), f"file://{tmp_path}/out"
+        with Lease.acquire(open_storage(output), ttl_s=1.0) as lease:
+            lease.start_heartbeat()
+            with pytest.raises(LeaseHeldError):
+                run_in_process(manifest, output, lease_ttl_s=1.0)
+
+
+def test_a_second_run_exits_4_and_with_wait_follows(tmp_path: Path, cli: Cli) -> None:
+    long = [row | {"duration_s": 20.0} for row in rows(10)]
+    first = write_manifest(tmp_path / "first.parquet", long)
+    second = write_manifest(tmp_path / "second.parquet", rows(2, start=20))
+    output = f"file://{tmp_path}/out"
+    settings = {"lease_ttl_s": 2.0}
+
+    running = cli.start(*cli.job("run", first, output, **settings))
+    while not open_storage(output).list("lease"):
+        time.sleep(0.05)
+        assert running.poll() is None, cli.said(running)
+    code, _, said = cli.run(*cli.job("run", second, output, **settings))
+    assert code == 4, said
+    assert "lease" in said
+
+    code, _, said = cli.run(*cli.job("run", second, output, wait=True, **settings))
+    assert code == 0, said
+    assert running.wait(timeout=120) == 0, cli.said(running)
+    assert len(clips(output)) == 12
+    assert problems(output) == []

@@ -1,0 +1,89 @@
+"""The examples that ship with the project are what the README says they are."""
+
+import importlib.util
+import subprocess
+import sys
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+import soundfile
+
+import manifests
+from manifests.build import build
+from manifests.check import check
+from manifests.schema import BUILT_IN_DEFAULTS, PromptRow, effective
+from manifests.texts import read_text
+
+EXAMPLES = Path(manifests.__file__).parent / "examples"
+
+
+def rows_of(name: str) -> list[PromptRow]:
+    rows = [text.parse()[0] for text in read_text(str(EXAMPLES / name))]
+    assert None not in rows
+    return [row for row in rows if row is not None]
+
+
+@pytest.mark.parametrize("name", ["demo.jsonl", "text.jsonl", "text.csv"])
+def test_examples_build_without_a_complaint(name: str, tmp_path: Path) -> None:
+    summary = build(str(EXAMPLES / name), str(tmp_path / "m.parquet"))
+    assert (summary.issues, summary.column_faults) == ((), ())
+    assert pq.read_metadata(tmp_path / "m.parquet").num_rows == summary.n_rows
+
+
+def test_the_demo_shows_every_kind_of_row_in_about_a_minute_of_audio() -> None:
+    rows = rows_of("demo.jsonl")
+    params = [effective(row, BUILT_IN_DEFAULTS) for row in rows]
+    assert len(rows) >= 16
+    assert sum(row.takes for row in rows) == 21
+    audio_s = sum(p.duration_s * row.takes for row, p in zip(rows, params, strict=True))
+    assert 50 <= audio_s <= 60
+    assert {role for row in rows for role in row.references()} == {"melody", "continuation"}
+    assert min(p.duration_s for p in params) == 0.6
+    assert max(p.duration_s for p in params) == 6.0
+    assert any(not p.use_sampling for p in params)
+    assert any(p.cfg_coef == 1 for p in params)
+    assert any(p.top_p for p in params)
+    assert any(p.temperature != 1 for p in params)
+    assert any(row.prompt is None for row in rows)
+
+
+def test_the_demos_only_fault_is_the_row_that_is_broken_on_purpose() -> None:
+    report = check(str(EXAMPLES / "demo.jsonl"), read_audio=True)
+    assert [(issue.id, issue.rule) for issue in report.issues] == [
+        ("broken-melody", "does not exist")
+    ]
+
+
+def test_the_audio_is_what_its_script_makes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = importlib.util.spec_from_file_location("make_audio", EXAMPLES / "make_audio.py")
+    assert spec is not None
+    assert spec.loader is not None
+    script = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+    monkeypatch.setattr(script, "FOLDER", tmp_path / "audio")
+    script.main()
+    shipped = sorted((EXAMPLES / "audio").iterdir())
+    assert [path.name for path in shipped] == sorted(
+        path.name for path in (tmp_path / "audio").iterdir()
+    )
+    for path in shipped:
+        assert path.stat().st_size < 60_000
+        again, _ = soundfile.read(tmp_path / "audio" / path.name)
+        samples, sample_rate_hz = soundfile.read(path)
+        assert sample_rate_hz == 16_000
+        # a last-bit difference of sin() between machines may move a sample by one step
+        assert samples == pytest.approx(again, abs=2**-15)
+        assert 0.1 < abs(samples).max() < 1.0
+
+
+def test_the_package_needs_neither_torch_nor_ray_nor_the_other_packages() -> None:
+    code = (
+        "import sys, manifests.build, manifests.check, manifests.reader\n"
+        "heavy = {'torch', 'ray', 'transformers', 'pandas', 'soundfile', 'musicgen', 'pipeline'}\n"
+        "sys.exit(str(heavy & sys.modules.keys()) if heavy & sys.modules.keys() else 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr

@@ -1,0 +1,223 @@
+"""MusicGen as a script uses it, on the bundled model."""
+
+from collections.abc import Sequence
+
+import pytest
+import torch
+from torch import Tensor
+from transformers import MusicgenMelodyForConditionalGeneration
+
+from musicgen import MusicGen
+from musicgen.config import SamplingParams
+from musicgen.files import TINY_FOLDER
+
+PROMPTS = ["a calm piano", "loud fast techno with deep bass and drums", None]
+
+
+@pytest.fixture(scope="module")
+def loaded() -> MusicGen:
+    return MusicGen.get_pretrained("tiny", device="cpu")
+
+
+@pytest.fixture
+def model(loaded: MusicGen) -> MusicGen:
+    loaded.set_generation_params(duration=0.5)
+    loaded.set_custom_progress_callback(None)
+    return loaded
+
+
+def noise(*shape: int) -> Tensor:
+    return 0.2 * torch.randn(shape, generator=torch.Generator().manual_seed(1))
+
+
+def test_it_speaks_of_itself_under_the_reference_names(model: MusicGen) -> None:
+    assert (model.sample_rate, model.frame_rate, model.audio_channels) == (16_000, 50, 1)
+    assert (model.name, model.max_duration) == ("tiny", 30.0)
+    assert MusicGen.get_pretrained("tiny").duration == 15.0
+    codec = model.compression_model
+    assert (codec.num_codebooks, codec.cardinality) == (model.lm.cfg.n_codebooks, model.lm.cfg.card)
+
+
+def test_audio_is_audible_finite_and_exactly_as_long_as_asked(model: MusicGen) -> None:
+    model.set_generation_params(duration=1.23)
+    wav, tokens = model.generate(PROMPTS, return_tokens=True)
+    assert tokens.shape == (3, 4, 62)  # 61.5 frames, rounded half up
+    assert wav.shape == (3, 1, 62 * 320)
+    assert wav.dtype == torch.float32
+    assert wav.isfinite().all()
+    for clip in wav:
+        assert 0.05 < clip.square().mean().sqrt() < 0.2
+    assert wav.abs().max() < 1.5
+
+
+def test_the_same_seed_gives_the_same_bits_and_another_seed_other_audio(model: MusicGen) -> None:
+    first = model.generate(PROMPTS, seeds=[5, 6, 7])
+    torch.rand(3)  # the global generator plays no part
+    again = model.generate(PROMPTS, seeds=[5, 6, 7])
+    other = model.generate(PROMPTS, seeds=[5, 8, 7])
+    assert torch.equal(first, again)
+    assert torch.equal(first[[0, 2]], other[[0, 2]])
+    assert (first[1] - other[1]).abs().mean() > 0.01
+
+
+def test_without_seeds_a_row_has_its_index_as_seed(model: MusicGen) -> None:
+    same = ["a calm piano"] * 3
+    wav = model.generate(same)
+    assert torch.equal(wav, model.generate(same, seeds=[0, 1, 2]))
+    assert not torch.equal(wav[0], wav[1])
+
+
+def test_prompts_and_melodies_make_a_difference_without_any_draw(model: MusicGen) -> None:
+    model.set_generation_params(use_sampling=False, duration=0.5)
+    _, tokens = model.generate(PROMPTS, return_tokens=True)
+    _, led = model.generate_with_chroma(PROMPTS, noise(3, 1, 20_000), 16_000, return_tokens=True)
+    everything = [*tokens, *led]
+    for i, one in enumerate(everything):
+        for other in everything[i + 1 :]:
+            assert not torch.equal(one, other)
+
+
+def test_a_clip_does_not_depend_on_its_mates(model: MusicGen) -> None:
+    """At the same number of rows: tokens are the same bits alone, first, or last in company."""
+    chroma = model.melody_chroma(noise(2, 30_000), 44_100)
+    wishes = [
+        {"prompt": PROMPTS[0], "n_frames": 20, "seed": 1},
+        {"prompt": PROMPTS[1], "n_frames": 33, "seed": 2, "melody_chroma": chroma},
+        {"prompt": None, "n_frames": 12, "seed": 3, "continuation": noise(1, 2_000)},
+        {"prompt": None, "n_frames": 27, "seed": 4},
+    ]
+
+    def run(order: Sequence[int]) -> dict[str, Tensor | None]:
+        engine = model.make_engine(slots=2)
+        for i in order:
+            engine.submit(model.make_request(str(i), sampling=SamplingParams(), **wishes[i]))
+        codes: dict[str, Tensor | None] = {}
+        while len(codes) < len(order):
+            codes |= {clip.key: clip.codes for clip in engine.step()}
+        return codes
+
+    together, reverse = run([0, 1, 2, 3]), run([3, 2, 1, 0])
+    for i in range(len(wishes)):
+        alone = run([i])[str(i)]
+        assert alone is not None
+        assert torch.equal(alone, together[str(i)])
+        assert torch.equal(alone, reverse[str(i)])
+
+
+def test_more_clips_than_slots_wait_their_turn(model: MusicGen) -> None:
+    prompts = ["a", "b", "c", "d", "e"]
+    narrow = MusicGen.get_pretrained("tiny", device="cpu", max_slots=2)
+    narrow.set_generation_params(duration=0.1)
+    assert narrow.generate(prompts).shape == (5, 1, 1600)
+
+
+@pytest.mark.parametrize("cfg_coef_beta", [None, 2.0])
+@pytest.mark.parametrize("cfg_coef", [1.0, 3.0])
+def test_progress_counts_up_to_its_total(
+    model: MusicGen, cfg_coef: float, cfg_coef_beta: float | None
+) -> None:
+    seen: list[tuple[int, int]] = []
+    model.set_generation_params(duration=0.2, cfg_coef=cfg_coef, cfg_coef_beta=cfg_coef_beta)
+    model.set_custom_progress_callback(lambda done, total: seen.append((done, total)))
+    model.generate(["a", "b", "c"], progress=True)
+    n_steps = 10 + 3
+    assert seen == [(step, n_steps) for step in range(1, n_steps + 1)]
+    seen.clear()
+    model.generate(["a"])
+    assert seen == []
+
+
+def test_a_continuation_begins_with_its_prompt(model: MusicGen) -> None:
+    opening = noise(2, 2, 8_820)  # 0.2 s of stereo at 44.1 kHz
+    wav, tokens = model.generate_continuation(opening, 44_100, ["x", None], return_tokens=True)
+    assert wav.shape == (2, 1, 8_000)
+    mono = noise(2, 1, 3_200)
+    wav, tokens = model.generate_continuation(mono, 16_000, return_tokens=True)
+    codes, _ = model.compression_model.encode(mono)
+    assert torch.equal(tokens[..., :10], codes)
+
+
+def test_unconditional_clips_differ(model: MusicGen) -> None:
+    wav = model.generate_unconditional(2)
+    assert wav.shape == (2, 1, 8_000)
+    assert not torch.equal(wav[0], wav[1])
+
+
+def test_melodies_come_as_a_tensor_or_as_a_list_with_gaps(model: MusicGen) -> None:
+    melody = noise(1, 20_000)
+    listed = model.generate_with_chroma(["a", "b"], [melody, None], 16_000)
+    alone = model.generate_with_chroma(["a"], melody, 16_000)
+    assert torch.equal(model.generate(["z", "b"])[1], listed[1])
+    torch.testing.assert_close(alone[0], listed[0])
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda m: m.generate([]), "descriptions is a list .* not empty"),
+        (lambda m: m.generate("a calm piano"), "descriptions is a list"),
+        (lambda m: m.generate(["a"], seeds=[1, 2]), "seeds has 2 entries for 1 descriptions"),
+        (lambda m: m.generate(["a"], seeds=[-1]), r"seed=-1 lies outside 0 … 2\^63"),
+        (lambda m: m.generate(["a"], seeds=[2**63]), "lies outside 0"),
+        (
+            lambda m: m.set_generation_params(duration=30.02),
+            "duration=30.02 s lies outside .* 30 s",
+        ),
+        (lambda m: m.set_generation_params(duration=0), "duration=0 s"),
+        (lambda m: m.set_generation_params(duration=float("nan")), "duration=nan s"),
+        (lambda m: m.set_generation_params(duration=1, top_p=1.5), "top_p=1.5"),
+        (lambda m: m.generate_with_chroma(["a"], noise(8), 16_000), "melody_wavs is .batch"),
+        (lambda m: m.generate_with_chroma(["a"], [None] * 2, 16_000), "melody_wavs has 2 entries"),
+        (lambda m: m.generate_with_chroma(["a"], [noise(1, 0)], 16_000), "a melody is"),
+        (lambda m: m.generate_continuation(noise(8), 16_000), "prompt is .batch"),
+        (lambda m: m.generate_continuation(noise(1, 1, 8_000), 16_000), "raise the duration"),
+        (lambda m: m.generate_continuation(noise(1, 1, 0), 16_000), "a continuation is finite"),
+    ],
+)
+def test_bad_input_is_a_value_error_that_says_what_to_do(
+    model: MusicGen, call: object, message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        call(model)
+
+
+@pytest.mark.parametrize(
+    ("wish", "message"),
+    [
+        ({"n_frames": 1501}, r"1501 frames \(30.02 s\) lie outside this model's 1 … 1500 \(30 s\)"),
+        ({"melody_chroma": [0, 12]}, "pitch classes 0 … 11"),
+        ({"melody_chroma": []}, "pitch classes 0 … 11, not empty"),
+        ({"continuation": torch.full((1, 100), float("nan"))}, "finite audio"),
+        ({"continuation": torch.zeros(1, 640), "n_frames": 2}, "is 0.04 s long and the clip"),
+        ({"prompt": "drum" + " drum" * 599}, "prompt has 601 tokens, limit 512"),
+    ],
+)
+def test_a_row_that_can_not_be_made_is_a_value_error(
+    model: MusicGen, wish: dict, message: str
+) -> None:
+    row = {"prompt": "a", "n_frames": 50, "seed": 0, "sampling": SamplingParams(), **wish}
+    with pytest.raises(ValueError, match=message):
+        model.make_request("row", **row)
+
+
+def test_after_a_failed_call_the_model_goes_on(model: MusicGen) -> None:
+    before = model.generate(["a"])
+
+    def stop(done: int, total: int) -> None:
+        raise KeyboardInterrupt
+
+    model.set_custom_progress_callback(stop)
+    with pytest.raises(KeyboardInterrupt):
+        model.generate(["b"], progress=True)
+    assert torch.equal(model.generate(["a"]), before)
+
+
+def test_the_bundled_model_loads_and_runs_in_transformers() -> None:
+    theirs, info = MusicgenMelodyForConditionalGeneration.from_pretrained(
+        TINY_FOLDER, dtype=torch.float32, output_loading_info=True
+    )
+    assert not info["missing_keys"]
+    assert not info["unexpected_keys"]
+    wav = theirs.generate(input_ids=torch.tensor([[5, 1]]), do_sample=False, max_length=14)
+    assert wav.shape == (1, 1, 10 * 320)
+    assert wav.isfinite().all()

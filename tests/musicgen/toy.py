@@ -1,0 +1,80 @@
+"""Small random models and random workloads for the tests of the core."""
+
+import random
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from musicgen.conditioning.fuser import ClipConditions
+from musicgen.config import ChromaConfig, FuseMethod, LMConfig, SamplingParams
+from musicgen.engine import Engine, Finished, Request
+from musicgen.lm import LMModel
+
+GOLDEN = Path(__file__).parent.parent / "golden"
+CHROMA = ChromaConfig(n_fft=64, hop_length=16, n_chroma=12, chroma_length=7, sample_rate_hz=16_000)
+
+
+def toy_lm(fuse: FuseMethod, *, dim: int = 64, card: int = 80) -> LMModel:
+    """A random model whose norms, biases and heads all matter."""
+    cfg = LMConfig(
+        dim=dim,
+        n_heads=dim // 16,
+        n_layers=2,
+        ffn_dim=4 * dim,
+        n_codebooks=4,
+        card=card,
+        delays=(0, 1, 2, 3),
+        text_dim=16,
+        fuse=fuse,
+        chroma=CHROMA if fuse == "prepend" else None,
+    )
+    generator = torch.Generator().manual_seed(7)
+    lm = LMModel(cfg).eval()
+    for parameter in lm.parameters():
+        nn.init.normal_(parameter, std=0.15, generator=generator)
+    for module in lm.modules():
+        if isinstance(module, nn.LayerNorm):
+            nn.init.normal_(module.weight, mean=1.0, std=0.2, generator=generator)
+    return lm
+
+
+def random_request(rng: random.Random, lm: LMModel, key: str, max_frames: int) -> Request:
+    """A clip with random length, text, melody, guidance, sampling and perhaps a prompt."""
+    generator = torch.Generator().manual_seed(rng.randrange(2**31))
+    cfg, n_frames = lm.cfg, rng.randint(1, max_frames)
+    n_text = rng.choice([1, 3, 9, 70])
+    text = torch.randn(n_text, cfg.dim, generator=generator)
+    if rng.random() < 0.2:
+        text = torch.zeros(1, cfg.dim)
+    null_audio = torch.linspace(-1, 1, 7 * cfg.dim).view(7, cfg.dim) if cfg.chroma else None
+    melody = torch.randn(7, cfg.dim, generator=generator)
+    prompt = torch.randint(cfg.card, (4, max(1, n_frames // 3)), generator=generator)
+    return Request(
+        key=key,
+        conditions=ClipConditions(
+            text, melody if cfg.chroma and rng.random() < 0.6 else None, null_audio
+        ),
+        n_frames=n_frames,
+        seed=rng.randrange(2**63),
+        sampling=SamplingParams(
+            use_sampling=rng.random() < 0.8,
+            temperature=rng.choice([0.7, 1.0, 1.3]),
+            top_k=rng.choice([0, 5, 50, 250]),
+            top_p=rng.choice([0.0, 0.0, 0.8]),
+            cfg_coef=rng.choice([1.0, 3.0, 3.0, 5.0]),
+            cfg_coef_beta=rng.choice([None, None, 2.0]),
+        ),
+        prompt_codes=prompt if n_frames > 1 and rng.random() < 0.3 else None,
+    )
+
+
+def run(engine: Engine, requests: list[Request]) -> dict[str, Finished]:
+    """Feed the engine as a job does, whenever it has room, until everything ended."""
+    waiting, ended = list(requests), {}
+    while waiting or engine.n_active or engine.n_waiting:
+        while waiting and engine.has_room:
+            engine.submit(waiting.pop(0))
+        for finished in engine.step():
+            ended[finished.key] = finished
+    return ended
