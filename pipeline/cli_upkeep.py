@@ -10,7 +10,7 @@ import click
 from pipeline.cli_errors import EXIT_CRASH, errors_to_exit_codes, say
 from pipeline.config import ConfigError
 from pipeline.options import storage_pairs
-from pipeline.storage import Storage, open_storage
+from pipeline.storage import Storage, StorageError, open_storage
 
 
 def on_output(command: Callable[..., None]) -> Callable[..., None]:
@@ -34,9 +34,13 @@ def on_output(command: Callable[..., None]) -> Callable[..., None]:
 
 
 def existing_output(output: str, options: dict[str, Any]) -> Storage:
-    """The storage of an output; ConfigError where there is none."""
-    storage = open_storage(output, options)
-    if not storage.exists_root():
+    """The storage of an output; ConfigError where there is none, or it can't be reached."""
+    try:
+        storage = open_storage(output, options)
+        found = storage.exists_root()
+    except StorageError as error:
+        raise ConfigError(f"--output {output} can't be used: {error}") from error
+    if not found:
         raise ConfigError(f"{output}: no such output; check --output, or let `run` make it")
     return storage
 

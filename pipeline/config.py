@@ -110,7 +110,7 @@ class JobConfig(BaseModel):
         """Ray tasks that a replica holds at once: enough rows for the slots, those that wait
         behind them, and a part that is being filled (a task ends when its rows are committed)."""
         rows = 2 * self.slots + self.part_clips
-        return max(2, -(-rows // self.block_rows))
+        return 1 + -(-rows // self.block_rows)
 
 
 def load_config(

@@ -80,8 +80,8 @@ def run(
         StorageError, SchemaError, ConfigError, StalledError: The job as a whole can't go on;
             whatever is committed stays.
     """
-    storage = open_storage(config.output, config.storage_options)
-    with _lease(storage, config, say) as lease:
+    with _lease(config, say) as lease:
+        storage = lease.storage
         lease.start_heartbeat()
         maintain.finish_compaction(storage, lease)
         schema = ledger.check_schema(storage, manifest.extra_schema, config.audio)
@@ -166,9 +166,10 @@ def build_dataset(
     )
 
 
-def _lease(storage: Storage, config: JobConfig, say: Callable[[str], None]) -> Lease:
+def _lease(config: JobConfig, say: Callable[[str], None]) -> Lease:
     """The first write to the output: what fails here is the output's address or credentials."""
     try:
+        storage = open_storage(config.output, config.storage_options)
         return Lease.acquire(
             storage, ttl_s=config.lease_ttl_s, wait=config.wait, on_message=say, owner="run"
         )
@@ -226,12 +227,16 @@ def _start_ray(config: JobConfig) -> None:
     context.print_on_execution_start = False
     # A long model load or a long clip is no fault; `_watch` has its own stall detector.
     context.execution_no_progress_timeout_s = -1
+    level = "info" if config.verbose else "error"
     for noisy in ("ray", "ray.data"):
-        logging.getLogger(noisy).setLevel(logging.INFO if config.verbose else logging.WARNING)
+        logging.getLogger(noisy).setLevel(level.upper())
+    if not config.verbose:
+        # Ray's C++ side reports, as an error, a restart hazard at the start of every actor pool.
+        os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     if ray.is_initialized():
         return
     if os.environ.get("RAY_ADDRESS"):
-        ray.init(log_to_driver=config.verbose, logging_level="warning")
+        ray.init(log_to_driver=config.verbose, logging_level=level)
         return
     # Logical CPUs: replicas, the prepare pool, and room for tasks that read and cut blocks.
     n_cpus = math.ceil(config.replicas * config.cpus_per_replica + 0.5 * config.prepare_workers + 2)
@@ -241,7 +246,7 @@ def _start_ray(config: JobConfig) -> None:
         object_store_memory=OBJECT_STORE_BYTES,
         include_dashboard=False,
         log_to_driver=config.verbose,
-        logging_level="warning",
+        logging_level=level,
     )
 
 

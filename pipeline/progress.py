@@ -38,6 +38,11 @@ class Tally:
         return (self.total - ended) * self.wall_s / ended
 
     def line(self) -> str:
+        if not self.clips + self.failed:
+            return (
+                f"0/{self.total} rows, {clock(self.wall_s)} elapsed: replicas start, load the "
+                "model and fill their first part"
+            )
         eta = "?" if self.eta_s is None else clock(self.eta_s)
         return (
             f"{self.clips + self.failed}/{self.total} rows, {self.clips} clips, "

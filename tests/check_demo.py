@@ -1,4 +1,4 @@
-"""The end of `make demo`: exactly the row that is bad on purpose failed, and the output is whole."""
+"""The end of `make demo`: only the row that is bad on purpose failed, and the output is whole."""
 
 import sys
 

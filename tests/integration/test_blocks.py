@@ -1,0 +1,90 @@
+"""What reaches the replicas of a manifest that is nearly done: blocks of the intended size."""
+
+import collections
+import threading
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from manifests.reader import Manifest
+from pipeline import ledger
+from pipeline.checkpoint import inspect_model, limits_of
+from pipeline.config import load_config
+from pipeline.done_set import NO_IDS, DoneSet, pack_ids
+from pipeline.job import build_dataset
+from pipeline.plan import Clip, Expander, PlanSpec, Selection, scan
+from pipeline.prepare import PrepareSettings
+from pipeline.replica import ReplicaSettings
+from tests.integration.jobs import TINY, write_manifest
+
+N_ROWS, N_PENDING, BLOCK_ROWS = 20_000, 200, 8
+
+
+class CountingReplica:
+    """Takes the place of a replica: reports the size of each block and how many calls overlap."""
+
+    def __init__(self, settings: ReplicaSettings) -> None:
+        self.lock, self.inside = threading.Lock(), 0
+        self.together = threading.Barrier(2, timeout=20)
+
+    def __call__(self, table: pa.Table) -> pa.Table:
+        with self.lock:
+            self.inside += 1
+            inside = self.inside
+        try:
+            self.together.wait()
+            overlapped = True
+        except threading.BrokenBarrierError:
+            overlapped = False
+        with self.lock:
+            self.inside -= 1
+        return pa.table(
+            {"n_rows": [table.num_rows], "inside": [inside], "overlapped": [overlapped]}
+        )
+
+
+def expand_all(spec: PlanSpec) -> list[Clip]:
+    expander, nothing = Expander(spec), Selection(DoneSet(NO_IDS, NO_IDS))
+    found: list[Clip] = []
+    for unit in spec.manifest.units:
+        for first_row, batch in spec.manifest.read_unit(unit):
+            for number, raw in enumerate(spec.manifest.raw_rows(batch), start=first_row):
+                found += [
+                    item
+                    for _, item in expander.expand(raw, number, 0, nothing)
+                    if isinstance(item, Clip)
+                ]
+    return found
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_a_manifest_that_is_99_percent_done(tmp_path: Path) -> None:
+    rows = [{"id": f"r{i}", "prompt": f"song {i}", "duration_s": 1.0} for i in range(N_ROWS)]
+    path = write_manifest(tmp_path / "m.parquet", rows)
+    flags = TINY | {"block_rows": BLOCK_ROWS, "manifest": str(path), "output": str(tmp_path)}
+    config = load_config(None, flags)
+    info = inspect_model(config)
+    spec = PlanSpec(Manifest.open(str(path)), config.generation, limits_of(info))
+    every_hundredth = N_ROWS // N_PENDING
+    done = [c.clip_id for n, c in enumerate(expand_all(spec)) if n % every_hundredth]
+    known = DoneSet(np.unique(pack_ids(done)), NO_IDS)
+
+    plan = scan(spec, Selection(known))
+    assert (plan.outcomes["done"], plan.pending) == (N_ROWS - N_PENDING, N_PENDING)
+    dataset = build_dataset(
+        config,
+        plan,
+        PrepareSettings(spec, info, plan.repeats, retry=False),
+        ReplicaSettings(config, info, "run", 1, "", ledger.CLIP_FIELDS),
+        known,
+        CountingReplica,
+    )
+    calls: list[dict[str, Any]] = dataset.take_all()
+
+    sizes = collections.Counter(call["n_rows"] for call in calls)
+    assert sizes == {BLOCK_ROWS: N_PENDING // BLOCK_ROWS}
+    # Calls run side by side in one replica, which is what keeps its slots full across tasks.
+    assert max(call["inside"] for call in calls) >= 2

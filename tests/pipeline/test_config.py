@@ -1,0 +1,54 @@
+"""Settings: built-in < earlier run < job.yaml < flag, and faults that name the way out."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline.config import ConfigError, load_config
+
+NEEDED = {"manifest": "m.parquet", "output": "o", "model": "tiny"}
+
+
+def test_flags_override_yaml_which_overrides_an_earlier_run(tmp_path: Path) -> None:
+    yaml = tmp_path / "job.yaml"
+    yaml.write_text("slots: 3\nreplicas: 3\ngeneration: {top_k: 3, top_p: 0.3}\n")
+    earlier = {"slots": 2, "replicas": 2, "part_clips": 2, "generation": {"top_k": 2}}
+
+    config = load_config(str(yaml), NEEDED | {"slots": 4, "top_k": 4}, earlier)
+
+    assert (config.slots, config.replicas, config.part_clips) == (4, 3, 2)
+    assert (config.generation.top_k, config.generation.top_p) == (4, 0.3)
+    assert config.generation.duration_s == 10.0
+
+
+@pytest.mark.parametrize(
+    ("yaml", "message"),
+    [
+        ("slots: many", r"slots='many'.*integer"),
+        ("- slots", r"holds a list; write `key: value`"),
+        ("slots: [", r"is not YAML"),
+        ("replicas: 0", r"replicas=0: .*greater than or equal to 1"),
+        ("storage_options: {key: AKIA}", r"storage option key: credentials are not accepted"),
+        ("generation: {duration_s: 9999}", r"generation.duration_s=9999.*3600"),
+        ("audio_format: aac", r"audio_format='aac'.*'flac' or 'wav'"),
+    ],
+)
+def test_a_bad_file_is_one_clear_error(yaml: str, message: str, tmp_path: Path) -> None:
+    path = tmp_path / "job.yaml"
+    path.write_text(yaml)
+
+    with pytest.raises(ConfigError, match=message):
+        load_config(str(path), NEEDED)
+
+
+@pytest.mark.parametrize(
+    ("slots", "part_clips", "block_rows"), [(2, 8, 4), (32, 64, 8), (1, 1, 8), (8, 1000, 16)]
+)
+def test_enough_rows_are_in_flight(slots: int, part_clips: int, block_rows: int) -> None:
+    """Twice the slots keep them full; a part more must fit, since tasks end with their commit."""
+    flags: dict[str, Any] = {"slots": slots, "part_clips": part_clips, "block_rows": block_rows}
+
+    config = load_config(None, NEEDED | flags)
+
+    assert config.tasks_in_flight * block_rows >= 2 * slots + part_clips
