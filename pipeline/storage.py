@@ -19,6 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar, cast
 
+from fsspec.asyn import sync
+
 from pipeline import local_files
 from pipeline.filesystems import make_filesystem, split_uri
 from pipeline.range_file import RangeFile
@@ -49,6 +51,7 @@ SUPPORTED = ("file", "s3", "gs", "memory")
 # ignores the condition of an exclusive create when it completes them.
 ONE_PUT = 5 * 2**30
 THREADS = 16
+LISTING_PATIENCE = 10  # millions of keys come in thousands of answers
 
 
 @dataclass(frozen=True)
@@ -107,14 +110,14 @@ class Storage:
     def get(self, path: str) -> bytes:
         """The whole object; ObjectNotFoundError where there is none."""
         full = self._full(path)
-        return self._retrying("read", path, lambda: bytes(self._fs.cat_file(full)))
+        return self._retrying("read", path, lambda: bytes(self._ask("cat_file", full)))
 
     def get_range(self, path: str, start: int, end: int) -> bytes:
         """Bytes `start` to `end` (exclusive) of an object that is at least so long."""
         full = self._full(path)
 
         def read() -> bytes:
-            data = bytes(self._fs.cat_file(full, start=start, end=end))
+            data = bytes(self._ask("cat_file", full, start=start, end=end))
             if len(data) != end - start:
                 raise OSError(errno.EIO, f"got {len(data)} of {end - start} bytes")
             return data
@@ -130,7 +133,7 @@ class Storage:
         """The size in bytes, None where there is no object."""
         full = self._full(path)
         try:
-            info = self._retrying("read", path, lambda: dict(self._fs.info(full)))
+            info = self._retrying("read", path, lambda: dict(self._ask("info", full)))
         except ObjectNotFoundError:
             return None
         return int(info["size"]) if info["type"] == "file" else None
@@ -156,7 +159,9 @@ class Storage:
         if self.protocol == "file":
             return Path(self._base).is_dir()
         try:
-            return bool(self._retrying("list", "", lambda: self._fs.ls(self._base, detail=False)))
+            return bool(
+                self._retrying("list", "", lambda: self._ask("ls", self._base, detail=False))
+            )
         except ObjectNotFoundError:
             return False
 
@@ -165,14 +170,7 @@ class Storage:
     def put(self, path: str, data: bytes) -> None:
         """Publish an object in one step, in the place of one that stands there."""
         full = self._full(path)
-
-        def write() -> None:
-            if self.protocol == "file":
-                local_files.publish(Path(full), data, replace=True)
-            else:
-                self._fs.pipe_file(full, data, **self._put_options)
-
-        self._retrying("write", path, write)
+        self._retrying("write", path, lambda: self._publish(full, data, replace=True))
 
     def put_many(self, objects: Mapping[str, bytes]) -> None:
         """Publish several objects side by side; raises if any of them failed."""
@@ -200,10 +198,7 @@ class Storage:
 
         def create() -> bool:
             try:
-                if self.protocol == "file":
-                    local_files.publish(Path(full), data, replace=False)
-                else:
-                    self._fs.pipe_file(full, data, mode="create", **self._put_options)
+                self._publish(full, data, replace=False)
             except Exception as error:
                 if not is_conflict(error):
                     raise
@@ -227,7 +222,7 @@ class Storage:
         def remove(path: str) -> None:
             full = self._full(path)
             with suppress(ObjectNotFoundError):
-                self._retrying("delete", path, lambda: self._fs.rm_file(full))
+                self._retrying("delete", path, lambda: self._ask("rm_file", full))
 
         with ThreadPoolExecutor(THREADS) as pool:
             for done in [pool.submit(remove, path) for path in paths]:
@@ -242,9 +237,21 @@ class Storage:
             self._opened = (os.getpid(), make_filesystem(self.protocol, self.options, self.retry))
         return self._opened[1]
 
-    @property
-    def _put_options(self) -> dict[str, Any]:
-        return {"chunksize": ONE_PUT} if self.protocol == "s3" else {}
+    def _publish(self, full: str, data: bytes, *, replace: bool) -> None:
+        if self.protocol == "file":
+            local_files.publish(Path(full), data, replace=replace)
+        else:
+            one_put = {"chunksize": ONE_PUT} if self.protocol == "s3" else {}
+            mode = "overwrite" if replace else "create"
+            self._ask("pipe_file", full, data, mode=mode, **one_put)
+
+    def _ask(self, method: str, *arguments: Any, **options: Any) -> Any:
+        """Call the file system, but never wait for ever: what hangs is tried again."""
+        fs = self._fs
+        if not fs.async_impl:
+            return getattr(fs, method)(*arguments, **options)
+        deadline_s = self.retry.deadline_s * (LISTING_PATIENCE if method == "find" else 1)
+        return sync(fs.loop, getattr(fs, f"_{method}"), *arguments, timeout=deadline_s, **options)
 
     def _full(self, path: str) -> str:
         return f"{self._base}/{_checked(path)}"
@@ -263,7 +270,7 @@ class Storage:
         ]
 
     def _find_remote(self, folder: str) -> builtins.list[ObjectInfo]:
-        found = self._fs.find(folder, detail=True)
+        found = self._ask("find", folder, detail=True)
         return [
             ObjectInfo(name[len(self._base) + 1 :], int(info["size"]), _modified_s(info))
             for name, info in found.items()

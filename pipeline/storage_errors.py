@@ -54,6 +54,8 @@ class RetryPolicy:
     max_delay_s: float = 16.0
     read_timeout_s: float = 20.0
     connect_timeout_s: float = 5.0
+    deadline_s: float = 300.0
+    """for one attempt as a whole, whatever trickles in meanwhile"""
 
     def delays_s(self) -> Iterator[float | None]:
         """One value per attempt: how long to wait after it fails; None after the last."""

@@ -218,8 +218,11 @@ def test_connections_that_break_are_made_again(shaky: Storage, proxy: FaultProxy
 
 
 @pytest.mark.s3
-def test_a_store_that_falls_silent_is_asked_again(s3: S3Server, proxy: FaultProxy) -> None:
-    hasty = RetryPolicy(attempts=2, first_delay_s=0.02, read_timeout_s=0.5)
+@pytest.mark.parametrize(("read_timeout_s", "deadline_s"), [(0.5, 300), (60, 1)])
+def test_a_store_that_falls_silent_is_asked_again(
+    s3: S3Server, proxy: FaultProxy, read_timeout_s: float, deadline_s: float
+) -> None:
+    hasty = RetryPolicy(2, 0.02, read_timeout_s=read_timeout_s, deadline_s=deadline_s)
     storage = open_storage(s3.bucket(), {"endpoint_url": proxy.endpoint}, retry=hasty)
     for method in ("PUT", "GET", "DELETE"):
         proxy.inject("stall", method)

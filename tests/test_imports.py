@@ -1,0 +1,88 @@
+"""The direction of imports: a file imports only files to its left, a package those before it.
+
+The lists below are the order in which a newcomer reads the code; a new file needs a place in them.
+"""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+ORDER = {
+    "manifests": [],
+    "musicgen": [],
+    "pipeline": [],
+}
+MAY_IMPORT = {
+    "manifests": {"manifests"},
+    "musicgen": {"musicgen"},
+    "pipeline": {"manifests", "musicgen", "pipeline"},
+}
+# Free of torch, so that the driver's checks stay fast.
+LIGHT_MUSICGEN = {"musicgen.files"}
+IMPORTS_THE_MODEL = {"prepare", "replica", "records"}
+IMPORTS_RAY = {"prepare", "job"}
+
+
+def modules(package: str) -> dict[str, Path]:
+    """Module name below the package to its file; scripts that nothing imports are left out."""
+    found = {}
+    for path in sorted((ROOT / package).rglob("*.py")):
+        name = ".".join(path.relative_to(ROOT / package).with_suffix("").parts)
+        if path.name != "__init__.py" and name not in ("examples.make_audio", "tiny.make"):
+            found[name] = path
+    return found
+
+
+def imported(path: Path) -> set[str]:
+    """Full names of the modules that a file imports, at any depth of the code."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
+    return names
+
+
+@pytest.mark.parametrize("package", ORDER)
+def test_every_file_has_a_place(package: str) -> None:
+    assert sorted(ORDER[package]) == sorted(modules(package))
+
+
+@pytest.mark.parametrize("package", ORDER)
+def test_files_import_only_to_their_left(package: str) -> None:
+    order = ORDER[package]
+    for name, path in modules(package).items():
+        left = set(order[: order.index(name)])
+        ours = {full.partition(".")[2] for full in imported(path) if full.startswith(package + ".")}
+        assert ours & set(order) <= left, f"{package}/{name} imports to its right: {ours - left}"
+
+
+@pytest.mark.parametrize("package", ORDER)
+def test_packages_import_only_what_they_may(package: str) -> None:
+    for name, path in modules(package).items():
+        packages = {full.partition(".")[0] for full in imported(path)} & set(ORDER)
+        assert packages <= MAY_IMPORT[package], f"{package}/{name}"
+
+
+def test_only_some_files_of_the_job_touch_the_model_or_ray() -> None:
+    for name, path in modules("pipeline").items():
+        names = imported(path)
+        heavy = {n for n in names if n.startswith("musicgen.")} - LIGHT_MUSICGEN
+        heavy = {n for n in heavy if not n.startswith("musicgen.files.")}
+        assert not heavy or name in IMPORTS_THE_MODEL, f"pipeline/{name} imports {heavy}"
+        assert "ray" not in names or name in IMPORTS_RAY, f"pipeline/{name} imports ray"
+
+
+@pytest.mark.parametrize("module", ["manifests.check", "musicgen.files", "pipeline.plan"])
+def test_light_modules_load_nothing_heavy(module: str) -> None:
+    code = f"import sys, {module}; print([m for m in ('torch', 'ray') if m in sys.modules])"
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT
+    )
+    assert done.stdout.strip() == "[]"
