@@ -25,11 +25,11 @@ from ray.data import ActorPoolStrategy, DataContext
 
 from manifests.reader import Manifest
 from musicgen.files import ModelInfo
-from pipeline import ledger, maintain
+from pipeline import ledger
 from pipeline.checkpoint import limits_of
 from pipeline.config import ConfigError, JobConfig
-from pipeline.lease import Lease
-from pipeline.ledger import DoneSet
+from pipeline.ledger import DoneSet, maintain
+from pipeline.ledger.lease import Lease
 from pipeline.plan import Letter, Plan, PlanSpec, Selection, describe_plan, scan
 from pipeline.prepare import Prepare, PrepareSettings, read_rows
 from pipeline.progress import ProgressView, Tally

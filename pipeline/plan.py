@@ -30,8 +30,8 @@ from manifests.schema import (
     resolve_uri,
 )
 from pipeline.ledger import DoneSet
-from pipeline.references import reference_token
 from pipeline.storage import StorageError
+from pipeline.storage.references import reference_token
 
 SCAN_ROWS = 2_000
 SCAN_THREADS = 16

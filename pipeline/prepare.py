@@ -35,8 +35,8 @@ from pipeline.plan import (
     Selection,
     take_letter,
 )
-from pipeline.references import read_uri
 from pipeline.storage import StorageError
+from pipeline.storage.references import read_uri
 
 FETCH_THREADS = 8
 READ_ROWS = 2_000

@@ -31,7 +31,7 @@ from pipeline import ledger, quality
 from pipeline.commit import PartWriter
 from pipeline.config import JobConfig
 from pipeline.encode import encode
-from pipeline.lease import LeaseLostError, holds
+from pipeline.ledger.lease import LeaseLostError, holds
 from pipeline.prepare import extras_of
 from pipeline.records import Recorder
 from pipeline.storage import open_storage

@@ -3,8 +3,8 @@
 import sys
 
 from pipeline import ledger
+from pipeline.ledger.verify import verify
 from pipeline.storage import open_storage
-from pipeline.verify import verify
 
 EXPECTED = {"broken-melody"}
 

@@ -15,9 +15,10 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline import ledger, verify
+from pipeline import ledger
 from pipeline.checkpoint import inspect_model
 from pipeline.config import load_config
+from pipeline.ledger import verify
 from pipeline.storage import open_storage
 
 EXAMPLES = Path(__file__).parents[2] / "manifests" / "examples"

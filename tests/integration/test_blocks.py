@@ -13,8 +13,8 @@ from manifests.reader import Manifest
 from pipeline import ledger
 from pipeline.checkpoint import inspect_model, limits_of
 from pipeline.config import load_config
-from pipeline.done_set import NO_IDS, DoneSet, pack_ids
 from pipeline.job import build_dataset
+from pipeline.ledger.done_set import NO_IDS, DoneSet, pack_ids
 from pipeline.plan import Clip, Expander, PlanSpec, Selection, scan
 from pipeline.prepare import PrepareSettings
 from pipeline.replica import ReplicaSettings

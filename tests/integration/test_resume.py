@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.lease import Lease, LeaseHeldError
-from pipeline.maintain import compact
+from pipeline.ledger.lease import Lease, LeaseHeldError
+from pipeline.ledger.maintain import compact
 from pipeline.storage import open_storage
 from tests.integration.jobs import (
     EXAMPLES,

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner, Result
 
-from pipeline.cli import main
+from pipeline.cli.root import main
 
 ROOT = Path(__file__).parents[2]
 
@@ -179,7 +179,7 @@ def test_every_flag_of_run_is_described() -> None:
 CHECK = """
 import sys, time
 from click.testing import CliRunner
-from pipeline.cli import main
+from pipeline.cli.root import main
 result = CliRunner().invoke(main, sys.argv[1:])
 heavy = [name for name in ("torch", "ray", "transformers", "datasets") if name in sys.modules]
 print(result.exit_code, heavy)

@@ -13,8 +13,8 @@ import pytest
 
 from pipeline import ledger
 from pipeline.commit import PartWriter
-from pipeline.done_set import NO_IDS, DoneSet, pack_ids
-from pipeline.lease import LeaseLostError
+from pipeline.ledger.done_set import NO_IDS, DoneSet, pack_ids
+from pipeline.ledger.lease import LeaseLostError
 from pipeline.storage import Storage, open_storage
 
 NOBODY = DoneSet(NO_IDS, NO_IDS)

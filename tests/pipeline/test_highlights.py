@@ -9,7 +9,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from pipeline.highlights import (
+from pipeline.ledger.tables import CLIP_FIELDS, FAILED_SCHEMA
+from pipeline.report.highlights import (
     FLAGS,
     failure_groups,
     flagged,
@@ -18,7 +19,6 @@ from pipeline.highlights import (
     take_rows,
     worst_rows,
 )
-from pipeline.tables import CLIP_FIELDS, FAILED_SCHEMA
 
 NOW = datetime(2026, 1, 2, tzinfo=UTC)
 FINE = {

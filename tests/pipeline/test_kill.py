@@ -10,11 +10,11 @@ import time
 
 import pytest
 
-from pipeline.lease import Lease, current_generation, holds
 from pipeline.ledger import committed_ids, list_parts, new_replica_id, new_run_id
-from pipeline.maintain import compact, finish_compaction, gc
+from pipeline.ledger.lease import Lease, current_generation, holds
+from pipeline.ledger.maintain import compact, finish_compaction, gc
+from pipeline.ledger.verify import verify
 from pipeline.storage import Storage, open_storage
-from pipeline.verify import verify
 from tests.pipeline.outputs import clip, commit, hex_id
 
 CLIPS = [f"clip {n}" for n in range(36)]

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.lease import Lease, LeaseHeldError, LeaseLostError, current_generation, holds
+from pipeline.ledger.lease import Lease, LeaseHeldError, LeaseLostError, current_generation, holds
 from pipeline.storage import RetryPolicy, Storage, StorageError, open_storage
 from tests.faults import fault_proxy
 from tests.s3 import S3Server

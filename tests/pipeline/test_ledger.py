@@ -26,7 +26,7 @@ from pipeline.ledger import (
     write_clip_part,
     write_run,
 )
-from pipeline.parts import READ_WHOLE_BYTES, publish_part
+from pipeline.ledger.parts import READ_WHOLE_BYTES, publish_part
 from pipeline.storage import Storage, StorageError, open_storage
 from tests.faults import fault_proxy
 from tests.pipeline.outputs import RUN, audio_of, clip, commit, fail, hex_id, letter

@@ -12,12 +12,12 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from pipeline.lease import Lease, LeaseLostError
 from pipeline.ledger import committed_ids, list_parts, read_clips, read_failed
-from pipeline.maintain import compact, finish_compaction, gc
-from pipeline.parts import UnreadablePartError
+from pipeline.ledger.lease import Lease, LeaseLostError
+from pipeline.ledger.maintain import compact, finish_compaction, gc
+from pipeline.ledger.parts import UnreadablePartError
+from pipeline.ledger.verify import verify
 from pipeline.storage import Storage, open_storage
-from pipeline.verify import verify
 from tests.pipeline.outputs import audio_of, clip, commit, fail, hex_id, letter
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from pipeline.pictures import (
+from pipeline.report.pictures import (
     LOWEST_HZ,
     WAVE_COLUMNS,
     histogram,

@@ -12,7 +12,7 @@ import pytest
 
 from manifests.reader import Manifest
 from manifests.schema import GenerationDefaults
-from pipeline.done_set import NO_IDS, DoneSet, pack_ids
+from pipeline.ledger.done_set import NO_IDS, DoneSet, pack_ids
 from pipeline.plan import (
     Clip,
     Expander,

@@ -19,12 +19,13 @@ import pyarrow as pa
 import pytest
 from numpy.typing import NDArray
 
-from pipeline import cards, ledger
+from pipeline import ledger
 from pipeline.encode import encode
+from pipeline.ledger.tables import CLIP_FIELDS, FAILED_SCHEMA, clip_schema
 from pipeline.quality import measure
-from pipeline.report import build_report, load, size_text, span_text
+from pipeline.report import cards
+from pipeline.report.page import build_report, load, size_text, span_text
 from pipeline.storage import Storage, open_storage
-from pipeline.tables import CLIP_FIELDS, FAILED_SCHEMA, clip_schema
 
 RATE_HZ = 16_000
 RUN = "20260102T030405-abc123"

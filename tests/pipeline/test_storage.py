@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.references import read_uri, reference_token
 from pipeline.storage import ObjectNotFoundError, RetryPolicy, Storage, StorageError, open_storage
+from pipeline.storage.references import read_uri, reference_token
 from tests.faults import STALL_S, FaultProxy, fault_proxy
 from tests.s3 import S3Server
 

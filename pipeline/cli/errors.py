@@ -12,9 +12,9 @@ import click
 
 from manifests.reader import ManifestError
 from pipeline.config import ConfigError
-from pipeline.lease import LeaseHeldError, LeaseLostError
+from pipeline.ledger.lease import LeaseHeldError, LeaseLostError
+from pipeline.ledger.tables import SchemaError
 from pipeline.storage import StorageError
-from pipeline.tables import SchemaError
 
 EXIT_CRASH, EXIT_BAD_INPUT, EXIT_DEAD_LETTERS, EXIT_LEASE_HELD = 1, 2, 3, 4
 # Classes whose modules are heavy are known by name.

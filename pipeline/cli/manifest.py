@@ -5,9 +5,9 @@ from collections.abc import Callable
 import click
 
 from manifests.schema import RowIssue
-from pipeline.cli_errors import EXIT_BAD_INPUT, errors_to_exit_codes, say
-from pipeline.options import storage_pairs
-from pipeline.tables import RESERVED_COLUMNS
+from pipeline.cli.errors import EXIT_BAD_INPUT, errors_to_exit_codes, say
+from pipeline.cli.options import storage_pairs
+from pipeline.ledger.tables import RESERVED_COLUMNS
 
 _SHOWN = 100  # issues printed; the rejects file holds all
 

@@ -7,9 +7,9 @@ from typing import Any
 
 import click
 
-from pipeline.cli_errors import EXIT_CRASH, errors_to_exit_codes, say
+from pipeline.cli.errors import EXIT_CRASH, errors_to_exit_codes, say
+from pipeline.cli.options import storage_pairs
 from pipeline.config import ConfigError
-from pipeline.options import storage_pairs
 from pipeline.storage import Storage, StorageError, open_storage
 
 
@@ -61,7 +61,7 @@ def status(storage: Storage, as_json: bool) -> None:
 @on_output
 def verify(storage: Storage, fast: bool) -> None:
     """Prove that every clip stands once, with its audio, size and sha256; exits 1 if not."""
-    from pipeline.verify import verify as verify_output
+    from pipeline.ledger.verify import verify as verify_output
 
     report = verify_output(storage, deep=not fast)
     for problem in report.problems:
@@ -82,7 +82,7 @@ def verify(storage: Storage, fast: bool) -> None:
 @on_output
 def compact(storage: Storage, prune: bool, wait: bool) -> None:
     """Merge small parts into large ones; readers see every clip once throughout."""
-    from pipeline import maintain
+    from pipeline.ledger import maintain
 
     with _lease(storage, wait, "compact") as lease:
         done = maintain.compact(storage, lease, prune=prune)
@@ -99,7 +99,7 @@ def compact(storage: Storage, prune: bool, wait: bool) -> None:
 @on_output
 def gc(storage: Storage, min_age_s: float, wait: bool) -> None:
     """Remove audio that no part names, such as a killed run leaves behind."""
-    from pipeline import maintain
+    from pipeline.ledger import maintain
 
     with _lease(storage, wait, "gc") as lease:
         done = maintain.gc(storage, lease, min_age_s=min_age_s)
@@ -124,7 +124,7 @@ def report(storage: Storage, sample: int, seed: int, embed: bool) -> None:
 
 
 def _lease(storage: Storage, wait: bool, owner: str) -> Any:
-    from pipeline.lease import Lease
+    from pipeline.ledger.lease import Lease
 
     lease = Lease.acquire(storage, wait=wait, on_message=say, owner=owner)
     lease.start_heartbeat()

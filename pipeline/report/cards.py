@@ -14,9 +14,9 @@ from urllib.parse import quote
 import pyarrow.parquet as pq
 
 from pipeline.encode import MEDIA_TYPES, decode_reference
-from pipeline.highlights import phrases
-from pipeline.parts import reading
-from pipeline.pictures import LOWEST_HZ, spectrogram_png, waveform_path
+from pipeline.ledger.parts import reading
+from pipeline.report.highlights import phrases
+from pipeline.report.pictures import LOWEST_HZ, spectrogram_png, waveform_path
 from pipeline.storage import ObjectInfo, ObjectNotFoundError, Storage, StorageError
 
 EMBED_LIMIT_BYTES = 96 * 2**20  # of audio in one page; beyond it players link to the objects

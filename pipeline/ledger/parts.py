@@ -13,8 +13,8 @@ from typing import Literal, TypeVar
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pipeline.ledger.tables import encode_part, open_part, replaced_by
 from pipeline.storage import THREADS, ObjectInfo, ObjectNotFoundError, Storage, StorageError
-from pipeline.tables import encode_part, open_part, replaced_by
 
 T = TypeVar("T")
 Kind = Literal["clips", "failed"]

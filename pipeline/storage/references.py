@@ -7,8 +7,8 @@ import hashlib
 from collections.abc import Mapping
 from typing import Any
 
-from pipeline.filesystems import make_filesystem, split_uri
-from pipeline.storage_errors import RetryPolicy, StorageError, redact, retrying, secrets_in
+from pipeline.storage.errors import RetryPolicy, StorageError, redact, retrying, secrets_in
+from pipeline.storage.filesystems import make_filesystem, split_uri
 
 MAX_REFERENCE_BYTES = 256 * 2**20
 # The storage options of the job belong to its object stores, not to local or web references.

@@ -9,7 +9,7 @@ from typing import Any
 
 import fsspec
 
-from pipeline.storage_errors import RetryPolicy, StorageError
+from pipeline.storage.errors import RetryPolicy, StorageError
 
 PROTOCOLS = {"s3a": "s3", "gcs": "gs", "": "file", "local": "file"}
 MAX_CONNECTIONS = 64

@@ -17,21 +17,16 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.config import AudioMode
-from pipeline.done_set import NO_IDS, DoneSet, Ids, among, pack_ids
-from pipeline.parts import (
-    Kind,
-    UnreadablePartError,
+from pipeline.ledger.done_set import NO_IDS, DoneSet, Ids, among, pack_ids
+from pipeline.ledger.parts import (
     list_parts,
     map_parts,
-    new_replica_id,
-    new_run_id,
     part_path,
     publish_part,
     read_part,
     reading,
 )
-from pipeline.storage import ObjectInfo, Storage, StorageError
-from pipeline.tables import (
+from pipeline.ledger.tables import (
     CLIP_FIELDS,
     FAILED_SCHEMA,
     SCHEMA_VERSION,
@@ -40,29 +35,7 @@ from pipeline.tables import (
     clip_schema,
     plain_field,
 )
-
-__all__ = [
-    "CLIP_FIELDS",
-    "FAILED_SCHEMA",
-    "DoneSet",
-    "Kind",
-    "PartCache",
-    "SchemaError",
-    "UnreadablePartError",
-    "check_schema",
-    "clip_schema",
-    "committed_ids",
-    "list_parts",
-    "new_replica_id",
-    "new_run_id",
-    "pack_ids",
-    "read_clips",
-    "read_failed",
-    "read_runs",
-    "write_clip_part",
-    "write_failed_part",
-    "write_run",
-]
+from pipeline.storage import ObjectInfo, Storage, StorageError
 
 Times = npt.NDArray[np.int64]
 

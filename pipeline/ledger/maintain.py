@@ -9,10 +9,10 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from pipeline.done_set import pack_ids
-from pipeline.lease import Lease, generation_of
-from pipeline.ledger import standing_letters
-from pipeline.parts import (
+from pipeline.ledger.book import standing_letters
+from pipeline.ledger.done_set import pack_ids
+from pipeline.ledger.lease import Lease, generation_of
+from pipeline.ledger.parts import (
     MERGED,
     Kind,
     map_parts,
@@ -22,8 +22,8 @@ from pipeline.parts import (
     read_part,
     split_parts,
 )
+from pipeline.ledger.verify import is_leftover
 from pipeline.storage import ObjectInfo, Storage
-from pipeline.verify import is_leftover
 
 TARGET_ROWS = 50_000
 TARGET_BYTES = 128 * 2**20  # a merged part is built in memory and sent in one PUT

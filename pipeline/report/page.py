@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import jinja2
@@ -20,13 +21,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from pipeline import highlights, ledger
-from pipeline.cards import Card, make_cards
-from pipeline.parts import map_parts, read_part
-from pipeline.pictures import WAVE_COLUMNS, Histogram, Timeline, histogram, timeline
+from pipeline import ledger
+from pipeline.ledger.parts import map_parts, read_part
+from pipeline.ledger.tables import CLIP_FIELDS
 from pipeline.quality import FLOOR_DBFS
+from pipeline.report import highlights
+from pipeline.report.cards import Card, make_cards
+from pipeline.report.pictures import WAVE_COLUMNS, Histogram, Timeline, histogram, timeline
 from pipeline.storage import ObjectInfo, Storage
-from pipeline.tables import CLIP_FIELDS
 
 # What the report reads of clips/, beside `part`: never the `audio` column, nor long JSON.
 _UNREAD = {"row_key", "references", "versions", "replica", "attempts", "weights_revision", "seed"}
@@ -234,7 +236,7 @@ def _panel(measure: Measure, values: NDArray[np.float64]) -> Panel | None:
 @cache
 def _environment() -> jinja2.Environment:
     environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("pipeline"),
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,

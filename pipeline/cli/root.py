@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from manifests.reader import Manifest
-from pipeline.cli_errors import EXIT_DEAD_LETTERS, errors_to_exit_codes, say
-from pipeline.cli_manifest import manifest
-from pipeline.cli_upkeep import compact, existing_output, gc, report, status, verify
+from pipeline.cli.errors import EXIT_DEAD_LETTERS, errors_to_exit_codes, say
+from pipeline.cli.manifest import manifest
+from pipeline.cli.options import given_flags, job_options
+from pipeline.cli.upkeep import compact, existing_output, gc, report, status, verify
 from pipeline.config import JobConfig, load_config
-from pipeline.options import given_flags, job_options
+from pipeline.ledger.tables import RESERVED_COLUMNS
 from pipeline.storage import Storage, open_storage
-from pipeline.tables import RESERVED_COLUMNS
 
 if TYPE_CHECKING:
     from pipeline.job import RunSummary
@@ -88,7 +88,7 @@ def plan(config: str | None, as_json: bool, **flags: Any) -> None:
     """
     from pipeline import ledger
     from pipeline.checkpoint import inspect_model, limits_of
-    from pipeline.done_set import NO_IDS, DoneSet
+    from pipeline.ledger.done_set import NO_IDS, DoneSet
     from pipeline.plan import PlanSpec, Selection, describe_plan, scan
     from pipeline.progress import clock
     from pipeline.runs import estimate_s
@@ -188,7 +188,3 @@ def _continued(config: str | None, flags: dict[str, Any]) -> JobConfig:
 
 for _command in (manifest, status, verify, compact, gc, report):
     main.add_command(_command)
-
-
-if __name__ == "__main__":
-    main()

@@ -13,8 +13,14 @@ from typing import Any, Literal
 import numpy as np
 import pyarrow as pa
 
-from pipeline.done_set import pack_ids
-from pipeline.parts import UnreadablePartError, on_steady_listing, read_part, reading, split_parts
+from pipeline.ledger.done_set import pack_ids
+from pipeline.ledger.parts import (
+    UnreadablePartError,
+    on_steady_listing,
+    read_part,
+    reading,
+    split_parts,
+)
 from pipeline.storage import (
     THREADS,
     ObjectInfo,

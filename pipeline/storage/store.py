@@ -21,10 +21,8 @@ from typing import Any, BinaryIO, TypeVar, cast
 
 from fsspec.asyn import sync
 
-from pipeline import local_files
-from pipeline.filesystems import make_filesystem, split_uri
-from pipeline.range_file import RangeFile
-from pipeline.storage_errors import (
+from pipeline.storage import local_files
+from pipeline.storage.errors import (
     ObjectNotFoundError,
     RetryPolicy,
     StorageError,
@@ -33,16 +31,8 @@ from pipeline.storage_errors import (
     retrying,
     secrets_in,
 )
-
-__all__ = [
-    "ObjectInfo",
-    "ObjectNotFoundError",
-    "RetryPolicy",
-    "Storage",
-    "StorageError",
-    "open_storage",
-    "redact",
-]
+from pipeline.storage.filesystems import make_filesystem, split_uri
+from pipeline.storage.range_file import RangeFile
 
 T = TypeVar("T")
 

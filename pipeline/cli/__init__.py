@@ -1,0 +1,1 @@
+"""The command line, `musicgen-batch`; `root` holds the commands that make music."""

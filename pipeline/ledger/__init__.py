@@ -1,0 +1,38 @@
+"""What is done, what failed, and who writes: parts, lease, proof and upkeep of an output."""
+
+from pipeline.ledger.book import (
+    PartCache,
+    check_schema,
+    committed_ids,
+    read_clips,
+    read_failed,
+    read_runs,
+    write_clip_part,
+    write_failed_part,
+    write_run,
+)
+from pipeline.ledger.done_set import DoneSet, pack_ids
+from pipeline.ledger.parts import UnreadablePartError, list_parts, new_replica_id, new_run_id
+from pipeline.ledger.tables import CLIP_FIELDS, FAILED_SCHEMA, SchemaError, clip_schema
+
+__all__ = [
+    "CLIP_FIELDS",
+    "FAILED_SCHEMA",
+    "DoneSet",
+    "PartCache",
+    "SchemaError",
+    "UnreadablePartError",
+    "check_schema",
+    "clip_schema",
+    "committed_ids",
+    "list_parts",
+    "new_replica_id",
+    "new_run_id",
+    "pack_ids",
+    "read_clips",
+    "read_failed",
+    "read_runs",
+    "write_clip_part",
+    "write_failed_part",
+    "write_run",
+]

@@ -1,0 +1,15 @@
+"""Objects on a folder or an object store, whole or not there at all. `store` holds the class."""
+
+from pipeline.storage.errors import ObjectNotFoundError, RetryPolicy, StorageError, redact
+from pipeline.storage.store import THREADS, ObjectInfo, Storage, open_storage
+
+__all__ = [
+    "THREADS",
+    "ObjectInfo",
+    "ObjectNotFoundError",
+    "RetryPolicy",
+    "Storage",
+    "StorageError",
+    "open_storage",
+    "redact",
+]
