@@ -15,6 +15,7 @@ from tests.integration.jobs import (
     clips,
     ids_and_takes,
     problems,
+    read_json,
     run_in_process,
     write_manifest,
 )
@@ -116,6 +117,12 @@ def test_a_second_run_exits_4_and_with_wait_follows(tmp_path: Path, cli: Cli) ->
     while not open_storage(output).list("lease"):
         time.sleep(0.05)
         assert running.poll() is None, cli.said(running)
+    while not open_storage(output).list("runs"):
+        time.sleep(0.05)
+    code, out, said = cli.run("status", "--output", output, "--json")
+    assert code == 0, said
+    assert read_json(out)["last_run"]["state"] == "running"
+
     code, _, said = cli.run(*cli.job("run", second, output, **settings))
     assert code == 4, said
     assert "lease" in said
