@@ -42,7 +42,6 @@ class ModelLimits:
 
     name: str
     roles: frozenset[str]  # references that it takes
-    max_duration_s: float
 
 
 @dataclass(frozen=True)
@@ -182,10 +181,6 @@ def _check_meaning(
     )
     if limits is None:
         return
-    duration_s = effective(row.parsed, defaults).duration_s
-    if duration_s > limits.max_duration_s:
-        rule = f"exceeds the {limits.max_duration_s:g} s of model {limits.name}"
-        row.blame(Fault("duration_s", rule, "shorten it"), duration_s)
     for role, reference in row.parsed.references().items():
         if role not in limits.roles:
             takes = ", ".join(sorted(limits.roles)) or "none"

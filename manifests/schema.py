@@ -30,6 +30,7 @@ Guidance = Annotated[float, Field(ge=0, le=100)]
 Temperature = Annotated[float, Field(ge=0, le=100)]
 TopK = Annotated[int, Field(ge=0, le=100_000)]
 TopP = Annotated[float, Field(ge=0, le=1)]
+StrideS = Annotated[float, Field(gt=0, le=3600)]
 
 
 class PromptRow(BaseModel):
@@ -54,6 +55,9 @@ class PromptRow(BaseModel):
     top_k: TopK | None = Field(None, description="Sample among the k likeliest tokens; 0 = all.")
     top_p: TopP | None = Field(None, description="Nucleus sampling, goes before top_k; 0 = off.")
     use_sampling: bool | None = Field(None, description="false = greedy decoding.")
+    extend_stride_s: StrideS | None = Field(
+        None, description="Of a clip longer than the model's window: seconds from one to the next."
+    )
 
     def content(self) -> dict[str, Any]:
         """What decides the music: the columns that the id of a row without id is made of."""
@@ -78,7 +82,14 @@ def _either(row: PromptRow, role: str) -> str | bytes | None:
 COLUMNS = tuple(PromptRow.model_fields)
 TEXT_COLUMNS = ("id", "prompt", *(f"{role}_uri" for role in ROLES))
 AUDIO_COLUMNS = tuple(f"{role}_audio" for role in ROLES)
-FLOAT_COLUMNS = ("duration_s", "cfg_coef", "cfg_coef_beta", "temperature", "top_p")
+FLOAT_COLUMNS = (
+    "duration_s",
+    "cfg_coef",
+    "cfg_coef_beta",
+    "temperature",
+    "top_p",
+    "extend_stride_s",
+)
 INT_COLUMNS = ("seed", "takes", "top_k")
 BOOL_COLUMNS = ("use_sampling",)
 MUSIC_COLUMNS = ("prompt", *(f"{role}_{form}" for role in ROLES for form in ("uri", "audio")))
@@ -96,6 +107,16 @@ class GenerationDefaults(BaseModel):
     temperature: Temperature = Field(1.0, description="Temperature of sampling; 0 = greedy.")
     cfg_coef: Guidance = Field(3.0, description="Guidance strength; 1 = no guidance.")
     cfg_coef_beta: Guidance | None = Field(None, description="Text's share in double guidance.")
+    extend_stride_s: StrideS | None = Field(
+        None,
+        description="Seconds from one window of a long clip to the next; the model's default is 18.",
+    )
+    style_eval_q: Annotated[int, Field(ge=1, le=64)] | None = Field(
+        None, description="Residual quantizers of a style reader, fewer = looser; checkpoint's own."
+    )
+    style_excerpt_s: Annotated[float, Field(gt=0, le=30)] | None = Field(
+        None, description="Seconds of a style reference that are heard; the checkpoint's own."
+    )
     seed: Seed = Field(0, description="Run seed, from which rows without a seed get theirs.")
 
 
@@ -113,6 +134,9 @@ class EffectiveParams:
     temperature: float
     cfg_coef: float
     cfg_coef_beta: float | None
+    extend_stride_s: float | None = None
+    style_eval_q: int | None = None
+    style_excerpt_s: float | None = None
 
     @property
     def duration_us(self) -> int:
@@ -131,7 +155,7 @@ def effective(row: PromptRow, defaults: GenerationDefaults) -> EffectiveParams:
     own, inherited = vars(row), vars(defaults)
     return EffectiveParams(
         **{
-            name: inherited[name] if own[name] is None else own[name]
+            name: inherited[name] if own.get(name) is None else own[name]
             for name in EffectiveParams.__dataclass_fields__
         }
     )

@@ -1,6 +1,8 @@
 """What the job must know of a checkpoint before any of it is loaded; free of torch."""
 
 from manifests.check import ModelLimits as CheckLimits
+from importlib.util import find_spec
+
 from musicgen.files import ModelInfo, describe
 from pipeline.config import JobConfig
 from pipeline.plan import ModelLimits
@@ -11,13 +13,21 @@ def inspect_model(config: JobConfig) -> ModelInfo:
     return describe(config.model, revision=config.revision)
 
 
-def limits_of(info: ModelInfo) -> ModelLimits:
-    """The part of a model that decides which rows it can make."""
-    roles = {"continuation"} | ({"melody"} if info.kind == "melody" else set())
-    return ModelLimits(info.name, info.weights_hash, info.max_duration_s, frozenset(roles))
+def limits_of(info: ModelInfo, separation: str = "none") -> ModelLimits:
+    """The part of a model that decides which rows it can make, and from what they are made.
+
+    Args:
+        info: The checkpoint.
+        separation: `auto` or `none`, as in the config.
+    """
+    roles = {"continuation"} | ({info.kind} & {"melody", "style"})
+    demucs = separation == "auto" and find_spec("demucs") is not None
+    return ModelLimits(
+        info.name, info.weights_hash, frozenset(roles), "htdemucs" if demucs else None
+    )
 
 
 def check_limits(model: str) -> CheckLimits:
     """The same for `manifest check`."""
     limits = limits_of(describe(model))
-    return CheckLimits(limits.name, limits.roles, limits.max_duration_s)
+    return CheckLimits(limits.name, limits.roles)

@@ -75,6 +75,9 @@ class JobConfig(BaseModel):
     audio_format: AudioFormat = Field("flac", description="Audio coding.")
     audio_bits: Literal[16, 24] = Field(16, description="Bits per sample of FLAC and WAV.")
 
+    separation: Literal["auto", "none"] = Field(
+        "auto", description="Hear melodies through Demucs where it is installed; none = plain mix."
+    )
     generation: GenerationDefaults = Field(
         default_factory=GenerationDefaults, description="Defaults for what a row leaves empty."
     )

@@ -86,7 +86,9 @@ def run(
         maintain.finish_compaction(storage, lease)
         schema = ledger.check_schema(storage, manifest.extra_schema, config.audio)
         run_id = ledger.new_run_id()
-        spec = PlanSpec(manifest, config.generation, limits_of(info), config.storage_options)
+        spec = PlanSpec(
+            manifest, config.generation, limits_of(info, config.separation), config.storage_options
+        )
         selection = Selection(ledger.committed_ids(storage), retry)
         plan = scan(spec, selection)
         say(describe_plan(plan, retry))
@@ -106,7 +108,7 @@ def run(
                     config, info, run_id, lease.generation, lease.token, schema, attempts
                 )
                 _start_ray(config)
-                dataset = build_dataset(config, plan, prepare, replica, known)
+                dataset = build_dataset(config, plan, prepare, replica, known, Replica)
                 _watch(dataset, config, lease, record, summary)
         except BaseException:
             record.write("failed", tally)
@@ -121,7 +123,7 @@ def build_dataset(
     prepare: PrepareSettings,
     replica: ReplicaSettings,
     known: DoneSet,
-    replica_class: type = Replica,
+    replica_class: type,
 ) -> ray.data.Dataset:
     """The Ray Dataset of the picture above; iterating it runs the job and yields statuses.
 

@@ -45,8 +45,8 @@ class ModelLimits:
 
     name: str
     weights_hash: str
-    max_duration_s: float
     roles: frozenset[str]  # references that the model takes
+    separation: str | None = None  # what melodies are heard through; None: the plain mix
 
 
 @dataclass(frozen=True)
@@ -159,11 +159,12 @@ class Expander:
             yield self._whole_row_letter(raw, row, number, repeat, message, selection)
             return
         params = effective(row, self.spec.defaults)
+        determining = self._determining(row, params)
         for take in range(row.takes):
             key = identity.row_key(
                 row.as_written(),
                 take=take,
-                params=params.as_identity(),
+                params=determining,
                 model_hash=self.spec.limits.weights_hash,
             )
             decided = selection.judge_key(key)
@@ -218,11 +219,6 @@ class Expander:
         params: EffectiveParams,
     ) -> Clip:
         limits = self.spec.limits
-        if params.duration_s > limits.max_duration_s:
-            raise RowError(
-                f"duration_s={params.duration_s:g} exceeds the {limits.max_duration_s:g} s that "
-                f"{limits.name} makes in one piece; shorten it"
-            )
         references = row.references()
         for role in references:
             if role not in limits.roles:
@@ -237,11 +233,22 @@ class Expander:
             take=take,
             prompt=row.prompt,
             references=tokens,
-            params=params.as_identity(),
+            params=self._determining(row, params),
             seed=seed,
             model_hash=limits.weights_hash,
         )
         return Clip(clip_id, key, take, seed, number, unit.source, row, params, tokens)
+
+    def _determining(self, row: PromptRow, params: EffectiveParams) -> dict[str, Any]:
+        """The parameters that decide this row's music: those that its references do not use stay
+        out, so that a change of them makes nothing again."""
+        references = row.references()
+        chosen = params.as_identity()
+        if "style" not in references:
+            chosen |= {"style_eval_q": None, "style_excerpt_s": None}
+        if "melody" in references and self.spec.limits.separation is not None:
+            chosen["separation"] = self.spec.limits.separation
+        return chosen
 
     def token(self, reference: str | bytes, unit: Unit) -> str:
         """Identity of a reference by content (embedded, local) or by size and ETag (remote)."""

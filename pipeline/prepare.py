@@ -22,8 +22,10 @@ from manifests.reader import Manifest
 from manifests.schema import resolve_uri
 from musicgen.audio import resample, to_channels
 from musicgen.conditioning.chroma import ChromaExtractor
+from musicgen.conditioning.separation import Separator, load_separator, separation_name
 from musicgen.config import n_frames
 from musicgen.files import ModelInfo
+from musicgen.longform import DEFAULT_EXTEND_STRIDE_S, Window, plan_windows, stride_frames
 from pipeline.encode import decode_reference
 from pipeline.ledger import DoneSet
 from pipeline.plan import (
@@ -41,12 +43,17 @@ from pipeline.storage.references import read_uri
 FETCH_THREADS = 8
 READ_ROWS = 2_000
 
+# Parameters that become columns of clips/; the first six are the engine's sampling parameters.
+SAMPLING = ("use_sampling", "temperature", "top_k", "top_p", "cfg_coef", "cfg_coef_beta")
+GENERATION_COLUMNS = (*SAMPLING, "extend_stride_s", "style_eval_q", "style_excerpt_s")
+
 PREPARED_SCHEMA = pa.schema(
     [
         ("kind", pa.string()),  # "clip" or "letter"
         ("spec", pa.string()),  # JSON: see `clip_spec`, or the fields of a Letter
-        ("melody", pa.binary()),  # uint8 pitch classes [n]
+        ("melody", pa.binary()),  # uint8 pitch classes [n], or [W, n] where the clip has W windows
         ("continuation", pa.binary()),  # float32 samples [C, N] at the model's rate
+        ("style", pa.binary()),  # float32 samples [C, N] at the model's rate
     ]
 )
 
@@ -137,29 +144,59 @@ class ReferenceReader:
 
     def __init__(self, expander: Expander, info: ModelInfo) -> None:
         self.expander, self.info = expander, info
-        self.chroma = ChromaExtractor(info.chroma) if info.chroma else None
+        self.window_frames = n_frames(round(info.max_duration_s * 1e6), info.frame_rate_hz)
+        separator = _separator(expander.spec.limits.separation) if info.chroma else None
+        self.heard = separation_name(separator)
+        self.chroma = ChromaExtractor(info.chroma, separator) if info.chroma else None
         # The takes of a row share its references.
         self.decoded = lru_cache(maxsize=FETCH_THREADS)(self._decode)
 
     def prepared(self, clip: Clip) -> dict[str, Any]:
         """A row of PREPARED_SCHEMA. Raises ValueError or StorageError: the row's own trouble."""
-        frames = n_frames(clip.params.duration_us, self.info.frame_rate_hz)
-        references = clip.row.references()
-        row: dict[str, Any] = {"kind": "clip", "spec": json.dumps(clip_spec(clip, frames))}
-        if "melody" in references and self.chroma is not None:
-            wav, rate = self.decoded(references["melody"], clip.row_number)
-            row["melody"] = self.chroma(wav, rate).to(torch.uint8).numpy().tobytes()
+        info, references, number = self.info, clip.row.references(), clip.row_number
+        frames = n_frames(clip.params.duration_us, info.frame_rate_hz)
+        row: dict[str, Any] = {"kind": "clip"}
+        n_given = 0
         if "continuation" in references:
-            samples = self._continuation(*self.decoded(references["continuation"], clip.row_number))
-            n_given = -(-samples.shape[-1] // self.info.hop_samples)
+            samples = self._at_rate(*self.decoded(references["continuation"], number))
+            n_given = -(-samples.shape[-1] // info.hop_samples)
             if n_given >= frames:
                 raise RowError(
-                    f"continuation has {samples.shape[-1] / self.info.sample_rate_hz:.2f} s, but "
+                    f"continuation has {samples.shape[-1] / info.sample_rate_hz:.2f} s, but "
                     f"duration_s={clip.params.duration_s:g} includes it; raise duration_s or cut "
                     "the audio"
                 )
             row["continuation"] = samples.tobytes()
-        return row
+        windows = self._windows(clip, frames, n_given)
+        if "melody" in references:
+            row["melody"] = self._melody(*self.decoded(references["melody"], number), windows)
+        if "style" in references:
+            row["style"] = self._at_rate(*self.decoded(references["style"], number)).tobytes()
+        spec = clip_spec(clip, frames, self.heard) | {"n_windows": len(windows)}
+        return row | {"spec": json.dumps(spec)}
+
+    def _windows(self, clip: Clip, frames: int, n_given: int) -> tuple[Window, ...]:
+        """The windows in which the clip will be made; ValueError where its stride does not fit."""
+        stride = None
+        if frames > self.window_frames:
+            stride_s = clip.params.extend_stride_s or DEFAULT_EXTEND_STRIDE_S
+            stride = stride_frames(stride_s, self.info.frame_rate_hz, self.window_frames)
+        return plan_windows(frames, window=self.window_frames, stride=stride, n_prompt=n_given)
+
+    def _melody(self, wav: torch.Tensor, rate: int, windows: tuple[Window, ...]) -> bytes:
+        assert self.chroma is not None  # the plan refuses melodies for other models
+        if len(windows) == 1:
+            bins = self.chroma(wav, rate)
+        else:
+            bins = self.chroma.windows(
+                wav,
+                rate,
+                windows,
+                frame_rate_hz=self.info.frame_rate_hz,
+                window_frames=self.window_frames,
+            )
+        data: bytes = bins.to(torch.uint8).numpy().tobytes()
+        return data
 
     def _decode(self, reference: str | bytes, row_number: int) -> tuple[torch.Tensor, int]:
         """float32 [C, N] and its rate."""
@@ -171,13 +208,30 @@ class ReferenceReader:
         samples, rate = decode_reference(data, where)
         return torch.from_numpy(samples), rate
 
-    def _continuation(self, wav: torch.Tensor, rate: int) -> np.ndarray[Any, Any]:
+    def _at_rate(self, wav: torch.Tensor, rate: int) -> np.ndarray[Any, Any]:
         at_rate = resample(wav, rate, self.info.sample_rate_hz)
         return to_channels(at_rate, self.info.channels).contiguous().numpy()  # [C, N]
 
 
-def clip_spec(clip: Clip, frames: int) -> dict[str, Any]:
-    """All that a replica must know of a clip, as plain JSON; reference bytes stay behind."""
+def _separator(wanted: str | None) -> Separator | None:
+    """What the plan counts on: it is part of the clips' identity, so nothing else will do."""
+    if wanted is None:
+        return None
+    separator = load_separator()
+    if separator is None:
+        raise RuntimeError(
+            "the driver has demucs installed, this node has not: install it everywhere, or set "
+            "--separation none"
+        )
+    return separator
+
+
+def clip_spec(clip: Clip, frames: int, heard: str) -> dict[str, Any]:
+    """All that a replica must know of a clip, as plain JSON; reference bytes stay behind.
+
+    Args:
+        heard: What melodies are heard through (`separation_name`).
+    """
     row = clip.row
     return {
         "clip_id": clip.clip_id,
@@ -199,15 +253,8 @@ def clip_spec(clip: Clip, frames: int) -> dict[str, Any]:
         "references": clip.references,
         "seed": row.seed,
         "seed_used": clip.seed_used,
-        "sampling": {
-            name: getattr(clip.params, name)
-            for name in (
-                "use_sampling",
-                "temperature",
-                "top_k",
-                "top_p",
-                "cfg_coef",
-                "cfg_coef_beta",
-            )
+        "generation": {
+            **{name: getattr(clip.params, name) for name in GENERATION_COLUMNS},
+            "separation": heard if "melody" in row.references() else None,
         },
     }

@@ -61,7 +61,7 @@ class Recorder:
         """The provenance that travels inside the audio file, as JSON. It holds nothing of run,
         time, host or path, so that the bytes of a clip repeat."""
         named = {name: spec[name] for name in _IN_COMMENT}
-        made = named | spec["sampling"] | self.provenance()
+        made = named | spec["generation"] | self.provenance()
         if posixpath.isabs(self.info.name) or self.info.name.startswith((".", "~")):
             made["model"] = posixpath.basename(self.info.name.rstrip("/"))
         return json.dumps(made, sort_keys=True, ensure_ascii=False)
@@ -77,7 +77,7 @@ class Recorder:
         """
         return {
             **{name: spec[name] for name in _FROM_SPEC},
-            **spec["sampling"],
+            **spec["generation"],
             **asdict(measured),
             **self.provenance(),
             **self._signature(spec["row_key"]),

@@ -26,13 +26,14 @@ import torch
 from musicgen.config import SamplingParams
 from musicgen.engine import Request
 from musicgen.files import ModelInfo
+from musicgen.longform import DEFAULT_EXTEND_STRIDE_S
 from musicgen.model import MusicGen
 from pipeline import ledger, quality
 from pipeline.commit import PartWriter
 from pipeline.config import JobConfig
 from pipeline.encode import encode
 from pipeline.ledger.lease import LeaseLostError, holds
-from pipeline.prepare import extras_of
+from pipeline.prepare import SAMPLING, extras_of
 from pipeline.records import Recorder
 from pipeline.storage import open_storage
 
@@ -92,6 +93,14 @@ def load_model(settings: ReplicaSettings, device: str, dtype: str) -> MusicGen:
             f"{model.info.path} on this node holds other weights ({model.info.weights_hash}) than "
             f"on the driver's ({info.weights_hash}): clips would not be what their rows say; "
             "give every node the same checkpoint, or name a --revision"
+        )
+    if info.style is not None:
+        wanted, own = settings.config.generation, info.style
+        model.set_style_conditioner_params(
+            eval_q=own.eval_q if wanted.style_eval_q is None else wanted.style_eval_q,
+            excerpt_length=(
+                own.excerpt_length_s if wanted.style_excerpt_s is None else wanted.style_excerpt_s
+            ),
         )
     return model
 
@@ -228,21 +237,31 @@ class Replica:
 
     def _request(self, job: Job) -> Request:
         spec, prepared = job.spec, job.prepared
-        melody = continuation = None
+        generation = spec["generation"]
+        melody = None
         if prepared["melody"] is not None:
             melody = torch.frombuffer(bytearray(prepared["melody"]), dtype=torch.uint8).long()
-        if prepared["continuation"] is not None:
-            samples = np.frombuffer(prepared["continuation"], np.float32).copy()
-            continuation = torch.from_numpy(samples.reshape(self.settings.info.channels, -1))
+            if spec["n_windows"] > 1:
+                melody = melody.reshape(spec["n_windows"], -1)
+        stride_s = generation["extend_stride_s"]
         return self.model.make_request(
             spec["clip_id"],
             prompt=spec["prompt"],
             n_frames=spec["n_frames"],
             seed=spec["seed_used"],
-            sampling=SamplingParams(**spec["sampling"]),
+            sampling=SamplingParams(**{name: generation[name] for name in SAMPLING}),
             melody_chroma=melody,
-            continuation=continuation,
+            style=self._samples(prepared["style"]),
+            continuation=self._samples(prepared["continuation"]),
+            extend_stride_s=DEFAULT_EXTEND_STRIDE_S if stride_s is None else stride_s,
         )
+
+    def _samples(self, data: bytes | None) -> torch.Tensor | None:
+        """float32 [C, N] of a reference."""
+        if data is None:
+            return None
+        samples = np.frombuffer(data, np.float32).copy()
+        return torch.from_numpy(samples.reshape(self.settings.info.channels, -1))
 
     def _generate(self) -> None:
         engine = self.engine

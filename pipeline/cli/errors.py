@@ -36,28 +36,46 @@ def errors_to_exit_codes(command: Callable[..., None]) -> Callable[..., None]:
         except click.exceptions.Exit:
             raise
         except Exception as error:
-            known = next((e for e in _causes(error) if _exit_code(e) is not None), None)
-            if known is None:
-                raise
-            say(f"error: {known}")
-            raise click.exceptions.Exit(_exit_code(known) or EXIT_CRASH) from error
+            found = exit_code_of(error)
+            if found is None:
+                raise  # a bug: its traceback is what helps
+            say(f"error: {found[1]}")
+            raise click.exceptions.Exit(found[0]) from error
 
     return wrapped
 
 
+def exit_code_of(error: BaseException) -> tuple[int, str] | None:
+    """Exit code and message of an error, whatever Ray has wrapped it in; None: it is a bug here."""
+    chain = _causes(error)
+    for cause in chain:
+        code = _code_of_class(cause)
+        if code is not None:
+            return code, str(cause)
+    if any(_is_rays(cause) for cause in chain):
+        origin = next((c for c in reversed(chain) if not _is_rays(c)), error)
+        said = f"{type(origin).__name__}: {origin}"
+        return EXIT_CRASH, f"an actor failed: {said}; --verbose shows the actors' logs"
+    return None
+
+
+def _is_rays(error: BaseException) -> bool:
+    return type(error).__module__.startswith("ray.")
+
+
 def _causes(error: BaseException) -> list[BaseException]:
-    """The error and what it came from, Ray's wrapping included."""
+    """The error and what it came from, outermost first, Ray's own wrapping included."""
     chain: list[BaseException] = []
     todo: list[BaseException | None] = [error]
     while todo:
         at = todo.pop()
-        if at is not None and at not in chain:
+        if isinstance(at, BaseException) and at not in chain:
             chain.append(at)
             todo += [at.__cause__, getattr(at, "cause", None)]
     return chain
 
 
-def _exit_code(error: BaseException) -> int | None:
+def _code_of_class(error: BaseException) -> int | None:
     name = type(error).__name__
     if isinstance(error, ConfigError | ManifestError | SchemaError) or name in _BAD_INPUT:
         return EXIT_BAD_INPUT

@@ -105,7 +105,9 @@ def plan(config: str | None, as_json: bool, **flags: Any) -> None:
         known, runs = ledger.committed_ids(storage), ledger.read_runs(storage)
     opened = _open_manifest(settings)
     info = inspect_model(settings)
-    spec = PlanSpec(opened, settings.generation, limits_of(info), settings.storage_options)
+    spec = PlanSpec(
+        opened, settings.generation, limits_of(info, settings.separation), settings.storage_options
+    )
     found = scan(spec, Selection(known))
     seconds = estimate_s(found.pending_audio_s, settings.replicas, runs)
     if as_json:

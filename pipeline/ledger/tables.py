@@ -58,6 +58,10 @@ CLIP_FIELDS = _columns(
         "top_k": pa.int32(),
         "top_p": pa.float64(),
         "use_sampling": pa.bool_(),
+        "extend_stride_s": pa.float64(),
+        "style_eval_q": pa.int32(),
+        "style_excerpt_s": pa.float64(),
+        "separation": pa.string(),
         "audio_path": pa.string(),
         "audio_member": pa.string(),
         "audio_format": pa.string(),
@@ -89,6 +93,7 @@ CLIP_FIELDS = _columns(
     },
     nullable=(
         *("prompt", "melody_uri", "continuation_uri", "style_uri", "seed", "cfg_coef_beta"),
+        *("extend_stride_s", "style_eval_q", "style_excerpt_s", "separation"),
         *("audio_path", "audio_member", "loudness_lufs", "loudness_reason", "weights_revision"),
     ),
 )

@@ -1,0 +1,65 @@
+"""`musicgen-batch models | convert`: which checkpoints there are, and how to keep one offline."""
+
+import click
+
+from pipeline.cli.errors import errors_to_exit_codes
+
+
+@click.command(epilog="Example: musicgen-batch models --slots 32")
+@click.option("--slots", type=click.IntRange(1), default=8, help="Clips in flight. [default: 8]")
+def models(slots: int) -> None:
+    """List the released models: names, sizes, licence, and the memory that they need."""
+    from musicgen.family import FAMILY
+
+    click.echo(
+        f"{'name':22}{'hub id':36}{'parameters':>11}  {'fp16 GB':>7}  {'fp32 GB':>7}  licence"
+    )
+    for name, member in FAMILY.items():
+        half, full = (
+            member.memory_bytes(dtype=dtype, slots=slots) / 1e9 for dtype in ("fp16", "fp32")
+        )
+        click.echo(
+            f"{name:22}{member.hub_id:36}{member.n_parameters / 1e6:>9.0f} M  {half:>7.1f}  "
+            f"{full:>7.1f}  {member.licence}"
+        )
+    click.echo(f"memory: weights and caches of the language model with {slots} slots")
+
+
+@click.command(
+    epilog="""\b
+Examples:
+  musicgen-batch convert facebook/musicgen-style models/style
+  musicgen-batch convert audiocraft-folder models/mine --text-encoder t5-base-folder
+"""
+)
+@click.argument("source")
+@click.argument("target")
+@click.option("--revision", help="Hub revision of SOURCE.")
+@click.option("--text-encoder", help="T5 for a checkpoint that holds none: folder or hub id.")
+@click.option("--codec", help="EnCodec for a checkpoint that holds none: folder or hub id.")
+@click.option("--style-encoder", help="MERT for a style checkpoint: folder or hub id.")
+@errors_to_exit_codes
+def convert(
+    source: str,
+    target: str,
+    revision: str | None,
+    text_encoder: str | None,
+    codec: str | None,
+    style_encoder: str | None,
+) -> None:
+    """Write a self-contained safetensors folder of SOURCE that loads offline.
+
+    SOURCE is a hub id, a short name, or a folder: transformers' format, or AudioCraft's
+    (state_dict.bin and compression_state_dict.bin).
+    """
+    from musicgen.convert import convert as convert_checkpoint
+
+    written = convert_checkpoint(
+        source,
+        target,
+        revision=revision,
+        text_encoder=text_encoder,
+        codec=codec,
+        style_encoder=style_encoder,
+    )
+    click.echo(f"{target}: {written}")

@@ -1,0 +1,89 @@
+"""When the job as a whole can't go on: one message, the right exit code, and nothing half done."""
+
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+
+from manifests.reader import Manifest
+from pipeline import job, ledger
+from pipeline.checkpoint import inspect_model
+from pipeline.cli.errors import exit_code_of
+from pipeline.config import load_config
+from pipeline.ledger.lease import LeaseLostError
+from pipeline.storage import StorageError, open_storage
+from tests.integration.jobs import TINY, clips, run_in_process, write_manifest
+
+ROWS = [{"id": f"r{i}", "prompt": f"song {i}", "duration_s": 0.1} for i in range(6)]
+
+
+class LosesItsLease:
+    def __init__(self, settings: Any) -> None: ...
+
+    def __call__(self, table: pa.Table) -> pa.Table:
+        raise LeaseLostError("another run took over")
+
+
+class CannotWrite(LosesItsLease):
+    def __call__(self, table: pa.Table) -> pa.Table:
+        raise StorageError("cannot write part: No space left on device")
+
+
+class CannotLoad(LosesItsLease):
+    def __init__(self, settings: Any) -> None:
+        raise RuntimeError("this node holds other weights")
+
+
+@pytest.mark.usefixtures("ray_cluster")
+@pytest.mark.parametrize(
+    ("replica", "code", "message"),
+    [
+        (LosesItsLease, 4, "another run took over"),
+        (CannotWrite, 1, "No space left"),
+        (CannotLoad, 1, "this node holds other weights"),
+    ],
+)
+def test_a_replica_that_cannot_go_on_ends_the_job(
+    replica: type, code: int, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(job, "Replica", replica)
+    output = f"file://{tmp_path}/out"
+    manifest = write_manifest(tmp_path / "m.parquet", ROWS)
+
+    with pytest.raises(Exception, match=message) as caught:
+        run_in_process(manifest, output)
+
+    assert exit_code_of(caught.value)[0] == code
+    assert message in exit_code_of(caught.value)[1]
+    (record,) = ledger.read_runs(open_storage(output))
+    assert record["state"] == "failed"
+    assert clips(output) == []
+    # The lease was given back: the next run starts at once and makes everything.
+    monkeypatch.undo()
+    assert run_in_process(manifest, output).tally.clips == len(ROWS)
+
+
+def test_a_checkpoint_that_is_not_whole_is_refused_before_ray_starts(tmp_path: Path) -> None:
+    import shutil
+
+    from musicgen.files import TINY_FOLDER, ModelNotFoundError
+
+    broken = tmp_path / "broken"
+    shutil.copytree(TINY_FOLDER, broken)
+    weights = broken / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+    flags = TINY | {"model": str(broken), "manifest": "-", "output": "-"}
+
+    with pytest.raises(ModelNotFoundError, match="truncated or damaged"):
+        inspect_model(load_config(None, flags))
+
+
+def test_a_manifest_that_is_replaced_while_it_is_read_ends_the_job(tmp_path: Path) -> None:
+    path = write_manifest(tmp_path / "m.parquet", ROWS)
+    opened = Manifest.open(str(path))
+    write_manifest(path, ROWS[:3])
+
+    with pytest.raises(ValueError, match="was replaced while it was being read") as caught:
+        list(opened.read_unit(opened.units[0]))
+    assert exit_code_of(caught.value)[0] == 2
