@@ -101,6 +101,7 @@ class StyleConfig:
         feature_rate_hz: Feature frames per second.
         feature_sample_rate_hz: Rate at which it hears.
         encodec_n_q: Codebooks of EnCodec that are heard, where it is the extractor.
+        feature_bins: Entries of each of those.
         sample_rate_hz: Rate at which the audio comes: the model's.
     """
 
@@ -119,6 +120,7 @@ class StyleConfig:
     feature_rate_hz: int = 75
     feature_sample_rate_hz: int = 24_000
     encodec_n_q: int = 4
+    feature_bins: int = 2048
     sample_rate_hz: int = 32_000
 
     def __post_init__(self) -> None:
