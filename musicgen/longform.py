@@ -42,7 +42,7 @@ class Window:
 def plan_windows(
     total: int, *, window: int, stride: int | None = None, n_prompt: int = 0
 ) -> tuple[Window, ...]:
-    """Windows that make a clip of `total` frames, each beginning where the last one's `end` is known.
+    """Windows that make a clip of `total` frames: each adds what follows the one before.
 
     Args:
         total: Frames of the clip, its prompt included.
