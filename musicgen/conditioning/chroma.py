@@ -58,6 +58,7 @@ class ChromaExtractor:
         rate = self.config.sample_rate_hz
         self._check(wav)
         mono = resample(wav.double().mean(dim=0), sample_rate_hz, rate)  # [N]
+        mono = mono if len(mono) else mono.new_zeros(1)
         heard = torch.arange(window_frames * rate // frame_rate_hz)
         rows = []
         for window in windows:
