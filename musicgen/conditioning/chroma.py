@@ -7,6 +7,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from musicgen.audio import resample
+from musicgen.conditioning.separation import Separator, separation_name
 from musicgen.config import ChromaConfig
 from musicgen.longform import Window
 
@@ -19,10 +20,15 @@ class ChromaExtractor:
     """Reads a melody as a row of pitch classes.
 
     One item at a time, so a melody is never padded to the length of another one.
+
+    Args:
+        config: Its numbers.
+        separator: What takes the melody out of a mix first; None reads the mix.
     """
 
-    def __init__(self, config: ChromaConfig) -> None:
+    def __init__(self, config: ChromaConfig, separator: Separator | None = None) -> None:
         self.config = config
+        self.separator = separator
         # float64 throughout: the winner among close pitch classes must not depend on the machine.
         self.window = torch.hann_window(config.n_fft, dtype=torch.float64)
         self.fbanks = chroma_filter_bank(config.sample_rate_hz, config.n_fft, config.n_chroma)
@@ -32,6 +38,23 @@ class ChromaExtractor:
 
         Silence is pitch class 0, as in the reference.
         """
+        return self._classes(*self._lead(wav, sample_rate_hz))
+
+    @property
+    def separation(self) -> str:
+        """What provenance says about the separation."""
+        return separation_name(self.separator)
+
+    def _lead(self, wav: Tensor, sample_rate_hz: int) -> tuple[Tensor, int]:
+        """What carries the melody of `wav` [C, N], and its rate."""
+        self._check(wav)
+        if self.separator is None:
+            return wav, sample_rate_hz
+        rate = self.config.sample_rate_hz
+        mono = resample(wav.double().mean(dim=0, keepdim=True), sample_rate_hz, rate).float()
+        return self.separator(mono, rate), rate
+
+    def _classes(self, wav: Tensor, sample_rate_hz: int) -> Tensor:
         return self.energies(wav, sample_rate_hz).argmax(dim=-1)[: self.config.chroma_length]
 
     def windows(
@@ -56,15 +79,15 @@ class ChromaExtractor:
             window_frames: Those of a full window.
         """
         rate = self.config.sample_rate_hz
-        self._check(wav)
-        mono = resample(wav.double().mean(dim=0), sample_rate_hz, rate)  # [N]
+        lead, lead_rate = self._lead(wav, sample_rate_hz)  # once, of the melody as it is
+        mono = resample(lead.double().mean(dim=0), lead_rate, rate)  # [N]
         mono = mono if len(mono) else mono.new_zeros(1)
         heard = torch.arange(window_frames * rate // frame_rate_hz)
         rows = []
         for window in windows:
             first = window.first_frame * rate // frame_rate_hz
             rolled = mono[(first + heard) % len(mono)][None]  # [1, N]
-            rows.append(tile(self(rolled, rate), self.config.chroma_length))
+            rows.append(tile(self._classes(rolled, rate), self.config.chroma_length))
         return torch.stack(rows)  # [W, chroma_length]
 
     def energies(self, wav: Tensor, sample_rate_hz: int) -> Tensor:

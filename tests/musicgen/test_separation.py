@@ -8,7 +8,10 @@ import torch
 from torch import Tensor
 
 from musicgen.conditioning import separation
+from musicgen.conditioning.chroma import ChromaExtractor
 from musicgen.conditioning.separation import DemucsSeparator, load_separator, separation_name
+from musicgen.config import ChromaConfig
+from musicgen.longform import plan_windows
 
 
 class FakeDemucs:
@@ -74,3 +77,26 @@ def test_a_model_without_the_stems_is_refused() -> None:
 
     with pytest.raises(ValueError, match="drums, rest, not other, vocals"):
         DemucsSeparator(Drums())
+
+
+class HighPass:
+    """A separator that takes away the bass: what is left is the first difference."""
+
+    name = "high pass"
+
+    def __call__(self, wav: Tensor, sample_rate_hz: int) -> Tensor:
+        return torch.diff(wav.mean(dim=0, keepdim=True), n=6, prepend=torch.zeros(1, 6))
+
+
+def test_a_melody_is_read_from_what_the_separator_leaves() -> None:
+    config = ChromaConfig(4096, 1024, 12, chroma_length=20, sample_rate_hz=16_000)
+    seconds = torch.arange(48_000) / 16_000
+    mix = torch.sin(torch.tau * 110.0 * seconds) + 0.2 * torch.sin(torch.tau * 1046.5 * seconds)
+    plain, lead = ChromaExtractor(config), ChromaExtractor(config, HighPass())
+    assert (plain.separation, lead.separation) == ("none", "high pass")
+    assert plain(mix[None], 16_000)[2:-2].unique().tolist() == [9]  # A, the bass
+    assert lead(mix[None], 16_000)[2:-2].unique().tolist() == [0]  # C, the lead
+    rolled = lead.windows(
+        mix[None], 16_000, plan_windows(60, window=50, stride=30), frame_rate_hz=50, window_frames=50
+    )
+    assert rolled[:, 2:14].unique().tolist() == [0]
