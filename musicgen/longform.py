@@ -78,8 +78,10 @@ def plan_windows(
     return tuple(windows)
 
 
-def stride_frames(extend_stride_s: float, frame_rate_hz: int, window: int) -> int:
+def stride_frames(extend_stride_s: float, frame_rate_hz: int, window: int | None) -> int:
     """`extend_stride_s` in frames, for a model whose windows have `window` frames.
+
+    Without a `window`, for a clip that needs only one, any positive stride will do.
 
     Raises:
         ValueError: It is not positive, or leaves no overlap between windows.
@@ -87,7 +89,7 @@ def stride_frames(extend_stride_s: float, frame_rate_hz: int, window: int) -> in
     if not (math.isfinite(extend_stride_s) and extend_stride_s > 0):
         raise ValueError(f"extend_stride={extend_stride_s} must be a number of seconds > 0")
     stride = n_frames(round(extend_stride_s * 1_000_000), frame_rate_hz)
-    if stride >= window:
+    if window is not None and stride >= window:
         raise ValueError(
             f"extend_stride={extend_stride_s:g} s must be shorter than the model's window of "
             f"{window / frame_rate_hz:g} s; {0.6 * window / frame_rate_hz:g} s suits it"

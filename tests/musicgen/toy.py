@@ -63,14 +63,21 @@ def toy_lm(
         chroma=CHROMA if fuse == "prepend" and style is None else None,
         style=style,
     )
+    return randomise(LMModel(cfg))
+
+
+def randomise(lm: LMModel) -> LMModel:
+    """Give `lm` weights under which everything matters."""
     generator = torch.Generator().manual_seed(7)
-    lm = LMModel(cfg).eval()
     for parameter in lm.parameters():
         nn.init.normal_(parameter, std=0.15, generator=generator)
+    for name, buffer in lm.named_buffers():
+        if name.endswith("_codebook.embed"):
+            nn.init.normal_(buffer, generator=generator)
     for module in lm.modules():
         if isinstance(module, nn.LayerNorm):
             nn.init.normal_(module.weight, mean=1.0, std=0.2, generator=generator)
-    return lm
+    return lm.eval()
 
 
 def random_request(rng: random.Random, lm: LMModel, key: str, max_frames: int) -> Request:
