@@ -6,12 +6,16 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from transformers import EncodecModel, HubertModel
 
-from musicgen.checkpoints import Checkpoint, load_checkpoint
+from musicgen.checkpoints import Checkpoint, load
+from musicgen.codec import CompressionModel
 from musicgen.conditioning.attributes import ConditioningAttributes, Wavs, prepare_attributes
+from musicgen.conditioning.features import MertFeatures
+from musicgen.conditioning.text import TextEncoder
 from musicgen.config import SamplingParams
 from musicgen.engine import Request
-from musicgen.files import ModelInfo, describe
+from musicgen.files import ModelInfo
 from musicgen.loaded import LoadedModel
 from musicgen.longform import DEFAULT_EXTEND_STRIDE_S, stride_frames
 from musicgen.runner import MAX_SLOTS, Progress, Runner, log_progress
@@ -56,6 +60,9 @@ class MusicGen(LoadedModel):
         dtype: str = "fp32",
         *,
         revision: str | None = None,
+        text_encoder: str | TextEncoder | None = None,
+        codec: str | EncodecModel | CompressionModel | None = None,
+        style_encoder: str | MertFeatures | HubertModel | None = None,
         max_slots: int = MAX_SLOTS,
     ) -> "MusicGen":
         """Loads `tiny`, a short name, a hub id or a local folder (see `files.describe`).
@@ -65,12 +72,21 @@ class MusicGen(LoadedModel):
             device: CUDA where there is one unless given.
             dtype: What the language model computes in; T5 and EnCodec stay fp32.
             revision: Branch, tag or commit of a hub id.
+            text_encoder: A T5 in place of the checkpoint's own: folder, hub id or module.
+            codec: An EnCodec likewise.
+            style_encoder: A MERT likewise.
             max_slots: Clips that `generate` and its kin run side by side.
         """
         if device is None:
             device = "cuda" if torch.cuda.is_available() else "cpu"
-        info = describe(name, revision=revision)
-        return cls(info, load_checkpoint(info), device, dtype, max_slots)
+        info, checkpoint = load(
+            name,
+            revision=revision,
+            text_encoder=text_encoder,
+            codec=codec,
+            style_encoder=style_encoder,
+        )
+        return cls(info, checkpoint, device, dtype, max_slots)
 
     def set_generation_params(
         self,
@@ -229,6 +245,9 @@ class MusicGen(LoadedModel):
             "seeds": range(len(clips)) if seeds is None else seeds,
             "sampling": none if sampling is None else sampling,
         }
+        for clip in clips:
+            if not isinstance(clip.description, str | None):
+                raise ValueError(f"descriptions are texts or None, got {clip.description!r}")
         for name, values in by_row.items():
             if len(values) != len(clips):
                 raise ValueError(f"{name} has {len(values)} entries for {len(clips)} descriptions")

@@ -156,6 +156,7 @@ def test_melodies_come_as_a_tensor_or_as_a_list_with_gaps(model: MusicGen) -> No
     [
         (lambda m: m.generate([]), "descriptions is a list .* not empty"),
         (lambda m: m.generate("a calm piano"), "descriptions is a list"),
+        (lambda m: m.generate(["a", 7]), "descriptions are texts or None, got 7"),
         (lambda m: m.generate(["a"], seeds=[1, 2]), "seeds has 2 entries for 1 descriptions"),
         (lambda m: m.generate(["a"], seeds=[-1]), r"seed=-1 lies outside 0 … 2\^63"),
         (lambda m: m.generate(["a"], seeds=[2**63]), "lies outside 0"),
