@@ -1,127 +1,246 @@
-"""Weights: a folder in transformers' format becomes our language model, T5 and EnCodec.
+"""Weights: a checkpoint in any layout becomes our language model, T5, EnCodec and MERT."""
 
-Tensors are read from safetensors files only (nothing is ever unpickled) and every one of them must
-find its place: a missing, left-over or wrongly shaped tensor is an error that names it.
-"""
-
-import json
-import re
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
 from torch import Tensor, nn
 from transformers import (
-    AutoTokenizer,
     EncodecConfig,
     EncodecModel,
+    HubertModel,
     MusicgenDecoderConfig,
     MusicgenMelodyDecoderConfig,
     PreTrainedConfig,
     T5Config,
-    T5EncoderModel,
 )
 
+from musicgen import audiocraft
 from musicgen.codec import CompressionModel
+from musicgen.conditioning.features import CodecFeatures, MertFeatures
 from musicgen.conditioning.text import TextEncoder
 from musicgen.config import LMConfig
-from musicgen.files import CONFIG, ModelInfo, weight_files
+from musicgen.errors import CheckpointError
+from musicgen.files import GIVEN, ModelInfo, describe, own_lm_config
+from musicgen.integrity import CONFIG, read_json
 from musicgen.lm import LMModel
+from musicgen.submodels import (
+    State,
+    as_fp32,
+    build_codec,
+    build_compression_model,
+    build_style_encoder,
+    build_text,
+    load_codec,
+    load_strictly,
+    load_style_encoder,
+    load_text,
+    load_tokenizer,
+    tensors,
+)
+from musicgen.transformers_names import MELODY_PROJECTION, POSITIONS, TEXT_PROJECTION, rename_lm
 
-State = dict[str, Tensor]
+__all__ = ["Checkpoint", "CheckpointError", "load", "load_checkpoint"]
 
-# transformers' name -> ours (AudioCraft's), inside a layer and around the layers.
-LAYER_NAMES = {
-    "self_attn.out_proj": "self_attn.out_proj",
-    "encoder_attn.out_proj": "cross_attention.out_proj",
-    "fc1": "linear1",
-    "fc2": "linear2",
-    "self_attn_layer_norm": "norm1",
-    "encoder_attn_layer_norm": "norm_cross",
-    "final_layer_norm": "norm2",
-}
-ATTENTION_NAMES = {"self_attn": "self_attn", "encoder_attn": "cross_attention"}
-TEXT_PROJECTION = "condition_provider.conditioners.description.output_proj"
-MELODY_PROJECTION = "condition_provider.conditioners.self_wav.output_proj"
-OUTER_NAMES = {
-    r"enc_to_dec_proj\.(.+)": rf"{TEXT_PROJECTION}.\1",
-    r"audio_enc_to_dec_proj\.(.+)": rf"{MELODY_PROJECTION}.\1",
-    r"decoder\.model\.decoder\.embed_tokens\.(.+)": r"emb.\1",
-    r"decoder\.model\.decoder\.layer_norm\.(.+)": r"out_norm.\1",
-    r"decoder\.lm_heads\.(.+)": r"linears.\1",
-}
-LAYER = re.compile(r"decoder\.model\.decoder\.layers\.(\d+)\.(.+)\.(weight|bias)")
-QKV = re.compile(r"(self_attn|encoder_attn)\.([qkv])_proj")
-POSITIONS = "decoder.model.decoder.embed_positions.weights"  # a table that anyone can compute
-WEIGHT_NORM = {
-    ".weight_g": ".parametrizations.weight.original0",
-    ".weight_v": ".parametrizations.weight.original1",
-}
-CODEBOOK_STATISTICS = (".inited", ".cluster_size", ".embed_avg")  # of training; may be missing
-
-
-class CheckpointError(ValueError):
-    """The folder's configuration or tensors are not those of a MusicGen that we can run."""
+PARTS = ("lm", "text_encoder", "audio_encoder", "style_encoder")  # prefixes in our own layout
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """The three models of a MusicGen, in fp32 on the CPU."""
+    """The models of a MusicGen, in fp32 on the CPU."""
 
     lm: LMModel
     text: TextEncoder
     codec: CompressionModel
+    style_features: nn.Module | None = None  # what hears the audio of a style
 
 
-def load_checkpoint(info: ModelInfo) -> Checkpoint:
+@dataclass(frozen=True)
+class Given:
+    """Sub-models that the caller brings along."""
+
+    text: TextEncoder | None = None
+    codec: EncodecModel | CompressionModel | None = None
+    style_encoder: MertFeatures | HubertModel | None = None
+
+
+def load(
+    name: str,
+    *,
+    revision: str | None = None,
+    text_encoder: str | TextEncoder | None = None,
+    codec: str | EncodecModel | CompressionModel | None = None,
+    style_encoder: str | MertFeatures | HubertModel | None = None,
+) -> tuple[ModelInfo, Checkpoint]:
+    """Describes and reads a model; sub-models are taken from elsewhere where the caller says so.
+
+    Args:
+        name: As `files.describe` takes it.
+        revision: Branch, tag or commit of a hub id.
+        text_encoder: Folder or hub id of a T5, or one with its tokenizer.
+        codec: Folder or hub id of an EnCodec, or one.
+        style_encoder: Folder or hub id of a MERT, or one.
+    """
+    overrides = {"text_encoder": text_encoder, "codec": codec, "style_encoder": style_encoder}
+    names = {
+        role: part if part is None or isinstance(part, str) else GIVEN
+        for role, part in overrides.items()
+    }
+    info = describe(name, revision=revision, **names)
+    given = Given(
+        text=None if isinstance(text_encoder, str) else text_encoder,
+        codec=None if isinstance(codec, str) else codec,
+        style_encoder=None if isinstance(style_encoder, str) else style_encoder,
+    )
+    checkpoint = load_checkpoint(info, given)
+    codec_model = checkpoint.codec
+    if codec_model.sample_rate != info.sample_rate_hz:
+        raise CheckpointError(
+            f"the codec makes {codec_model.sample_rate} Hz, model {name!r} {info.sample_rate_hz} "
+            "Hz; they do not belong together"
+        )
+    rates = {"frame_rate_hz": codec_model.frame_rate, "hop_samples": codec_model.hop_samples}
+    return replace(info, **rates), checkpoint
+
+
+def load_checkpoint(info: ModelInfo, given: Given | None = None) -> Checkpoint:
     """Reads the models that `info` (from `describe`) points at."""
+    given = given or Given()
+    read = {"transformers": _read_transformers, "own": _read_own, "audiocraft": _read_audiocraft}
+    lm, text, codec, style_encoder = read[info.layout](info, given)
+    if text.dim != lm.cfg.text_dim:
+        raise CheckpointError(
+            f"{info.path}: the model reads a T5 of width {lm.cfg.text_dim}, the text encoder has "
+            f"{text.dim}; give the T5 that it was trained with"
+        )
+    codec = build_compression_model(
+        Path(info.path),
+        codec,
+        info.channels,
+        n_codebooks=lm.cfg.n_codebooks,
+        card=lm.cfg.card,
+        n_used=info.codec_n_q,
+    )
+    features: nn.Module | None = style_encoder
+    if lm.cfg.style is not None and lm.cfg.style.features == "encodec":
+        features = CodecFeatures(codec)
+    return Checkpoint(lm=lm, text=text, codec=codec, style_features=features)
+
+
+Models = tuple[LMModel, TextEncoder, EncodecModel | CompressionModel, MertFeatures | None]
+
+
+def _text(info: ModelInfo, given: Given) -> TextEncoder | None:
+    """The text encoder that is not the checkpoint's own."""
+    if given.text is not None or info.parts.text_encoder in (None, GIVEN):
+        return given.text
+    return load_text(Path(info.parts.text_encoder))
+
+
+def _codec(info: ModelInfo, given: Given) -> EncodecModel | CompressionModel | None:
+    if given.codec is not None or info.parts.codec in (None, GIVEN):
+        return given.codec
+    return load_codec(Path(info.parts.codec))
+
+
+def _style_encoder(info: ModelInfo, given: Given) -> MertFeatures | None:
+    if isinstance(given.style_encoder, HubertModel):
+        return MertFeatures(given.style_encoder)
+    if given.style_encoder is not None or info.parts.style_encoder in (None, GIVEN):
+        return given.style_encoder
+    return load_style_encoder(Path(info.parts.style_encoder))
+
+
+def _read_audiocraft(info: ModelInfo, given: Given) -> Models:
+    package = audiocraft.read_package(Path(info.path) / audiocraft.LM_FILE)
+    settings = audiocraft.read_lm_settings(package)
+    state = {name: as_fp32(tensor) for name, tensor in audiocraft.lm_state(package).items()}
+    text = _text(info, given)
+    assert text is not None  # describe() found it, or the caller gave it
+    codec = _codec(info, given) or load_codec(Path(info.path))
+    lm = _build_lm(package.path, settings.lm, state)
+    return lm, text, codec, _style_encoder(info, given)
+
+
+def _read_own(info: ModelInfo, given: Given) -> Models:
     folder = Path(info.path)
-    config = json.loads((folder / CONFIG).read_bytes())
-    parts = {name: config.get(name, {}) for name in ("text_encoder", "audio_encoder", "decoder")}
-    _check_types(folder, parts)
+    config = read_json(folder / CONFIG)
+    states = _split(tensors(folder), PARTS)
+    style_encoder = _style_encoder(info, given)
+    if style_encoder is None and config.get("style_encoder"):
+        style_encoder = build_style_encoder(
+            folder, config["style_encoder"], states["style_encoder"]
+        )
+    return (
+        _build_lm(folder, own_lm_config(folder), states["lm"]),
+        *_text_and_codec(info, given, config, states),
+        style_encoder,
+    )
+
+
+def _read_transformers(info: ModelInfo, given: Given) -> Models:
+    folder = Path(info.path)
+    config = read_json(folder / CONFIG)
+    config |= {name: config.get(name, {}) for name in ("text_encoder", "audio_encoder", "decoder")}
+    _check_types(folder, config)
     decoder_class = MusicgenMelodyDecoderConfig if info.kind == "melody" else MusicgenDecoderConfig
-    text_config = T5Config.from_dict(parts["text_encoder"])
-    codec_config = EncodecConfig.from_dict(parts["audio_encoder"])
-    decoder_config = decoder_class.from_dict(parts["decoder"])
-    _check_decoder(folder, decoder_config, codec_config)
-
-    lm_config = _lm_config(info, decoder_config, text_config.d_model)
-    lm_state, text_state, codec_state = _split(folder)
-    tokenizer = AutoTokenizer.from_pretrained(
-        str(folder), config=text_config, local_files_only=True
+    decoder = decoder_class.from_dict(config["decoder"])
+    _check_decoder(folder, decoder)
+    states = _split(tensors(folder), ("text_encoder", "audio_encoder"))
+    states[""].pop(POSITIONS, None)
+    text, codec = _text_and_codec(info, given, config, states)
+    codec = build_compression_model(
+        folder, codec, info.channels, decoder.num_codebooks, decoder.vocab_size
     )
-    return Checkpoint(
-        lm=_build_lm(folder, lm_config, lm_state),
-        text=TextEncoder(_build_text(folder, text_config, text_state), tokenizer),
-        codec=CompressionModel(_build_codec(folder, codec_config, codec_state), info.channels),
-    )
+    lm = _build_lm(folder, _lm_config(info, decoder, text.dim), rename_lm(states[""]))
+    return lm, text, codec, None
 
 
-def _check_types(folder: Path, parts: dict[str, dict[str, Any]]) -> None:
+def _text_and_codec(
+    info: ModelInfo, given: Given, config: dict[str, Any], states: dict[str, State]
+) -> tuple[TextEncoder, EncodecModel | CompressionModel]:
+    folder = Path(info.path)
+    text, codec = _text(info, given), _codec(info, given)
+    if text is None:
+        text_config = T5Config.from_dict(config["text_encoder"])
+        model = build_text(folder, text_config, states["text_encoder"])
+        text = TextEncoder(model, load_tokenizer(folder, text_config))
+    if codec is None:
+        codec_config = EncodecConfig.from_dict(config["audio_encoder"])
+        codec = build_codec(folder, codec_config, states["audio_encoder"])
+    return text, codec
+
+
+def _split(named: Iterable[tuple[str, Tensor]], parts: tuple[str, ...]) -> dict[str, State]:
+    """Tensors by the part that their name begins with, "" for the rest."""
+    states: dict[str, State] = {part: {} for part in (*parts, "")}
+    for key, tensor in named:
+        part, _, name = key.partition(".")
+        if part in parts:
+            states[part][name] = tensor
+        else:
+            states[""][key] = tensor
+    return states
+
+
+def _check_types(folder: Path, config: dict[str, Any]) -> None:
     for part, wanted in {"text_encoder": "t5", "audio_encoder": "encodec"}.items():
-        found = parts[part].get("model_type", wanted)
+        found = config[part].get("model_type", wanted)
         if found != wanted:
             raise CheckpointError(
                 f"{folder / CONFIG}: {part} is a {found!r}, only {wanted!r} is known"
             )
 
 
-def _check_decoder(folder: Path, decoder: PreTrainedConfig, codec: EncodecConfig) -> None:
+def _check_decoder(folder: Path, decoder: PreTrainedConfig) -> None:
     wanted = {"activation_function": "gelu", "scale_embedding": False}
     for name, value in wanted.items():
         if (found := getattr(decoder, name)) != value:
             raise CheckpointError(
                 f"{folder / CONFIG}: decoder.{name}={found!r}, only {value!r} is known"
             )
-    n_coded = codec.num_quantizers * (decoder.audio_channels // codec.audio_channels)
-    if decoder.vocab_size != codec.codebook_size or decoder.num_codebooks != n_coded:
-        raise CheckpointError(
-            f"{folder / CONFIG}: the decoder speaks {decoder.num_codebooks} codebooks of "
-            f"{decoder.vocab_size}, the codec {n_coded} of {codec.codebook_size}"
-        )
 
 
 def _lm_config(info: ModelInfo, decoder: PreTrainedConfig, text_dim: int) -> LMConfig:
@@ -140,58 +259,6 @@ def _lm_config(info: ModelInfo, decoder: PreTrainedConfig, text_dim: int) -> LMC
     )
 
 
-def _tensors(folder: Path) -> Iterator[tuple[str, Tensor]]:
-    for name in weight_files(folder):
-        with safe_open(str(folder / name), framework="pt") as file:
-            for key in file.keys():  # noqa: SIM118 - the file is no mapping
-                yield key, file.get_tensor(key).float()
-
-
-def _split(folder: Path) -> tuple[State, State, State]:
-    """The checkpoint's tensors by model and under the names that each model uses."""
-    decoder: State = {}
-    text: State = {}
-    codec: State = {}
-    for key, tensor in _tensors(folder):
-        part, _, name = key.partition(".")
-        if part == "text_encoder":
-            text[name] = tensor
-        elif part == "audio_encoder":
-            for old, new in WEIGHT_NORM.items():
-                name = name.replace(old, new)
-            codec[name] = tensor
-        elif key != POSITIONS:
-            decoder[key] = tensor
-    return rename_lm(decoder), text, codec
-
-
-def rename_lm(tensors: State) -> State:
-    """From transformers' names to AudioCraft's; q, k and v become one `in_proj_weight`."""
-    state: State = {}
-    qkv: dict[str, State] = {}
-    for key, tensor in tensors.items():
-        layer = LAYER.fullmatch(key)
-        projection = QKV.fullmatch(layer[2]) if layer else None
-        if layer and projection:
-            attention = f"transformer.layers.{layer[1]}.{ATTENTION_NAMES[projection[1]]}"
-            qkv.setdefault(f"{attention}.in_proj_{layer[3]}", {})[projection[2]] = tensor
-        elif layer:
-            name = LAYER_NAMES.get(layer[2], layer[2])
-            state[f"transformer.layers.{layer[1]}.{name}.{layer[3]}"] = tensor
-        else:
-            state[_outer_name(key)] = tensor
-    for name, parts in qkv.items():
-        state[name] = torch.cat([parts[letter] for letter in "qkv" if letter in parts])
-    return state
-
-
-def _outer_name(key: str) -> str:
-    for pattern, replacement in OUTER_NAMES.items():
-        if match := re.fullmatch(pattern, key):
-            return match.expand(replacement)
-    return key
-
-
 def _build_lm(folder: Path, config: LMConfig, state: State) -> LMModel:
     # transformers leaves a projection out where the widths agree.
     if config.text_dim == config.dim:
@@ -200,55 +267,10 @@ def _build_lm(folder: Path, config: LMConfig, state: State) -> LMModel:
         _identity(state, MELODY_PROJECTION, config.dim)
     with torch.device("meta"):
         lm = LMModel(config)
-    _load(folder, "language model", lm, state)
+    load_strictly(folder, "language model", lm, state)
     return lm.eval().requires_grad_(False)
 
 
 def _identity(state: State, name: str, dim: int) -> None:
     state.setdefault(f"{name}.weight", torch.eye(dim))
     state.setdefault(f"{name}.bias", torch.zeros(dim))
-
-
-def _build_text(folder: Path, config: T5Config, state: State) -> T5EncoderModel:
-    shared, tied = "shared.weight", "encoder.embed_tokens.weight"  # one table under two names
-    table = state.get(shared, state.get(tied))
-    if table is not None:
-        state |= {shared: table, tied: table}
-    with torch.device("meta"):
-        model = T5EncoderModel(config)
-    _load(folder, "text encoder", model, state)
-    return model
-
-
-def _build_codec(folder: Path, config: EncodecConfig, state: State) -> EncodecModel:
-    with torch.random.fork_rng(devices=[]):  # its initial weights must not touch the user's RNG
-        model = EncodecModel(config)
-    for name, value in model.state_dict().items():
-        if name.endswith(CODEBOOK_STATISTICS):
-            state.setdefault(name, value)
-    _load(folder, "codec", model, state)
-    return model
-
-
-def _load(folder: Path, part: str, model: nn.Module, state: State) -> None:
-    expected = model.state_dict()
-    wrong = {
-        "missing": sorted(expected.keys() - state.keys()),
-        "unknown": sorted(state.keys() - expected.keys()),
-        "of another shape": [
-            f"{name} {list(state[name].shape)} for {list(expected[name].shape)}"
-            for name in sorted(expected.keys() & state.keys())
-            if state[name].shape != expected[name].shape
-        ],
-    }
-    if any(wrong.values()):
-        details = "; ".join(
-            f"{len(names)} {what}: {', '.join(names[:4])}{' …' if len(names) > 4 else ''}"
-            for what, names in wrong.items()
-            if names
-        )
-        raise CheckpointError(
-            f"{folder}: the {part}'s tensors do not fit {CONFIG} ({details}); "
-            "weights and configuration are of different models, or the save was incomplete"
-        )
-    model.load_state_dict(state, assign=True)

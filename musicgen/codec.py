@@ -1,10 +1,19 @@
-"""EnCodec: audio to codes and back, one clip at a time, so that no clip depends on its mates."""
+"""EnCodec: audio to codes and back, one clip at a time, so that no clip depends on its mates.
+
+Long clips are decoded in pieces that give the samples of one decode: the LSTM carries its state
+from piece to piece, and the convolutions around it, which look only a few frames to either side,
+see that much of the neighbouring pieces. What is held in memory beside the audio does not grow
+with the clip.
+"""
 
 import math
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
 from transformers import EncodecModel
+
+PIECE_FRAMES = 1500  # 30 s at 50 Hz: one window of the language model is decoded as a whole
 
 
 class CompressionModel(nn.Module):
@@ -66,7 +75,10 @@ class CompressionModel(nn.Module):
 
     @torch.no_grad()
     def decode(self, codes: Tensor, scale: Tensor | None = None) -> Tensor:
-        """Audio [B, C, T·hop] of `codes` [B, K, T]; the same bits for a clip in any batch."""
+        """Audio [B, C, T·hop] of `codes` [B, K, T]; the same bits for a clip in any batch.
+
+        Clips of more than `PIECE_FRAMES` frames are decoded in pieces (to 1e-6 the same samples).
+        """
         if codes.ndim != 3 or not 1 <= codes.shape[1] <= self.total_codebooks:
             raise ValueError(
                 f"decode wants [batch, 1 … {self.total_codebooks}, frames], got {list(codes.shape)}"
@@ -79,14 +91,14 @@ class CompressionModel(nn.Module):
 
     def _encode_clip(self, wav: Tensor) -> tuple[Tensor, Tensor | None]:
         if self.interleaved:
-            pair = [self._quantize(channel[None]) for channel in wav]  # 2 · [K/2, T]
+            pair = [self.quantize(channel[None]) for channel in wav]  # 2 · [K/2, T]
             codes = torch.stack(pair, dim=1).flatten(0, 1)  # [K, T]
             return codes[: self.num_codebooks], None
         scale = None
         if self.model.config.normalize:
             scale = wav.mean(dim=0).square().mean().sqrt()[None] + 1e-8  # [1]
             wav = wav / scale
-        return self._quantize(wav)[: self.num_codebooks], scale
+        return self.quantize(wav)[: self.num_codebooks], scale
 
     def _decode_clip(self, codes: Tensor) -> Tensor:
         if self.interleaved:
@@ -94,12 +106,83 @@ class CompressionModel(nn.Module):
             return torch.cat(sides)  # [2, N]
         return self._dequantize(codes)
 
-    def _quantize(self, wav: Tensor) -> Tensor:
+    def quantize(self, wav: Tensor) -> Tensor:
+        """Codes [K, T] of `wav` [C, N] by the codec itself, whatever the model makes of stereo."""
         latents = self.model.encoder(wav[None])  # [1, D, T]
         codes: Tensor = self.model.quantizer.encode(latents)  # [K, 1, T]
         return codes[:, 0]
 
     def _dequantize(self, codes: Tensor) -> Tensor:
+        if codes.shape[-1] > PIECE_FRAMES:
+            return self._join(PieceDecoder(self.model, codes), codes)  # [C, N]
         latents = self.model.quantizer.decode(codes[:, None])  # [1, D, T]
         wav: Tensor = self.model.decoder(latents)  # [1, C, N]
         return wav[0]
+
+    def _join(self, pieces: "PieceDecoder", codes: Tensor) -> Tensor:
+        channels = self.model.config.audio_channels
+        wav = torch.empty(channels, codes.shape[-1] * self.hop_samples, device=codes.device)
+        done = 0
+        for piece in pieces:
+            wav[:, done : done + piece.shape[-1]] = piece
+            done += piece.shape[-1]
+        return wav
+
+
+class PieceDecoder:
+    """The decoder over `codes` [K, T], piece by piece: iterating gives audio [C, n] in order.
+
+    Between LSTM and audio lie `reach` frames: what a piece of the LSTM's output makes certain ends
+    that much before the piece does.
+    """
+
+    def __init__(self, model: EncodecModel, codes: Tensor, piece: int = PIECE_FRAMES) -> None:
+        layers = list(model.decoder.layers)
+        self.quantizer = model.quantizer
+        self.first, self.lstm, self.rest = layers[0], layers[1].lstm, layers[2:]
+        self.hop = math.prod(model.config.upsampling_ratios)
+        self.lead, self.reach = _reach(layers[:1]), _reach(layers[2:])
+        self.codes, self.piece = codes, piece
+
+    def __iter__(self) -> Iterator[Tensor]:
+        n_frames, done, state = self.codes.shape[-1], 0, None
+        seen, seen_from = None, 0  # the LSTM's output that is still needed, and its first frame
+        for start in range(0, n_frames, self.piece):
+            end = min(start + self.piece, n_frames)
+            out, state = self._recur(start, end, state)  # [1, W, piece]
+            seen = out if seen is None else torch.cat([seen, out], dim=-1)
+            certain = end if end == n_frames else end - self.reach
+            if certain > done:
+                wav = self._convolve(seen)  # [C, n]
+                yield wav[:, (done - seen_from) * self.hop : (certain - seen_from) * self.hop]
+                done = certain
+            keep_from = max(done - self.reach, 0)
+            seen, seen_from = seen[..., keep_from - seen_from :], keep_from
+
+    def _recur(
+        self, start: int, end: int, state: tuple[Tensor, Tensor] | None
+    ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        """First convolution and LSTM for frames start … end."""
+        left = max(start - self.lead, 0)
+        latents = self.quantizer.decode(self.codes[:, None, left : end + self.lead])  # [1, D, n]
+        x = self.first(latents)[..., start - left : end - left]  # [1, W, n]
+        steps = x.permute(2, 0, 1)  # [n, 1, W]
+        out, state = self.lstm(steps, state)
+        return (out + steps).permute(1, 2, 0), state
+
+    def _convolve(self, x: Tensor) -> Tensor:
+        for layer in self.rest:
+            x = layer(x)
+        return x[0]
+
+
+def _reach(layers: list[nn.Module]) -> int:
+    """How many frames to either side `layers` look, rounded up generously."""
+    frames, rate = 1.0, 1  # rate: positions per frame
+    for layer in (module for outer in layers for module in outer.modules()):
+        if isinstance(layer, nn.ConvTranspose1d):
+            frames += math.ceil(layer.kernel_size[0] / layer.stride[0]) / rate
+            rate *= layer.stride[0]
+        elif isinstance(layer, nn.Conv1d):
+            frames += (layer.kernel_size[0] - 1) * layer.dilation[0] / rate
+    return math.ceil(frames)

@@ -82,6 +82,65 @@ class ChromaConfig:
 
 
 @dataclass(frozen=True)
+class StyleConfig:
+    """The style reader of a style model; the defaults are those of the released one.
+
+    Attributes:
+        dim: Width of its transformer.
+        n_heads: Attention heads of its transformer.
+        n_layers: Layers of its transformer.
+        ffn_dim: Width of its feed-forward layers.
+        n_codebooks: Codebooks of its residual quantiser.
+        bins: Entries of each of them.
+        eval_q: How many of them are used: the fewer, the vaguer the style.
+        ds_factor: Every how many feature frames one is kept.
+        excerpt_length_s: Seconds of the audio that are read.
+        features: What hears the audio.
+        features_name: Hub id or folder of the feature extractor.
+        feature_dim: Width of its features.
+        feature_rate_hz: Feature frames per second.
+        feature_sample_rate_hz: Rate at which it hears.
+        encodec_n_q: Codebooks of EnCodec that are heard, where it is the extractor.
+        feature_bins: Entries of each of those.
+        sample_rate_hz: Rate at which the audio comes: the model's.
+    """
+
+    dim: int = 512
+    n_heads: int = 8
+    n_layers: int = 8
+    ffn_dim: int = 2048
+    n_codebooks: int = 6
+    bins: int = 1024
+    eval_q: int = 3
+    ds_factor: int = 15
+    excerpt_length_s: float = 3.0
+    features: Literal["mert", "encodec"] = "mert"
+    features_name: str = "m-a-p/MERT-v1-95M"
+    feature_dim: int = 768
+    feature_rate_hz: int = 75
+    feature_sample_rate_hz: int = 24_000
+    encodec_n_q: int = 4
+    feature_bins: int = 2048
+    sample_rate_hz: int = 32_000
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.eval_q <= self.n_codebooks:
+            raise ValueError(f"eval_q={self.eval_q} must lie in 1..{self.n_codebooks}")
+        if not (math.isfinite(self.excerpt_length_s) and 0 < self.excerpt_length_s <= 30):
+            raise ValueError(f"excerpt_length={self.excerpt_length_s} s must lie in 0..30")
+        if self.ds_factor < 1:
+            raise ValueError(f"ds_factor={self.ds_factor} must be at least 1")
+        if self.encodec_n_q < 1:
+            raise ValueError(f"encodec_n_q={self.encodec_n_q} must be at least 1")
+
+    @property
+    def max_frames(self) -> int:
+        """Frames of the prefix, at most: those of one excerpt."""
+        n_features = math.ceil(self.excerpt_length_s * self.feature_rate_hz)
+        return max(1, -(-n_features // self.ds_factor))
+
+
+@dataclass(frozen=True)
 class LMConfig:
     """Shape of the language model.
 
@@ -96,6 +155,7 @@ class LMConfig:
         text_dim: Width of the text encoder.
         fuse: Whether text enters by cross-attention or, with the melody, as a prefix.
         chroma: Chromagram of a melody model, else None.
+        style: Style reader of a style model, else None.
     """
 
     dim: int
@@ -108,6 +168,7 @@ class LMConfig:
     text_dim: int
     fuse: FuseMethod
     chroma: ChromaConfig | None = None
+    style: StyleConfig | None = None
 
     def __post_init__(self) -> None:
         if self.dim % self.n_heads or self.dim % 2 or self.dim < 4:
@@ -122,13 +183,22 @@ class LMConfig:
             raise ValueError(f"delays={self.delays} must start at 0")
         if self.fuse not in ("cross", "prepend"):
             raise ValueError(f"fuse={self.fuse!r} must be 'cross' or 'prepend'")
-        if self.chroma is not None and self.fuse != "prepend":
-            raise ValueError("a chroma condition needs fuse='prepend'")
+        if (self.chroma or self.style) and self.fuse != "prepend":
+            raise ValueError("a chroma or style condition needs fuse='prepend'")
+        if self.chroma and self.style:
+            raise ValueError("a model has a chroma or a style condition, not both")
 
     @property
     def head_dim(self) -> int:
         """Width of one attention head."""
         return self.dim // self.n_heads
+
+    @property
+    def max_audio_frames(self) -> int:
+        """Frames of the melody or style prefix, at most; 0 on a text model."""
+        if self.chroma is not None:
+            return self.chroma.chroma_length
+        return 0 if self.style is None else self.style.max_frames
 
     @property
     def special_token(self) -> int:

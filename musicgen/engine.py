@@ -2,8 +2,9 @@
 
 The engine has R = 2 x slots rows, whatever they hold. A clip occupies 1, 2 or 3 of them (no,
 single, double guidance), starts as soon as they are free and leaves at its own length. Clips are
-admitted in the order of submission. At equal R, dtype and threads the tokens of a clip are the same
-bits whatever its mates, its rows and the moment of its admission.
+admitted in the order of submission. A clip of several windows goes back to the head of the queue
+after each, with what it has so far as the next one's opening. At equal R, dtype and threads the
+tokens of a clip are the same bits whatever its mates, its rows and the moment of its admission.
 """
 
 from collections import deque
@@ -13,10 +14,19 @@ from dataclasses import dataclass
 import torch
 
 from musicgen import codebooks
+from musicgen.conditioning.fuser import ClipConditions
 from musicgen.guidance import guidance_rows
 from musicgen.lm import LMModel
 from musicgen.prefill import fill_cross, fill_prefix
-from musicgen.protocol import Finished, Limits, NonFiniteLogitsError, Request, check_request
+from musicgen.protocol import (
+    Finished,
+    Limits,
+    NonFiniteLogitsError,
+    Request,
+    Task,
+    check_conditions,
+    check_request,
+)
 from musicgen.sampling import FilterShape, uniform
 from musicgen.step import DecodeState, StepShape, decode_step, round_up
 from musicgen.weights import prepare
@@ -29,13 +39,13 @@ _CHECK_STEPS = 64  # how often a clip is asked whether its logits are still fini
 
 @dataclass(eq=False)
 class _Clip:
-    """A request in its rows: `position` is the cache cell that its next step fills."""
+    """A task in its rows: `position` is the cache cell that its next step fills."""
 
-    request: Request
+    task: Task
     rows: list[int]
+    n_text: int
     position: int
     n_steps_left: int
-    n_steps: int = 0
 
 
 class Engine:
@@ -55,6 +65,7 @@ class Engine:
         slots: int,
         max_frames: int,
         max_text_tokens: int = 512,
+        max_audio_frames: int | None = None,
         dtype: str = "fp32",
         packed: bool | None = None,
     ) -> None:
@@ -63,8 +74,9 @@ class Engine:
         Args:
             lm: The model, on its device; its weights are copied.
             slots: Clips with single guidance that run side by side.
-            max_frames: Longest clip.
+            max_frames: Longest window.
             max_text_tokens: Longest text.
+            max_audio_frames: Longest melody or style prefix; None takes it from the model.
             dtype: fp32, bf16, or (GPU only) fp16.
             packed: Whether linears run from packed weights; None where the device can.
         """
@@ -72,12 +84,14 @@ class Engine:
             raise ValueError(f"--slots {slots}: the engine needs at least 1")
         self.cfg = lm.cfg
         self.n_rows = ROWS_PER_SLOT * slots
-        self.limits = Limits(self.n_rows, max_frames, max_text_tokens)
+        if max_audio_frames is None:
+            max_audio_frames = self.cfg.max_audio_frames
+        self.limits = Limits(self.n_rows, max_frames, max_text_tokens, max_audio_frames)
         n_steps = codebooks.n_steps(max_frames, self.cfg.delays)
         n_cells = round_up(self._max_prefix() + n_steps)
         self._weights = prepare(lm, dtype, n_cells, packed=packed)
         self._state = DecodeState.idle(self._weights, self.n_rows, n_cells, n_steps)
-        self._waiting: deque[Request] = deque()
+        self._waiting: deque[Task] = deque()
         self._active: list[_Clip] = []
         self._free_rows = list(range(self.n_rows))
         self._filters = FilterShape()
@@ -99,7 +113,7 @@ class Engine:
     @property
     def has_room(self) -> bool:
         """Whether a row is free that no waiting request will take."""
-        return sum(request.n_rows for request in self._waiting) < len(self._free_rows)
+        return sum(task.request.n_rows for task in self._waiting) < len(self._free_rows)
 
     @property
     def occupancy(self) -> float:
@@ -113,14 +127,14 @@ class Engine:
             ValueError: It could never run; the message says why.
         """
         check_request(request, self.cfg, self.limits)
-        self._waiting.append(request)
+        self._waiting.append(Task(request, request.prompt_codes))
 
     @torch.no_grad()
     def step(self) -> list[Finished]:
         """Admit what fits, run one decode step for all rows, return the clips that ended."""
-        self._admit()
+        refused = self._admit()
         if not self._active:
-            return []
+            return refused
         n_keys = round_up(1 + max(clip.position for clip in self._active))
         shape = StepShape(n_keys, self._n_cross_keys, self._filters)
         decode_step(self._weights, self._state, shape)
@@ -128,11 +142,11 @@ class Engine:
         self.n_busy_rows += self.n_rows - len(self._free_rows)
         for clip in self._active:
             clip.position += 1
-            clip.n_steps += 1
+            clip.task.n_steps += 1
             clip.n_steps_left -= 1
         if self.n_steps % _CHECK_STEPS and all(clip.n_steps_left for clip in self._active):
-            return []
-        return self._collect()
+            return refused
+        return refused + self._collect()
 
     @torch.no_grad()
     def reset(self) -> None:
@@ -143,28 +157,46 @@ class Engine:
         self._release(list(range(self.n_rows)), wipe=True)
         self._plan()
 
-    def _admit(self) -> None:
-        """Move requests into free rows, first come, first served."""
-        admitted = False
-        while self._waiting and self._waiting[0].n_rows <= len(self._free_rows):
-            request = self._waiting.popleft()
-            if self.on_admit is not None:
-                self.on_admit(request.key)
-            rows = self._free_rows[: request.n_rows]
-            del self._free_rows[: request.n_rows]
-            self._active.append(self._enter(request, rows))
+    def _admit(self) -> list[Finished]:
+        """Move tasks into free rows, first come, first served; return those that can't go on."""
+        refused, admitted = [], False
+        while self._waiting and self._waiting[0].request.n_rows <= len(self._free_rows):
+            task = self._waiting.popleft()
+            if task.n_windows == 0 and self.on_admit is not None:
+                self.on_admit(task.request.key)
+            try:
+                conditions = self._conditions(task)
+            except torch.OutOfMemoryError:
+                raise
+            except Exception as error:
+                refused.append(Finished(task.request.key, None, error, task.n_steps))
+                continue
+            rows = self._free_rows[: task.request.n_rows]
+            del self._free_rows[: task.request.n_rows]
+            self._active.append(self._enter(task, conditions, rows))
             admitted = True
         if admitted:
             self._plan()
+        return refused
 
-    def _enter(self, request: Request, rows: list[int]) -> _Clip:
-        """Bring a clip into `rows`: conditions, tokens, noise, parameters, cache."""
+    def _conditions(self, task: Task) -> ClipConditions:
+        """Conditions of the window that `task` runs next."""
+        request, window = task.request, task.window
+        conditions = request.conditions_of(window)
+        if window.index:
+            where = f"clip {request.key}, window {window.index}"
+            check_conditions(conditions, self.cfg, self.limits, where)
+        return conditions
+
+    def _enter(self, task: Task, clip: ClipConditions, rows: list[int]) -> _Clip:
+        """Bring a clip's window into `rows`: conditions, tokens, noise, parameters, cache."""
         cfg, state, weights = self.cfg, self._state, self._weights
-        conditions = guidance_rows(request.conditions, cfg.fuse, request.sampling.guidance)
+        request, window = task.request, task.window
+        conditions = guidance_rows(clip, cfg.fuse, request.sampling.guidance)
         sequence = codebooks.open_sequence(
-            request.prompt_codes, request.n_frames, cfg.delays, cfg.special_token
+            task.opening(), window.n_frames, cfg.delays, cfg.special_token
         )  # [K, S]
-        noise = uniform(request.seed, cfg.n_codebooks, request.n_frames)
+        noise = uniform(request.seed, cfg.n_codebooks, window.n_frames, window.first_frame)
         noise = codebooks.build(noise, cfg.delays, 0)  # [K, S]
         n_steps = sequence.shape[-1]
         prefix = conditions[0].prefix
@@ -173,44 +205,49 @@ class Engine:
         state.sequence[rows, :, :n_steps] = sequence.to(weights.device)
         state.noise[rows, :, :n_steps] = noise.to(weights.device)
         state.n_prefix[rows] = n_prefix
-        state.step[rows] = request.n_prompt
+        state.step[rows] = window.n_prompt
         state.running[rows] = 1
         state.failed[rows] = False
         state.guidance.set(rows, request.sampling)
         state.sampling.set(rows[0], request.sampling)
         fill_cross(weights, state, rows, conditions)
-        fill_prefix(weights, state, rows, conditions, sequence[:, : request.n_prompt])
+        fill_prefix(weights, state, rows, conditions, sequence[:, : window.n_prompt])
         # Steps 0 .. T0 - 1 are fed by now. Step T0 comes next and decides T0 + 1; S - 1 is the last
         # to be decided and never fed.
-        n_left = n_steps - 1 - request.n_prompt
-        return _Clip(request, rows, n_prefix + request.n_prompt, n_left)
+        n_left = n_steps - 1 - window.n_prompt
+        return _Clip(task, rows, len(clip.text), n_prefix + window.n_prompt, n_left)
 
     def _collect(self) -> list[Finished]:
-        """Take out the clips that are complete or that failed."""
+        """Take out the windows that are complete or that failed, and queue what follows them."""
         failed = self._state.failed.tolist()
         ended = [c for c in self._active if not c.n_steps_left or failed[c.rows[0]]]
-        finished = []
+        finished, unfinished = [], []
         for clip in ended:
-            bad = failed[clip.rows[0]]
-            finished.append(self._outcome(clip, bad=bad))
+            task, bad = clip.task, failed[clip.rows[0]]
+            if not bad:
+                sequence = self._state.sequence[clip.rows[0]].cpu()  # [K, S]
+                task.add(codebooks.revert(sequence, self.cfg.delays, task.window.n_frames))
+            if bad or task.complete:
+                finished.append(self._outcome(task, bad=bad))
+            else:
+                unfinished.append(task)
             self._release(clip.rows, wipe=bad)
             self._active.remove(clip)
+        self._waiting.extendleft(reversed(unfinished))
         if ended:
             self._plan()
         return finished
 
-    def _outcome(self, clip: _Clip, *, bad: bool) -> Finished:
-        key, n_frames = clip.request.key, clip.request.n_frames
-        if bad:
-            error = NonFiniteLogitsError(
-                f"clip {key}: logits became NaN or infinite within {clip.n_steps} of its steps; "
-                "its conditions or the weights hold values that this dtype can't carry: "
-                "try another prompt, or dtype fp32"
-            )
-            return Finished(key, None, error, clip.n_steps)
-        sequence = self._state.sequence[clip.rows[0]].cpu()  # [K, S]
-        codes = codebooks.revert(sequence, self.cfg.delays, n_frames)
-        return Finished(key, codes, None, clip.n_steps)
+    def _outcome(self, task: Task, *, bad: bool) -> Finished:
+        key = task.request.key
+        if not bad:
+            return Finished(key, task.codes, None, task.n_steps)
+        error = NonFiniteLogitsError(
+            f"clip {key}: logits became NaN or infinite within {task.n_steps} of its steps; "
+            "its conditions or the weights hold values that this dtype can't carry: "
+            "try another prompt, or dtype fp32"
+        )
+        return Finished(key, None, error, task.n_steps)
 
     def _release(self, rows: list[int], *, wipe: bool) -> None:
         """Free `rows`; `wipe` removes values that no mask can hide."""
@@ -227,13 +264,11 @@ class Engine:
 
     def _plan(self) -> None:
         """Fix what stays the same until a clip enters or leaves."""
-        self._filters = FilterShape.of(clip.request.sampling for clip in self._active)
-        texts = [len(clip.request.conditions.text) for clip in self._active]
-        self._n_cross_keys = round_up(max(texts, default=1))
+        self._filters = FilterShape.of(clip.task.request.sampling for clip in self._active)
+        self._n_cross_keys = round_up(max((clip.n_text for clip in self._active), default=1))
 
     def _max_prefix(self) -> int:
         """Cells that precede the tokens of any clip."""
         if self.cfg.fuse == "cross":
             return 0
-        n_melody = 0 if self.cfg.chroma is None else self.cfg.chroma.chroma_length
-        return n_melody + self.limits.max_text_tokens
+        return self.limits.max_audio_frames + self.limits.max_text_tokens

@@ -1,45 +1,71 @@
 """Which folder a model name means, and what is in it: read without torch, in milliseconds.
 
-A checkpoint is a folder in transformers' format: `config.json`, safetensors weights (one file or
-shards with an index) and a tokenizer. It comes from this package (`tiny`), from a local path, or
-from the Hugging Face hub (the local cache is asked first, so a downloaded model works offline).
+A checkpoint is a folder in one of three layouts:
+
+transformers: `config.json`, safetensors weights (one file or shards with an index), a tokenizer.
+own: the same files, written by `musicgen.convert` for models that transformers has no layout for.
+audiocraft: `state_dict.bin` and `compression_state_dict.bin`. T5 (and MERT, and mostly EnCodec) are
+    not in them: they are found by the name that the checkpoint gives, or where the user says. (To
+    describe such a folder torch is needed, and imported.)
+
+It comes from this package (`tiny`), from a local path, or from the Hugging Face hub.
 """
 
-import json
 import math
 import re
-import struct
-from dataclasses import dataclass
-from functools import lru_cache
-from hashlib import blake2b
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from musicgen.config import ChromaConfig
+from musicgen.audiocraft import CODEC_FILE, LM_FILE, Package, read_lm_settings, read_package
+from musicgen.audiocraft import codec_config as audiocraft_codec_config
+from musicgen.config import ChromaConfig, LMConfig, StyleConfig
+from musicgen.errors import CheckpointError, ModelNotFoundError
+from musicgen.family import SHORT_NAMES, Kind
+from musicgen.hub import from_hub, is_hub_id, local_folder, part_folder
+from musicgen.integrity import (
+    CONFIG,
+    FEATURES,
+    INDEX,
+    OWN,
+    PICKLED,
+    TOKENIZER_EXTRAS,
+    TOKENIZERS,
+    Layout,
+    checkpoint_files,
+    hash_files,
+    layout_of,
+    part_files,
+    read_json,
+)
+
+__all__ = ["ModelInfo", "ModelNotFoundError", "Parts", "checkpoint_files", "describe"]
 
 TINY = "tiny"
 TINY_FOLDER = Path(__file__).parent / "tiny" / "checkpoint"
-SHORT_NAMES = {
-    name: f"facebook/musicgen-{name}"
-    for name in (
-        *("small", "medium", "large", "melody", "melody-large"),
-        *("stereo-small", "stereo-medium", "stereo-large", "stereo-melody", "stereo-melody-large"),
-    )
-}
-KINDS: dict[str, Literal["text", "melody"]] = {"musicgen": "text", "musicgen_melody": "melody"}
+KINDS: dict[str, Kind] = {"musicgen": "text", "musicgen_melody": "melody"}
 DEFAULT_MAX_DURATION_S = 30.0
 
-CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
-TOKENIZERS = ("tokenizer.json", "spiece.model")
-# Everything that decides what the model computes; generation_config.json is ignored by design.
-FEATURES = ("preprocessor_config.json", "processor_config.json")
-TOKENIZER_EXTRAS = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
 HUB_FILES = [CONFIG, INDEX, "*.safetensors", *TOKENIZERS, *FEATURES, *TOKENIZER_EXTRAS, "README.md"]
+AUDIOCRAFT_FILES = [LM_FILE, CODEC_FILE, "README.md"]
 SPDX = {"cc-by-nc-4.0": "CC-BY-NC-4.0", "apache-2.0": "Apache-2.0", "mit": "MIT"}
 
+GIVEN = "(given as a module)"  # stands for a sub-model that the caller brings along
 
-class ModelNotFoundError(ValueError):
-    """The name leads to no usable checkpoint; the message says what was looked for and where."""
+
+@dataclass(frozen=True)
+class Parts:
+    """Folders of sub-models that do not come from the checkpoint's own; None: they do.
+
+    Attributes:
+        text_encoder: The T5 and its tokenizer.
+        codec: The EnCodec.
+        style_encoder: The MERT of a style model.
+    """
+
+    text_encoder: str | None = None
+    codec: str | None = None
+    style_encoder: str | None = None
 
 
 @dataclass(frozen=True)
@@ -48,7 +74,7 @@ class ModelInfo:
 
     name: str  # as the user gave it
     path: str  # the folder that it means
-    kind: Literal["text", "melody"]
+    kind: Kind
     sample_rate_hz: int
     channels: int
     frame_rate_hz: int
@@ -59,9 +85,20 @@ class ModelInfo:
     weights_hash: str  # 32 hex digits over weight, config and tokenizer files
     revision: str | None  # of a hub snapshot
     weights_licence: str
+    style: StyleConfig | None = None  # how a style is read; None: the model takes none
+    codec_n_q: int | None = None  # codebooks of the codec that are used; None: all
+    layout: Layout = "transformers"
+    parts: Parts = field(default_factory=Parts)
 
 
-def describe(name_or_path: str, *, revision: str | None = None) -> ModelInfo:
+def describe(
+    name_or_path: str,
+    *,
+    revision: str | None = None,
+    text_encoder: str | None = None,
+    codec: str | None = None,
+    style_encoder: str | None = None,
+) -> ModelInfo:
     """Finds the checkpoint that `name_or_path` means and reads what it is.
 
     Args:
@@ -69,172 +106,229 @@ def describe(name_or_path: str, *, revision: str | None = None) -> ModelInfo:
             (`facebook/musicgen-small`) or a local folder. A folder that is called like a short
             name is written `./small`.
         revision: branch, tag or commit of a hub id.
+        text_encoder: folder or hub id of a T5 in place of the checkpoint's.
+        codec: folder or hub id of an EnCodec in place of the checkpoint's; a folder with a
+            `compression_state_dict.bin` will do.
+        style_encoder: folder or hub id of a MERT in place of the one that a style model names.
 
     Raises:
         ModelNotFoundError: nothing there, or a file of it is missing, truncated or of another kind.
+        CheckpointError: the files are there, but what they hold is not known.
     """
     folder, commit = _find(name_or_path, revision)
-    files = checkpoint_files(folder)
-    config = _read_json(folder / CONFIG)
+    given = Parts(text_encoder, codec, style_encoder)
+    layout = layout_of(folder)
+    if layout == "audiocraft":
+        facts, parts = _describe_audiocraft(folder, given)
+    else:
+        read = _describe_own if layout == "own" else _describe_transformers
+        facts, parts = read(folder), _find_parts(given)
+    if parts.codec not in (None, GIVEN):
+        facts |= _codec_facts(folder, parts.codec, facts["sample_rate_hz"])
+    return ModelInfo(
+        name=name_or_path,
+        path=str(folder),
+        weights_hash=_hash(folder, layout, parts),
+        revision=commit,
+        weights_licence=_licence(folder, name_or_path),
+        layout=layout,
+        parts=parts,
+        **facts,
+    )
+
+
+def _describe_transformers(folder: Path) -> dict[str, Any]:
+    config = read_json(folder / CONFIG)
     kind = KINDS.get(str(config.get("model_type")))
     if kind is None:
         raise ModelNotFoundError(
             f"{folder / CONFIG}: model_type={config.get('model_type')!r} is not a MusicGen; "
-            f"known: {', '.join(KINDS)}"
+            f"known: {', '.join((*KINDS, OWN))}"
         )
-    codec, decoder = config.get("audio_encoder", {}), config.get("decoder", {})
+    decoder = config.get("decoder", {})
+    facts = _codec_rates(folder / CONFIG, config.get("audio_encoder", {}))
+    return facts | {
+        "kind": kind,
+        "channels": int(decoder.get("audio_channels", 1)),
+        "n_codebooks": int(decoder.get("num_codebooks", 4)),
+        "max_duration_s": float(config.get("max_duration_s", DEFAULT_MAX_DURATION_S)),
+        "chroma": _chroma(folder, config, facts["sample_rate_hz"]) if kind == "melody" else None,
+    }
+
+
+def _describe_own(folder: Path) -> dict[str, Any]:
+    config = read_json(folder / CONFIG)
+    lm = own_lm_config(folder)
+    return _codec_rates(folder / CONFIG, config["audio_encoder"]) | {
+        "kind": kind_of(lm),
+        "channels": int(config["channels"]),
+        "n_codebooks": lm.n_codebooks,
+        "max_duration_s": float(config["max_duration_s"]),
+        "chroma": lm.chroma,
+        "style": lm.style,
+        "codec_n_q": config.get("codec_n_q"),
+    }
+
+
+def own_lm_config(folder: Path) -> LMConfig:
+    """The shape of the language model of a folder in our own layout."""
+    try:
+        lm = dict(read_json(folder / CONFIG)["lm"])
+        lm["delays"] = tuple(lm["delays"])
+        lm["chroma"] = ChromaConfig(**lm["chroma"]) if lm["chroma"] else None
+        lm["style"] = StyleConfig(**lm["style"]) if lm["style"] else None
+        return LMConfig(**lm)
+    except (KeyError, TypeError) as error:
+        raise CheckpointError(
+            f"{folder / CONFIG}: its `lm` is not one that this version knows ({error}); convert "
+            "the model again"
+        ) from error
+
+
+def kind_of(lm: LMConfig) -> Kind:
+    """What a language model listens to beside text."""
+    if lm.style is not None:
+        return "style"
+    return "text" if lm.chroma is None else "melody"
+
+
+def _describe_audiocraft(folder: Path, given: Parts) -> tuple[dict[str, Any], Parts]:
+    settings = read_lm_settings(read_package(folder / LM_FILE))
+    parts = _find_audiocraft_parts(folder, given, settings.text_encoder, settings.lm.style)
+    facts = {
+        "kind": kind_of(settings.lm),
+        "channels": settings.channels,
+        "n_codebooks": settings.lm.n_codebooks,
+        "max_duration_s": settings.max_duration_s,
+        "chroma": settings.lm.chroma,
+        "style": settings.lm.style,
+        "codec_n_q": settings.codec_n_q,
+        "sample_rate_hz": settings.sample_rate_hz,
+    }
+    if parts.codec is None:
+        facts |= _codec_facts(folder, str(folder), settings.sample_rate_hz)
+    elif parts.codec == GIVEN:  # its own numbers replace these when it is there
+        facts |= {"frame_rate_hz": 50, "hop_samples": settings.sample_rate_hz // 50}
+    return facts, parts
+
+
+def _find_audiocraft_parts(
+    folder: Path, given: Parts, text_encoder: str, style: StyleConfig | None
+) -> Parts:
+    found = _find_parts(Parts(given.text_encoder or text_encoder, given.codec))
+    codec, style_encoder = found.codec, given.style_encoder
+    if codec is None:
+        codec = _codec_reference(folder)
+    if style is not None and style.features == "mert" and style_encoder != GIVEN:
+        try:
+            style_encoder = _part("style_encoder", style_encoder or style.features_name)
+        except ModelNotFoundError:
+            if style_encoder is not None:
+                raise
+            # Without it text still works; a row with a style says what is missing.
+    return Parts(found.text_encoder, codec, style_encoder)
+
+
+def _codec_reference(folder: Path) -> str | None:
+    """Where the checkpoint's EnCodec is, None: in `compression_state_dict.bin` itself."""
+    if not (folder / CODEC_FILE).is_file():
+        raise ModelNotFoundError(
+            f"{folder}: no {CODEC_FILE}; add it, or say codec=<folder or hub id>"
+        )
+    package = read_package(folder / CODEC_FILE)
+    return None if package.pretrained is None else _part("codec", package.pretrained)
+
+
+def _find_parts(given: Parts) -> Parts:
+    return Parts(
+        **{
+            role: name if name in (None, GIVEN) else _part(role, name)
+            for role, name in vars(given).items()
+        }
+    )
+
+
+def _part(role: str, name: str) -> str:
+    what = {"text_encoder": "text encoder", "codec": "codec", "style_encoder": "style encoder"}
+    way_out = f"say {role}=<folder or hub id>"
+    return str(
+        part_folder(name, HUB_FILES, [PICKLED, *HUB_FILES[:1]], part_files, what[role], way_out)
+    )
+
+
+def _codec_facts(folder: Path, codec: str, sample_rate_hz: int) -> dict[str, Any]:
+    """Rates of the EnCodec in folder `codec`; they must be those of the model."""
+    where = Path(codec) / CODEC_FILE
+    if where.is_file():
+        config = audiocraft_codec_config(read_full_package(where))
+    else:
+        where = Path(codec) / CONFIG
+        config = read_json(where)
+    facts = _codec_rates(where, config)
+    if facts["sample_rate_hz"] != sample_rate_hz:
+        raise CheckpointError(
+            f"{where}: a codec of {facts['sample_rate_hz']} Hz, the model in {folder} makes "
+            f"{sample_rate_hz} Hz; they do not belong together"
+        )
+    return facts
+
+
+def read_full_package(path: Path) -> Package:
+    """A `compression_state_dict.bin` that holds an EnCodec itself."""
+    package = read_package(path)
+    if package.pretrained is not None:
+        raise CheckpointError(
+            f"{path}: only points at {package.pretrained!r}; give that as the codec"
+        )
+    return package
+
+
+def _codec_rates(where: Path, codec: dict[str, Any]) -> dict[str, int]:
     sample_rate_hz = int(codec.get("sampling_rate", 24_000))  # EncodecConfig's default
     hop_samples = math.prod(codec.get("upsampling_ratios", (8, 5, 4, 2)))
     if sample_rate_hz % hop_samples:
         raise ModelNotFoundError(
-            f"{folder / CONFIG}: the codec's {sample_rate_hz} Hz are no whole number of frames of "
+            f"{where}: the codec's {sample_rate_hz} Hz are no whole number of frames of "
             f"{hop_samples} samples per second"
         )
-    stats = tuple((n, str(folder / n), *_size_and_mtime(folder / n)) for n in files)
-    return ModelInfo(
-        name=name_or_path,
-        path=str(folder),
-        kind=kind,
-        sample_rate_hz=sample_rate_hz,
-        channels=int(decoder.get("audio_channels", 1)),
-        frame_rate_hz=sample_rate_hz // hop_samples,
-        hop_samples=hop_samples,
-        n_codebooks=int(decoder.get("num_codebooks", 4)),
-        max_duration_s=float(config.get("max_duration_s", DEFAULT_MAX_DURATION_S)),
-        chroma=_chroma(folder, config, sample_rate_hz) if kind == "melody" else None,
-        weights_hash=_hash_files(stats),
-        revision=commit,
-        weights_licence=_licence(folder, name_or_path),
-    )
-
-
-def checkpoint_files(folder: Path) -> list[str]:
-    """Names of the files that decide what the model computes, in hashing order; all are checked."""
-    if not (folder / CONFIG).is_file():
-        raise ModelNotFoundError(f"{folder}: no {CONFIG}; {_way_out(folder)}")
-    weights = weight_files(folder)
-    for name in weights:
-        _check_safetensors(folder / name)
-    if not any((folder / name).is_file() for name in TOKENIZERS):
-        raise ModelNotFoundError(
-            f"{folder}: no tokenizer ({' or '.join(TOKENIZERS)}); copy the text encoder's "
-            "tokenizer files into the folder"
-        )
-    optional = (*TOKENIZERS, *FEATURES, *TOKENIZER_EXTRAS, INDEX)
-    return sorted({CONFIG, *weights, *(n for n in optional if (folder / n).is_file())})
-
-
-def weight_files(folder: Path) -> list[str]:
-    """The safetensors file of a checkpoint, or its shards as the index lists them."""
-    if (folder / WEIGHTS).is_file():
-        return [WEIGHTS]
-    if not (folder / INDEX).is_file():
-        raise ModelNotFoundError(f"{folder}: neither {WEIGHTS} nor {INDEX}; {_way_out(folder)}")
-    names = sorted(set(_read_json(folder / INDEX).get("weight_map", {}).values()))
-    missing = [name for name in names if not (folder / name).is_file()]
-    if missing or not names:
-        raise ModelNotFoundError(
-            f"{folder}: {INDEX} names {len(names)} weight files, missing: {', '.join(missing)}; "
-            "download the checkpoint again"
-        )
-    return names
+    return {
+        "sample_rate_hz": sample_rate_hz,
+        "frame_rate_hz": sample_rate_hz // hop_samples,
+        "hop_samples": hop_samples,
+    }
 
 
 def _find(name: str, revision: str | None) -> tuple[Path, str | None]:
     if name == TINY:
         return TINY_FOLDER, None
     hub_id = SHORT_NAMES.get(name, name)
-    if Path(hub_id).expanduser().is_dir():
-        return Path(hub_id).expanduser().resolve(), None
-    if not re.fullmatch(r"[\w.-]+/[\w.-]+", hub_id) or hub_id.startswith("."):
+    folder = local_folder(hub_id)
+    if folder is not None:
+        return folder, None
+    if not is_hub_id(hub_id):
         raise ModelNotFoundError(
             f"model {name!r}: no such folder (looked in {Path(name).expanduser().absolute()}), and "
             f"no hub id; give a folder, an id like facebook/musicgen-small, or one of: "
             f"{', '.join((TINY, *SHORT_NAMES))}"
         )
-    folder = _from_hub(hub_id, revision)
+    folder = from_hub(hub_id, revision, HUB_FILES, checkpoint_files)
+    if not (folder / CONFIG).is_file():  # in AudioCraft's layout only, as musicgen-style
+        folder = from_hub(hub_id, revision, AUDIOCRAFT_FILES, checkpoint_files)
     return folder, folder.name
 
 
-def _from_hub(hub_id: str, revision: str | None) -> Path:
-    """The snapshot folder of a hub repository: the complete one in the cache, else a download."""
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
-
-    try:
-        cached = Path(
-            snapshot_download(
-                hub_id, revision=revision, allow_patterns=HUB_FILES, local_files_only=True
-            )
-        )
-        checkpoint_files(cached)
-        return cached
-    except (LocalEntryNotFoundError, ModelNotFoundError, OSError):
-        pass  # not in the cache, or only a part of it
-    try:
-        return Path(snapshot_download(hub_id, revision=revision, allow_patterns=HUB_FILES))
-    except (LocalEntryNotFoundError, HfHubHTTPError, ValueError, OSError) as error:
-        raise ModelNotFoundError(
-            f"model {hub_id!r}{f' at revision {revision!r}' if revision else ''}: no such folder, "
-            "not complete in the local Hugging Face cache, and the hub did not give it "
-            f"({type(error).__name__}: {str(error).strip().splitlines()[0]}); check the name and "
-            "the network, or give a local folder"
-        ) from error
-
-
-def _way_out(folder: Path) -> str:
-    if any(folder.glob("state_dict.bin")) or any(folder.glob("*.bin")):
-        return "it holds pickled .bin weights, which are not read: save it with safetensors"
-    return "a checkpoint in transformers' format is needed (save_pretrained with safetensors)"
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        value = json.loads(path.read_bytes())
-    except ValueError as error:
-        raise ModelNotFoundError(f"{path}: not valid JSON ({error}); download it again") from error
-    if not isinstance(value, dict):
-        raise ModelNotFoundError(f"{path}: holds no JSON object; download it again")
-    return value
-
-
-def _check_safetensors(path: Path) -> None:
-    """Compares the file's size with what its own header promises."""
-    size = path.stat().st_size
-    with path.open("rb") as file:
-        head = file.read(8)
-        n_header = struct.unpack("<Q", head)[0] if len(head) == 8 else size
-        header = file.read(n_header) if n_header < size else b""
-    try:
-        entries = json.loads(header)
-        ends = [entry["data_offsets"][1] for name, entry in entries.items() if name[:2] != "__"]
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ModelNotFoundError(
-            f"{path}: no readable safetensors header ({size} bytes); download it again"
-        ) from error
-    expected = 8 + n_header + max(ends, default=0)
-    if size != expected:
-        raise ModelNotFoundError(
-            f"{path}: {size} bytes where its header promises {expected}; the file is truncated or "
-            "damaged, download it again"
-        )
-
-
-def _size_and_mtime(path: Path) -> tuple[int, int]:
-    stat = path.stat()
-    return stat.st_size, stat.st_mtime_ns
-
-
-@lru_cache(maxsize=16)
-def _hash_files(files: tuple[tuple[str, str, int, int], ...]) -> str:
-    """blake2b-128 over name, size and bytes of each file; once per process and file state."""
-    digest = blake2b(digest_size=16)
-    for name, path, size, _ in files:
-        digest.update(f"{name}\0{size}\0".encode())
-        with Path(path).open("rb") as file:
-            while block := file.read(1 << 22):
-                digest.update(block)
-    return digest.hexdigest()
+def _hash(folder: Path, layout: Layout, parts: Parts) -> str:
+    """Over the checkpoint's files and those of the sub-models that stand beside it."""
+    names = checkpoint_files(folder)
+    if layout == "audiocraft" and parts.codec is not None:
+        names = [LM_FILE]  # a pointer is as good as what it points at
+    files = [(name, folder / name) for name in names]
+    for role, part in vars(parts).items():
+        if part == GIVEN:
+            files.append((f"{role}/{GIVEN}", Path()))
+        elif part is not None:
+            files += [(f"{role}/{name}", Path(part) / name) for name in part_files(Path(part))]
+    return hash_files(files)
 
 
 def _chroma(folder: Path, config: dict[str, Any], sample_rate_hz: int) -> ChromaConfig:
@@ -242,7 +336,7 @@ def _chroma(folder: Path, config: dict[str, Any], sample_rate_hz: int) -> Chroma
     features: dict[str, Any] = {}
     for name in FEATURES:
         if (folder / name).is_file():
-            read = _read_json(folder / name)
+            read = read_json(folder / name)
             features |= read.get("feature_extractor", read)
     return ChromaConfig(
         sample_rate_hz=int(features.get("sampling_rate", sample_rate_hz)),

@@ -4,12 +4,16 @@
 same weights one step at a time and must agree with it.
 """
 
+from typing import NamedTuple
+
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
 from musicgen.codebooks import UNKNOWN, build, open_sequence, revert
 from musicgen.conditioning.fuser import ClipConditions, RowCondition
+from musicgen.conditioning.style import StyleConditioner
 from musicgen.config import LMConfig, SamplingParams
 from musicgen.guidance import RowGuidance, guidance_rows, mix
 from musicgen.sampling import FilterShape, RowSampling, choose, uniform
@@ -25,7 +29,7 @@ class ConditionProjection(nn.Module):
 
 
 class ConditionProvider(nn.Module):
-    """The projections of the text (`description`) and of the melody (`self_wav`)."""
+    """What projects the text (`description`) and the melody or style (`self_wav`)."""
 
     def __init__(self, cfg: LMConfig) -> None:
         super().__init__()
@@ -33,6 +37,15 @@ class ConditionProvider(nn.Module):
         self.conditioners["description"] = ConditionProjection(cfg.text_dim, cfg.dim)
         if cfg.chroma is not None:
             self.conditioners["self_wav"] = ConditionProjection(cfg.chroma.n_chroma, cfg.dim)
+        elif cfg.style is not None:
+            self.conditioners["self_wav"] = StyleConditioner(cfg.style, cfg.dim)
+
+
+class LMLoss(NamedTuple):
+    """Mean loss over the codebooks, to call `backward` on, and the loss of each [K]."""
+
+    loss: Tensor
+    per_codebook: Tensor
 
 
 class LMModel(nn.Module):
@@ -78,6 +91,39 @@ class LMModel(nn.Module):
         x = self.out_norm(x)  # [B, S, D]
         return torch.stack([linear(x) for linear in self.linears], dim=1)  # [B, K, S, card]
 
+    def compute_loss(
+        self, codes: Tensor, conditions: list[RowCondition], mask: Tensor | None = None
+    ) -> LMLoss:
+        """Cross-entropy of `codes` under teacher forcing, as AudioCraft trains.
+
+        The sequence fed ends with step T, so codebook k, which lags by delay_k, is judged on its
+        first T - delay_k frames.
+
+        Args:
+            codes: What should come out [B, K, T], T greater than the largest delay.
+            conditions: One per row.
+            mask: Which codes count, bool [B, K, T]; None counts all. A codebook of which none
+                counts has loss 0.
+        """
+        n_frames, delays = codes.shape[-1], self.cfg.delays
+        if codes.dim() != 3 or codes.shape[1] != len(delays) or n_frames <= max(delays):
+            raise ValueError(
+                f"codes {list(codes.shape)} must be [B, {len(delays)}, T > {max(delays)}]"
+            )
+        sequence = build(codes, delays, self.cfg.special_token)[..., : n_frames + 1]  # [B, K, T+1]
+        logits = self(sequence, conditions)  # [B, K, T + 1, card]
+        losses = []
+        for k, delay in enumerate(delays):
+            target = codes[:, k, : n_frames - delay]  # [B, T - delay]
+            predicted = logits[:, k, delay:n_frames]  # [B, T - delay, card]
+            counted = torch.ones_like(target, dtype=torch.bool)
+            if mask is not None:
+                counted = mask[:, k, : n_frames - delay]
+            loss = F.cross_entropy(predicted[counted].float(), target[counted], reduction="sum")
+            losses.append(loss / counted.sum().clamp(min=1))
+        per_codebook = torch.stack(losses)  # [K]
+        return LMLoss(per_codebook.mean(), per_codebook)
+
     def _memory(
         self, conditions: list[RowCondition], like: Tensor
     ) -> tuple[Tensor | None, Tensor | None]:
@@ -101,10 +147,12 @@ class LMModel(nn.Module):
         seed: int = 0,
         sampling: SamplingParams | None = None,
         prompt_codes: Tensor | None = None,
+        first_frame: int = 0,
     ) -> Tensor:
         """Codes [K, T] of one clip by the slow reference loop, which runs `forward` every step.
 
-        The engine makes the same choices; use it for anything but checking.
+        The engine makes the same choices; use it for anything but checking. A window of a longer
+        clip says by `first_frame` where it begins there.
         """
         cfg, sampling = self.cfg, sampling or SamplingParams()
         device = self.out_norm.weight.device
@@ -112,7 +160,7 @@ class LMModel(nn.Module):
         n_prompt = 0 if prompt_codes is None else prompt_codes.shape[-1]
         sequence = open_sequence(prompt_codes, n_frames, cfg.delays, cfg.special_token)
         sequence = sequence.to(device)  # [K, S]
-        noise = uniform(seed, cfg.n_codebooks, n_frames)
+        noise = uniform(seed, cfg.n_codebooks, n_frames, first_frame)
         noise = build(noise, cfg.delays, 0).to(device)  # [K, S]
         guidance = RowGuidance.idle(len(rows), device)
         guidance.set(range(len(rows)), sampling)

@@ -1,32 +1,40 @@
-"""MusicGen under AudioCraft's names: prompts, melodies and openings become audio."""
+"""MusicGen under AudioCraft's names: prompts, melodies, styles and openings become audio."""
 
 from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
+from transformers import EncodecModel, HubertModel
 
-from musicgen.audio import resample, to_channels
-from musicgen.checkpoints import Checkpoint, load_checkpoint
-from musicgen.conditioning.chroma import ChromaExtractor
-from musicgen.config import SamplingParams, n_frames
-from musicgen.engine import Engine, Request
-from musicgen.files import ModelInfo, describe
-from musicgen.inputs import RequestMaker
+from musicgen.checkpoints import Checkpoint, load
+from musicgen.codec import CompressionModel
+from musicgen.conditioning.attributes import ConditioningAttributes, Wavs, prepare_attributes
+from musicgen.conditioning.features import MertFeatures
+from musicgen.conditioning.text import TextEncoder
+from musicgen.config import SamplingParams
+from musicgen.engine import Request
+from musicgen.files import ModelInfo
+from musicgen.loaded import LoadedModel
+from musicgen.longform import DEFAULT_EXTEND_STRIDE_S, stride_frames
 from musicgen.runner import MAX_SLOTS, Progress, Runner, log_progress
 
 DEFAULT_DURATION_S = 15.0  # until set_generation_params is called
 
 Generated = Tensor | tuple[Tensor, Tensor]
+Sampling = Sequence[SamplingParams | None]
 
 
-class MusicGen:
+class MusicGen(LoadedModel):
     """A loaded model.
 
     `generate` and its kin are for scripts and notebooks; a job uses `make_engine`, `make_request`
     and `decode` and lets clips of different lengths and parameters run side by side.
 
-    A clip depends on its own prompt, audio, parameters and seed, never on its batch-mates. There is
-    no global generator: where a call gives no `seeds`, row i has seed i.
+    There is no global generator: where a call gives no `seeds`, row i has seed i. Beyond
+    AudioCraft's arguments each of them takes, one per clip, `seeds` and `sampling`: parameters that
+    replace those of `set_generation_params` where they are not None.
     """
 
     def __init__(
@@ -37,17 +45,11 @@ class MusicGen:
         dtype: str = "fp32",
         max_slots: int = MAX_SLOTS,
     ) -> None:
-        self.info = info
-        self.device = torch.device(device)
-        self.dtype = dtype
-        self.lm = checkpoint.lm.to(self.device)
-        self.text_encoder = checkpoint.text.to(self.device)
-        self.compression_model = checkpoint.codec.to(self.device)
-        self.chroma = ChromaExtractor(info.chroma) if info.chroma else None
-        self._requests = RequestMaker(info, self.lm, self.text_encoder, self.compression_model)
+        super().__init__(info, checkpoint, device, dtype)
         self._runner = Runner(self.make_engine, max_slots)
         self.sampling = SamplingParams()
         self.duration = min(DEFAULT_DURATION_S, info.max_duration_s)
+        self.extend_stride = DEFAULT_EXTEND_STRIDE_S
         self._on_progress: Progress | None = None
 
     @classmethod
@@ -58,6 +60,9 @@ class MusicGen:
         dtype: str = "fp32",
         *,
         revision: str | None = None,
+        text_encoder: str | TextEncoder | None = None,
+        codec: str | EncodecModel | CompressionModel | None = None,
+        style_encoder: str | MertFeatures | HubertModel | None = None,
         max_slots: int = MAX_SLOTS,
     ) -> "MusicGen":
         """Loads `tiny`, a short name, a hub id or a local folder (see `files.describe`).
@@ -67,37 +72,21 @@ class MusicGen:
             device: CUDA where there is one unless given.
             dtype: What the language model computes in; T5 and EnCodec stay fp32.
             revision: Branch, tag or commit of a hub id.
+            text_encoder: A T5 in place of the checkpoint's own: folder, hub id or module.
+            codec: An EnCodec likewise.
+            style_encoder: A MERT likewise.
             max_slots: Clips that `generate` and its kin run side by side.
         """
         if device is None:
             device = "cuda" if torch.cuda.is_available() else "cpu"
-        info = describe(name, revision=revision)
-        return cls(info, load_checkpoint(info), device, dtype, max_slots)
-
-    @property
-    def name(self) -> str:
-        """The name that the model was loaded under."""
-        return self.info.name
-
-    @property
-    def sample_rate(self) -> int:
-        """Of the audio that comes out, in Hz."""
-        return self.info.sample_rate_hz
-
-    @property
-    def frame_rate(self) -> int:
-        """Token frames per second."""
-        return self.info.frame_rate_hz
-
-    @property
-    def audio_channels(self) -> int:
-        """Of the audio that comes out."""
-        return self.info.channels
-
-    @property
-    def max_duration(self) -> float:
-        """Longest clip in seconds."""
-        return self.info.max_duration_s
+        info, checkpoint = load(
+            name,
+            revision=revision,
+            text_encoder=text_encoder,
+            codec=codec,
+            style_encoder=style_encoder,
+        )
+        return cls(info, checkpoint, device, dtype, max_slots)
 
     def set_generation_params(
         self,
@@ -108,13 +97,23 @@ class MusicGen:
         duration: float = 30.0,
         cfg_coef: float = 3.0,
         cfg_coef_beta: float | None = None,
+        two_step_cfg: bool = False,
+        extend_stride: float = DEFAULT_EXTEND_STRIDE_S,
     ) -> None:
         """Sets what `generate` and its kin use from now on.
 
-        `duration` is in seconds, the prompt of a continuation included; for the rest see
-        `SamplingParams`.
+        Args:
+            use_sampling, top_k, top_p, temperature, cfg_coef, cfg_coef_beta: See `SamplingParams`.
+            duration: In seconds, the prompt of a continuation included. Past `max_duration` a clip
+                is made in windows.
+            two_step_cfg: Whether guidance takes its passes one after the other. It changes no
+                number: here the passes never meet, and the coefficient is the one that is passed.
+            extend_stride: Seconds by which windows move on; the rest of a window is their overlap.
         """
-        self._frames(duration)
+        several = self._frames(duration) > self._requests.max_frames
+        stride_frames(
+            extend_stride, self.frame_rate, self._requests.max_frames if several else None
+        )
         self.sampling = SamplingParams(
             use_sampling=use_sampling,
             temperature=temperature,
@@ -124,6 +123,36 @@ class MusicGen:
             cfg_coef_beta=cfg_coef_beta,
         )
         self.duration = duration
+        self.extend_stride = extend_stride
+
+    def set_style_conditioner_params(
+        self,
+        eval_q: int = 3,
+        excerpt_length: float = 3.0,
+        ds_factor: int | None = None,
+        encodec_n_q: int | None = None,
+    ) -> None:
+        """Sets how a style model listens from now on.
+
+        Args:
+            eval_q: Codebooks that the style passes: the fewer, the freer the music.
+            excerpt_length: Seconds of the audio that are heard.
+            ds_factor: Every how many feature frames one is kept; None leaves it.
+            encodec_n_q: Codebooks of EnCodec, where that is what hears; None leaves it.
+        """
+        style = self._requests.style
+        if style is None:
+            raise ValueError(
+                f"model {self.name!r} reads no style; use a style model (facebook/musicgen-style)"
+            )
+        self._requests.style = replace(
+            style,
+            eval_q=eval_q,
+            excerpt_length_s=excerpt_length,
+            ds_factor=style.ds_factor if ds_factor is None else ds_factor,
+            encodec_n_q=style.encodec_n_q if encodec_n_q is None else encodec_n_q,
+        )
+        self._runner.forget()  # prefixes may be longer now
 
     def set_custom_progress_callback(self, progress_callback: Progress | None = None) -> None:
         """Calls `progress_callback(steps done, steps in all)` where a call has progress=True."""
@@ -135,13 +164,14 @@ class MusicGen:
         progress: bool = False,
         return_tokens: bool = False,
         seeds: Sequence[int] | None = None,
+        sampling: Sampling | None = None,
     ) -> Generated:
         """One clip per description: audio [B, C, N], with `return_tokens` also codes [B, K, T].
 
-        `progress` reports steps; `seeds` has one per clip.
+        `progress` reports steps.
         """
-        none = [None] * len(descriptions)
-        return self._generate(descriptions, none, none, progress, return_tokens, seeds)
+        clips = prepare_attributes(descriptions, None, self.sample_rate, self.info)
+        return self._generate(clips, None, progress, return_tokens, seeds, sampling)
 
     def generate_unconditional(
         self,
@@ -149,36 +179,33 @@ class MusicGen:
         progress: bool = False,
         return_tokens: bool = False,
         seeds: Sequence[int] | None = None,
+        sampling: Sampling | None = None,
     ) -> Generated:
         """`num_samples` clips of whatever the model likes; returns as `generate`."""
-        return self.generate([None] * num_samples, progress, return_tokens, seeds)
+        if num_samples < 1:
+            raise ValueError(f"num_samples={num_samples} must be at least 1")
+        return self.generate([None] * num_samples, progress, return_tokens, seeds, sampling)
 
     def generate_with_chroma(
         self,
         descriptions: Sequence[str | None],
-        melody_wavs: Tensor | Sequence[Tensor | None],
+        melody_wavs: Wavs | None,
         melody_sample_rate: int,
         progress: bool = False,
         return_tokens: bool = False,
         seeds: Sequence[int] | None = None,
+        sampling: Sampling | None = None,
     ) -> Generated:
-        """Clips that follow melodies; returns as `generate`.
+        """Clips that follow melodies, on a style model styles; returns as `generate`.
 
         Args:
             descriptions: One per clip.
-            melody_wavs: [B, C, N], [C, N] for one clip, or a list of [C, N] and None.
+            melody_wavs: [B, C, N], [C, N] for one clip, a list of [C, N] and None, or None.
             melody_sample_rate: Of all melodies, in Hz.
-            progress, return_tokens, seeds: As in `generate`.
+            progress, return_tokens, seeds, sampling: As in `generate`.
         """
-        if isinstance(melody_wavs, Tensor):
-            melody_wavs = list(_batched(melody_wavs, "melody_wavs"))
-        _same_length("melody_wavs", melody_wavs, descriptions)
-        melodies = [
-            None if wav is None else self.melody_chroma(wav, melody_sample_rate)
-            for wav in melody_wavs
-        ]
-        none = [None] * len(descriptions)
-        return self._generate(descriptions, melodies, none, progress, return_tokens, seeds)
+        clips = prepare_attributes(descriptions, melody_wavs, melody_sample_rate, self.info)
+        return self._generate(clips, None, progress, return_tokens, seeds, sampling)
 
     def generate_continuation(
         self,
@@ -188,128 +215,77 @@ class MusicGen:
         progress: bool = False,
         return_tokens: bool = False,
         seeds: Sequence[int] | None = None,
+        sampling: Sampling | None = None,
     ) -> Generated:
         """Clips that begin with `prompt` [B, C, N] or [C, N]; returns as `generate`.
 
         The duration includes the prompt, and the prompt (through the codec) is part of the audio.
         """
-        prompts = [
-            to_channels(resample(wav, prompt_sample_rate, self.sample_rate), self.audio_channels)
-            for wav in _batched(prompt, "prompt")
-        ]
+        prompt = prompt[None] if prompt.ndim == 2 else prompt
+        if prompt.ndim != 3:
+            raise ValueError(f"prompt is [batch, channels, samples], got {list(prompt.shape)}")
         if descriptions is None:
-            descriptions = [None] * len(prompts)
-        _same_length("prompt", prompts, descriptions)
-        none = [None] * len(descriptions)
-        return self._generate(descriptions, none, prompts, progress, return_tokens, seeds)
-
-    def melody_chroma(self, wav: Tensor, sample_rate_hz: int) -> Tensor:
-        """Pitch classes [n] of a melody [C, N], what `make_request` takes."""
-        if self.chroma is None:
-            raise ValueError(
-                f"model {self.name!r} takes no melody; use a melody model (e.g. facebook/"
-                "musicgen-melody) or leave the melody out"
-            )
-        return self.chroma(wav.detach().cpu(), sample_rate_hz)
-
-    def make_engine(self, slots: int) -> Engine:
-        """An engine of 2 · `slots` rows for clips of up to `max_duration`."""
-        return Engine(
-            self.lm,
-            slots=slots,
-            max_frames=self._requests.max_frames,
-            max_text_tokens=self.text_encoder.max_tokens,
-            dtype=self.dtype,
-        )
-
-    def make_request(
-        self,
-        key: str,
-        *,
-        prompt: str | None,
-        n_frames: int,
-        seed: int,
-        sampling: SamplingParams,
-        melody_chroma: Sequence[int] | Tensor | None = None,
-        continuation: Tensor | None = None,
-    ) -> Request:
-        """What the engine needs for one clip.
-
-        Args:
-            key: Comes back with the clip.
-            prompt: Text; None and "" are none.
-            n_frames: Length of the clip, its continuation prompt included.
-            seed: 0 … 2^63 − 1.
-            sampling: How tokens are chosen.
-            melody_chroma: Pitch classes from `melody_chroma`.
-            continuation: Audio [C, N] at the model's sample rate that the clip begins with.
-
-        Raises:
-            ValueError: this clip can't be made; the message says why and what would help.
-        """
-        return self._requests.make(
-            key,
-            prompt=prompt,
-            n_frames=n_frames,
-            seed=seed,
-            sampling=sampling,
-            melody_chroma=melody_chroma,
-            continuation=continuation,
-        )
-
-    def decode(self, codes: Tensor) -> Tensor:
-        """Audio [C, T·hop] in float32 on the CPU of one clip's codes [K, T]."""
-        wav = self.compression_model.decode(codes[None].to(self.device))  # [1, C, N]
-        return wav[0].float().cpu()
-
-    def _frames(self, duration_s: float) -> int:
-        if not 0 < duration_s <= self.max_duration:
-            raise ValueError(
-                f"duration={duration_s} s lies outside the model's 0 … {self.max_duration:g} s"
-            )
-        return n_frames(round(duration_s * 1_000_000), self.frame_rate)
+            descriptions = [None] * len(prompt)
+        clips = prepare_attributes(descriptions, None, self.sample_rate, self.info)
+        prompts = [self.own_audio(wav, prompt_sample_rate) for wav in prompt]
+        return self._generate(clips, prompts, progress, return_tokens, seeds, sampling)
 
     def _generate(
         self,
-        descriptions: Sequence[str | None],
-        melodies: Sequence[Tensor | None],
-        prompts: Sequence[Tensor | None],
+        clips: Sequence[ConditioningAttributes],
+        prompts: Sequence[Tensor] | None,
         progress: bool,
         return_tokens: bool,
         seeds: Sequence[int] | None,
+        sampling: Sampling | None,
     ) -> Generated:
-        if isinstance(descriptions, str) or not len(descriptions):
-            raise ValueError("descriptions is a list with one entry per clip, and not empty")
-        seeds = range(len(descriptions)) if seeds is None else seeds
-        _same_length("seeds", seeds, descriptions)
-        requests = [
-            self.make_request(
-                str(row),
-                prompt=prompt,
-                n_frames=self._frames(self.duration),
-                seed=seed,
-                sampling=self.sampling,
-                melody_chroma=melody,
-                continuation=continuation,
-            )
-            for row, (prompt, melody, continuation, seed) in enumerate(
-                zip(descriptions, melodies, prompts, seeds, strict=True)
-            )
-        ]
+        none = [None] * len(clips)
+        by_row: dict[str, Sequence[Any]] = {
+            "prompt": none if prompts is None else prompts,
+            "seeds": range(len(clips)) if seeds is None else seeds,
+            "sampling": none if sampling is None else sampling,
+        }
+        for clip in clips:
+            if not isinstance(clip.description, str | None):
+                raise ValueError(f"descriptions are texts or None, got {clip.description!r}")
+        for name, values in by_row.items():
+            if len(values) != len(clips):
+                raise ValueError(f"{name} has {len(values)} entries for {len(clips)} descriptions")
+        rows = zip(range(len(clips)), clips, *by_row.values(), strict=True)
+        requests = [self._request(*row) for row in rows]
         on_progress = (self._on_progress or log_progress) if progress else None
-        clips = self._runner.run(requests, self.lm.cfg.max_delay, on_progress)
-        tokens = torch.stack(clips)  # [B, K, T]
-        audio = torch.stack([self.decode(codes) for codes in tokens])  # [B, C, N]
+        codes = self._runner.run(requests, self.lm.cfg.max_delay, on_progress)
+        tokens = torch.stack(codes)  # [B, K, T]
+        audio = torch.stack([self.decode(clip) for clip in tokens])  # [B, C, N]
         return (audio, tokens) if return_tokens else audio
 
-
-def _batched(wav: Tensor, name: str) -> Tensor:
-    wav = wav[None] if wav.ndim == 2 else wav
-    if wav.ndim != 3:
-        raise ValueError(f"{name} is [batch, channels, samples], got {list(wav.shape)}")
-    return wav
-
-
-def _same_length(name: str, values: Sequence[object], descriptions: Sequence[object]) -> None:
-    if len(values) != len(descriptions):
-        raise ValueError(f"{name} has {len(values)} entries for {len(descriptions)} descriptions")
+    def _request(
+        self,
+        row: int,
+        clip: ConditioningAttributes,
+        prompt: Tensor | None,
+        seed: int,
+        sampling: SamplingParams | None,
+    ) -> Request:
+        total = self._frames(self.duration)
+        melody = style = None
+        if clip.audio is not None and self.info.kind == "melody":
+            melody = self.melody_chroma(
+                clip.audio,
+                clip.audio_rate_hz,
+                n_frames=total,
+                extend_stride_s=self.extend_stride,
+            )
+        elif clip.audio is not None:
+            style = self.own_audio(clip.audio, clip.audio_rate_hz)
+        return self.make_request(
+            str(row),
+            prompt=clip.description,
+            n_frames=total,
+            seed=seed,
+            sampling=sampling or self.sampling,
+            melody_chroma=melody,
+            style=style,
+            continuation=prompt,
+            extend_stride_s=self.extend_stride,
+        )

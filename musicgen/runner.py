@@ -2,10 +2,11 @@
 
 import logging
 from collections.abc import Callable, Sequence
+from heapq import heappop, heappush
 
 from torch import Tensor
 
-from musicgen.engine import Engine, Request
+from musicgen.engine import ROWS_PER_SLOT, Engine, Request
 
 logger = logging.getLogger(__name__)
 
@@ -16,11 +17,11 @@ Progress = Callable[[int, int], None]  # (steps done, steps in all)
 
 
 class Runner:
-    """Runs requests of one length and one kind of guidance side by side.
+    """Runs requests side by side, whatever their lengths and guidance.
 
     Args:
         make_engine: From a number of slots; the engine is kept while that number stays.
-        max_slots: Two rows each; more clips than fit wait for the first ones to end.
+        max_slots: Clips that run at once; the others wait for the first ones to end.
     """
 
     def __init__(self, make_engine: Callable[[int], Engine], max_slots: int = MAX_SLOTS) -> None:
@@ -28,17 +29,20 @@ class Runner:
         self._make_engine = make_engine
         self._engine: tuple[int, Engine] | None = None
 
+    def forget(self) -> None:
+        """Make a new engine the next time."""
+        self._engine = None
+
     def run(
         self, requests: Sequence[Request], max_delay: int, on_progress: Progress | None
     ) -> list[Tensor]:
         """Codes [K, T] of every request, in order."""
-        n_rows = requests[0].n_rows
-        slots = -(-min(len(requests), self.max_slots) * n_rows // 2)
+        widest = sorted((request.n_rows for request in requests), reverse=True)
+        slots = -(-sum(widest[: self.max_slots]) // ROWS_PER_SLOT)
         if self._engine is None or self._engine[0] != slots:
             self._engine = (slots, self._make_engine(slots))
         engine = self._engine[1]
-        n_waves = -(-len(requests) // (2 * slots // n_rows))
-        n_total = n_waves * (requests[0].n_frames - requests[0].n_prompt + max_delay)
+        n_total = count_steps(requests, engine.n_rows, max_delay)
         codes: dict[str, Tensor] = {}
         n_done = 0
         try:
@@ -56,6 +60,19 @@ class Runner:
             self._engine = None  # and with it the clips that it still holds
             raise
         return [codes[request.key] for request in requests]
+
+
+def count_steps(requests: Sequence[Request], n_rows: int, max_delay: int) -> int:
+    """Steps in which an engine of `n_rows` rows runs `requests`: first come, first served."""
+    running: list[tuple[int, int]] = []  # (step at which a clip ends, its rows), soonest first
+    now, free = 0, n_rows
+    for request in requests:
+        while free < request.n_rows:
+            now, rows = heappop(running)
+            free += rows
+        heappush(running, (now + request.n_steps(max_delay), request.n_rows))
+        free -= request.n_rows
+    return max(end for end, _ in running)
 
 
 def log_progress(n_done: int, n_total: int) -> None:

@@ -34,10 +34,13 @@ def philox4x32(counter: Tensor, key: tuple[int, int]) -> Tensor:
     return torch.stack([c0, c1, c2, c3], dim=-1)
 
 
-def uniform(seed: int, n_codebooks: int, n_frames: int) -> Tensor:
-    """The noise of a whole clip in [0, 1): float64 [K, T]."""
+def uniform(seed: int, n_codebooks: int, n_frames: int, first_frame: int = 0) -> Tensor:
+    """The noise of a clip in [0, 1) from `first_frame` on: float64 [K, T].
+
+    Frames are counted over the whole clip, however many windows it is made in.
+    """
     counter = torch.zeros(n_codebooks, n_frames, 4, dtype=torch.int64)  # [K, T, 4]
-    counter[..., 0] = torch.arange(n_frames)
+    counter[..., 0] = torch.arange(first_frame, first_frame + n_frames)
     counter[..., 1] = torch.arange(n_codebooks)[:, None]
     words = philox4x32(counter, (seed & _WORD, seed >> 32))
     return words[..., 0].double() / 2**32  # [K, T]

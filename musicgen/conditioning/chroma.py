@@ -1,11 +1,15 @@
 """Melody: which of the twelve pitch classes is the loudest, frame by frame."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from musicgen.audio import resample
+from musicgen.conditioning.separation import Separator, separation_name
 from musicgen.config import ChromaConfig
+from musicgen.longform import Window
 
 A0_HZ = 27.5  # pitches are counted from here
 A_IS_BIN = 9  # the bin of A where bin 0 is C
@@ -16,10 +20,15 @@ class ChromaExtractor:
     """Reads a melody as a row of pitch classes.
 
     One item at a time, so a melody is never padded to the length of another one.
+
+    Args:
+        config: Its numbers.
+        separator: What takes the melody out of a mix first; None reads the mix.
     """
 
-    def __init__(self, config: ChromaConfig) -> None:
+    def __init__(self, config: ChromaConfig, separator: Separator | None = None) -> None:
         self.config = config
+        self.separator = separator
         # float64 throughout: the winner among close pitch classes must not depend on the machine.
         self.window = torch.hann_window(config.n_fft, dtype=torch.float64)
         self.fbanks = chroma_filter_bank(config.sample_rate_hz, config.n_fft, config.n_chroma)
@@ -29,19 +38,66 @@ class ChromaExtractor:
 
         Silence is pitch class 0, as in the reference.
         """
+        return self._classes(*self._lead(wav, sample_rate_hz))
+
+    @property
+    def separation(self) -> str:
+        """What provenance says about the separation."""
+        return separation_name(self.separator)
+
+    def _lead(self, wav: Tensor, sample_rate_hz: int) -> tuple[Tensor, int]:
+        """What carries the melody of `wav` [C, N], and its rate."""
+        self._check(wav)
+        if self.separator is None:
+            return wav, sample_rate_hz
+        rate = self.config.sample_rate_hz
+        mono = resample(wav.double().mean(dim=0, keepdim=True), sample_rate_hz, rate).float()
+        return self.separator(mono, rate), rate
+
+    def _classes(self, wav: Tensor, sample_rate_hz: int) -> Tensor:
         return self.energies(wav, sample_rate_hz).argmax(dim=-1)[: self.config.chroma_length]
+
+    def windows(
+        self,
+        wav: Tensor,
+        sample_rate_hz: int,
+        windows: Sequence[Window],
+        *,
+        frame_rate_hz: int,
+        window_frames: int,
+    ) -> Tensor:
+        """Pitch classes of a clip made in several windows: int64 [W, chroma_length].
+
+        The melody repeats without end, and each window hears it for a whole window's length from
+        where the window begins: the waveform rolls. (A clip of one window repeats the frames.)
+
+        Args:
+            wav: The melody [C, N].
+            sample_rate_hz: Its rate.
+            windows: The clip's.
+            frame_rate_hz: Of the frames that the windows count.
+            window_frames: Those of a full window.
+        """
+        rate = self.config.sample_rate_hz
+        lead, lead_rate = self._lead(wav, sample_rate_hz)  # once, of the melody as it is
+        mono = resample(lead.double().mean(dim=0), lead_rate, rate)  # [N]
+        mono = mono if len(mono) else mono.new_zeros(1)
+        heard = torch.arange(window_frames * rate // frame_rate_hz)
+        rows = []
+        for window in windows:
+            first = window.first_frame * rate // frame_rate_hz
+            rolled = mono[(first + heard) % len(mono)][None]  # [1, N]
+            rows.append(tile(self._classes(rolled, rate), self.config.chroma_length))
+        return torch.stack(rows)  # [W, chroma_length]
 
     def energies(self, wav: Tensor, sample_rate_hz: int) -> Tensor:
         """Share of each pitch class in each frame, the loudest = 1: [n, n_chroma] float64."""
         n_fft, hop = self.config.n_fft, self.config.hop_length
-        if wav.ndim != 2 or wav.shape[-1] == 0:
-            raise ValueError(f"a melody is [channels, samples], not empty; got {list(wav.shape)}")
+        self._check(wav)
         # Later samples reach no frame that is kept (one second covers the resampler's kernel).
         n_needed = self.config.chroma_length * hop + n_fft
         n_kept = n_needed * sample_rate_hz // self.config.sample_rate_hz + sample_rate_hz
         mono = wav[:, :n_kept].double().mean(dim=0)
-        if not mono.isfinite().all():
-            raise ValueError("the melody holds NaN or infinite samples; store the audio again")
         mono = resample(mono, sample_rate_hz, self.config.sample_rate_hz)  # [N]
         missing = max(n_fft - mono.shape[-1], 0)
         mono = F.pad(mono, (missing // 2, missing - missing // 2))
@@ -52,6 +108,13 @@ class ChromaExtractor:
         power = spectrum.abs().square() / self.window.square().sum()
         energies = (self.fbanks @ power).T  # [n, n_chroma]
         return energies / energies.amax(dim=-1, keepdim=True).clamp(min=1e-6)
+
+    @staticmethod
+    def _check(wav: Tensor) -> None:
+        if wav.ndim != 2 or 0 in wav.shape:
+            raise ValueError(f"a melody is [channels, samples], not empty; got {list(wav.shape)}")
+        if not wav.isfinite().all():
+            raise ValueError("the melody holds NaN or infinite samples; store the audio again")
 
 
 def tile(index: Tensor, length: int) -> Tensor:

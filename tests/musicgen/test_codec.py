@@ -6,7 +6,8 @@ import pytest
 import torch
 from transformers import EncodecConfig, EncodecModel
 
-from musicgen.codec import CompressionModel
+from musicgen import codec as codec_module
+from musicgen.codec import CompressionModel, PieceDecoder
 from tests.musicgen.checkpoints import golden
 
 CLOSE = {"atol": 1e-6, "rtol": 1e-5}
@@ -115,3 +116,46 @@ def test_codes_that_are_none_are_refused(codes: torch.Tensor) -> None:
 def test_audio_of_another_shape_is_refused(shape: tuple[int, ...]) -> None:
     with pytest.raises(ValueError, match="encode wants"):
         codec().encode(torch.zeros(shape))
+
+
+@pytest.mark.parametrize("piece", [1, 2, 5, 64, 89, 200])
+@pytest.mark.parametrize("pad_mode", ["constant", "reflect"])
+@torch.no_grad()
+def test_pieces_give_the_samples_of_one_decode(pad_mode: str, piece: int) -> None:
+    """In float64, so that nothing but rounding could hide behind the tolerance."""
+    model = codec(pad_mode).model.double()
+    for n_frames in (1, 7, 90):
+        codes = torch.randint(32, (4, n_frames), generator=torch.Generator().manual_seed(n_frames))
+        whole = model.decoder(model.quantizer.decode(codes[:, None]))[0]
+        pieces = torch.cat(list(PieceDecoder(model, codes, piece)), dim=-1)
+        torch.testing.assert_close(pieces, whole, atol=1e-13, rtol=0)
+
+
+def test_a_long_clip_is_decoded_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    for channels in (1, 2):
+        model = codec(channels=channels)
+        codes = torch.randint(
+            32, (2, 4 * channels, 300), generator=torch.Generator().manual_seed(4)
+        )
+        whole = model.decode(codes)
+        with monkeypatch.context() as patch:
+            patch.setattr(codec_module, "PIECE_FRAMES", 299)
+            pieces = model.decode(codes)
+        assert pieces.shape == whole.shape == (2, channels, 300 * 640)
+        torch.testing.assert_close(pieces, whole, atol=1e-6, rtol=0)
+
+
+def test_memory_does_not_grow_with_the_clip() -> None:
+    """No piece sees more of the clip than itself and what the convolutions reach."""
+    longest = 0
+
+    def note(module: torch.nn.Module, inputs: tuple, output: torch.Tensor) -> None:
+        nonlocal longest
+        longest = max(longest, output.shape[-1])
+
+    model = codec().model
+    pieces = PieceDecoder(model, torch.zeros(4, 1000).long(), piece=50)
+    for layer in pieces.rest:
+        layer.register_forward_hook(note)
+    assert sum(piece.shape[-1] for piece in pieces) == 1000 * 640
+    assert longest <= (50 + 2 * pieces.reach) * 640

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from musicgen.config import LMConfig, SamplingParams, n_frames
+from musicgen.config import ChromaConfig, LMConfig, SamplingParams, StyleConfig, n_frames
 
 CFG = LMConfig(
     dim=64,
@@ -56,6 +56,30 @@ def test_guidance_follows_from_the_coefficients() -> None:
 )
 def test_a_wrong_shape_is_named(wrong: dict[str, object]) -> None:
     with pytest.raises(ValueError, match=next(iter(wrong))):
+        replace(CFG, **wrong)
+
+
+CHROMA = ChromaConfig(16_384, 4_096, 12, 235, 32_000)
+
+
+def test_a_prefix_is_as_long_as_what_is_heard_makes_it() -> None:
+    assert CFG.max_audio_frames == 0
+    assert replace(CFG, fuse="prepend", chroma=CHROMA).max_audio_frames == 235
+    assert replace(CFG, fuse="prepend", style=StyleConfig()).max_audio_frames == 15
+    assert StyleConfig(excerpt_length_s=4.5, ds_factor=1).max_frames == 338
+    assert StyleConfig(excerpt_length_s=0.001).max_frames == 1
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"chroma": CHROMA}, "needs fuse='prepend'"),
+        ({"style": StyleConfig()}, "needs fuse='prepend'"),
+        ({"chroma": CHROMA, "style": StyleConfig(), "fuse": "prepend"}, "not both"),
+    ],
+)
+def test_a_model_listens_in_one_way(wrong: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
         replace(CFG, **wrong)
 
 

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from musicgen.codebooks import build
 from musicgen.conditioning.fuser import ClipConditions, RowCondition
 from musicgen.config import LMConfig, SamplingParams
 from musicgen.guidance import guidance_rows
@@ -10,6 +11,7 @@ from musicgen.lm import LMModel
 from tests.musicgen.toy import GOLDEN, toy_lm
 
 GOLD = torch.load(GOLDEN / "lm_text.pt", weights_only=True)
+BATCHED = torch.load(GOLDEN / "lm_batched.pt", weights_only=True)
 CASES = GOLD["cases"]
 GREEDY = SamplingParams(use_sampling=False)
 
@@ -86,6 +88,35 @@ def test_the_reference_loop_decides_as_audiocraft_does(name: str) -> None:
         assert torch.equal(codes, case["continuation_greedy"][0])
 
 
+def test_a_batch_that_sees_its_padding_has_audiocrafts_logits_and_tokens() -> None:
+    """AudioCraft lets rows see the padding of their mates' texts; ours only where it is fed."""
+    mixed, lm = BATCHED["mixed"], golden_lm()
+    rows = [RowCondition(cross=embeds) for embeds in mixed["embeds"]]
+    sequence = mixed["sequence"].repeat(2, 1, 1)  # conditional, then null
+    torch.testing.assert_close(lm(sequence, rows), mixed["logits"], rtol=0, atol=1e-5)
+    for row in range(3):
+        seen = ClipConditions(mixed["embeds"][row])
+        assert torch.equal(lm.generate(seen, 16, sampling=GREEDY), mixed["greedy"][row])
+        prompt = mixed["continuation_prompt"][row]
+        codes = lm.generate(seen, 16, sampling=GREEDY, prompt_codes=prompt)
+        assert torch.equal(codes, mixed["continuation_greedy"][row])
+    logits64 = lm.double()(sequence, rows)
+    torch.testing.assert_close(logits64, mixed["logits64"], rtol=0, atol=1e-10)
+
+
+def test_the_coefficient_that_is_passed_is_the_one_that_counts() -> None:
+    """AudioCraft's two-step guidance takes the model's own instead: passed 3, it ran with 2.
+
+    Ours knows no second way to compute guidance; `two_step_cfg` gives the same numbers.
+    """
+    lm, greedy2 = golden_lm(), SamplingParams(use_sampling=False, cfg_coef=2.0)
+    buggy, joint = BATCHED["two_step_greedy_passed3_lm2"], BATCHED["joint_greedy_coef2"]
+    for row in range(2):
+        seen = ClipConditions(BATCHED["mixed"]["embeds"][row])
+        assert not torch.equal(lm.generate(seen, 16, sampling=GREEDY), buggy[row])
+        assert torch.equal(lm.generate(seen, 16, sampling=greedy2), joint[row])
+
+
 def test_every_parameter_that_forward_uses_gets_a_gradient() -> None:
     lm = golden_lm()
     case = CASES["b1_long"]
@@ -93,3 +124,35 @@ def test_every_parameter_that_forward_uses_gets_a_gradient() -> None:
     missing = [name for name, p in lm.named_parameters() if p.grad is None]
     assert all(name.startswith("condition_provider.") for name in missing)
     assert all(p.grad is None or p.grad.isfinite().all() for p in lm.parameters())
+
+
+def test_the_loss_is_the_cross_entropy_of_what_the_pattern_reaches() -> None:
+    lm, generator = toy_lm("prepend"), torch.Generator().manual_seed(3)
+    codes = torch.randint(80, (2, 4, 9), generator=generator)  # [B, K, T]
+    text = torch.randn(3, 64, generator=generator)
+    rows = [RowCondition(prefix=text), RowCondition(prefix=text[:1])]
+    loss, per_codebook = lm.compute_loss(codes, rows)
+    logits = lm(build(codes, lm.cfg.delays, 80), rows).log_softmax(-1)
+    for k, delay in enumerate(lm.cfg.delays):
+        by_hand = [
+            -logits[b, k, t + delay, codes[b, k, t]] for b in range(2) for t in range(9 - delay)
+        ]
+        torch.testing.assert_close(per_codebook[k], torch.stack(by_hand).mean())
+    torch.testing.assert_close(loss, per_codebook.mean())
+    loss.backward()
+    assert all(p.grad.abs().sum() > 0 for n, p in lm.named_parameters() if "provider" not in n)
+
+
+def test_padding_does_not_count_in_the_loss() -> None:
+    lm, generator = toy_lm("cross"), torch.Generator().manual_seed(3)
+    codes = torch.randint(80, (2, 4, 9), generator=generator)
+    rows = [RowCondition(), RowCondition()]
+    alone = lm.compute_loss(codes[:1], rows[:1])
+    mask = torch.tensor([True, False])[:, None, None].expand_as(codes)
+    masked = lm.compute_loss(codes, rows, mask)
+    torch.testing.assert_close(masked.per_codebook, alone.per_codebook)
+    nothing = lm.compute_loss(codes, rows, torch.zeros_like(mask))
+    assert nothing.loss == 0
+    for wrong in (codes[0], codes[:, :3], codes[..., :3]):
+        with pytest.raises(ValueError, match=r"must be \[B, 4, T > 3\]"):
+            lm.compute_loss(wrong, rows)

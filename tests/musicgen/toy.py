@@ -2,12 +2,13 @@
 
 import random
 from pathlib import Path
+from typing import Literal, get_args
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from musicgen.conditioning.fuser import ClipConditions
-from musicgen.config import ChromaConfig, FuseMethod, LMConfig, SamplingParams
+from musicgen.config import ChromaConfig, FuseMethod, LMConfig, SamplingParams, StyleConfig
 from musicgen.engine import Engine, Finished, Request
 from musicgen.lm import LMModel
 
@@ -15,28 +16,68 @@ GOLDEN = Path(__file__).parent.parent / "golden"
 CHROMA = ChromaConfig(n_fft=64, hop_length=16, n_chroma=12, chroma_length=7, sample_rate_hz=16_000)
 
 
-def toy_lm(fuse: FuseMethod, *, dim: int = 64, card: int = 80) -> LMModel:
+STYLE = StyleConfig(
+    dim=16,
+    n_heads=2,
+    n_layers=1,
+    ffn_dim=32,
+    n_codebooks=3,
+    bins=8,
+    feature_dim=12,
+    feature_rate_hz=10,
+    ds_factor=4,
+    eval_q=2,
+)
+Kind = Literal["text", "melody", "style", "stereo"]
+KINDS: tuple[Kind, ...] = get_args(Kind)
+
+
+def toy_kind(kind: Kind, *, dim: int = 64) -> LMModel:
+    """A random model of that kind; the stereo one is a text model."""
+    if kind == "stereo":
+        return toy_lm("cross", dim=dim, delays=(0, 0, 1, 1, 2, 2, 3, 3))
+    if kind == "text":
+        return toy_lm("cross", dim=dim)
+    return toy_lm("prepend", dim=dim, style=STYLE if kind == "style" else None)
+
+
+def toy_lm(
+    fuse: FuseMethod,
+    *,
+    dim: int = 64,
+    card: int = 80,
+    delays: tuple[int, ...] = (0, 1, 2, 3),
+    style: StyleConfig | None = None,
+) -> LMModel:
     """A random model whose norms, biases and heads all matter."""
     cfg = LMConfig(
         dim=dim,
         n_heads=dim // 16,
         n_layers=2,
         ffn_dim=4 * dim,
-        n_codebooks=4,
+        n_codebooks=len(delays),
         card=card,
-        delays=(0, 1, 2, 3),
+        delays=delays,
         text_dim=16,
         fuse=fuse,
-        chroma=CHROMA if fuse == "prepend" else None,
+        chroma=CHROMA if fuse == "prepend" and style is None else None,
+        style=style,
     )
+    return randomise(LMModel(cfg))
+
+
+def randomise(lm: LMModel) -> LMModel:
+    """Give `lm` weights under which everything matters."""
     generator = torch.Generator().manual_seed(7)
-    lm = LMModel(cfg).eval()
     for parameter in lm.parameters():
         nn.init.normal_(parameter, std=0.15, generator=generator)
+    for name, buffer in lm.named_buffers():
+        if name.endswith("_codebook.embed"):
+            nn.init.normal_(buffer, generator=generator)
     for module in lm.modules():
         if isinstance(module, nn.LayerNorm):
             nn.init.normal_(module.weight, mean=1.0, std=0.2, generator=generator)
-    return lm
+    return lm.eval()
 
 
 def random_request(rng: random.Random, lm: LMModel, key: str, max_frames: int) -> Request:
@@ -47,14 +88,11 @@ def random_request(rng: random.Random, lm: LMModel, key: str, max_frames: int) -
     text = torch.randn(n_text, cfg.dim, generator=generator)
     if rng.random() < 0.2:
         text = torch.zeros(1, cfg.dim)
-    null_audio = torch.linspace(-1, 1, 7 * cfg.dim).view(7, cfg.dim) if cfg.chroma else None
-    melody = torch.randn(7, cfg.dim, generator=generator)
-    prompt = torch.randint(cfg.card, (4, max(1, n_frames // 3)), generator=generator)
+    audio, null_audio = random_audio(rng, lm, generator)
+    prompt = torch.randint(cfg.card, (cfg.n_codebooks, max(1, n_frames // 3)), generator=generator)
     return Request(
         key=key,
-        conditions=ClipConditions(
-            text, melody if cfg.chroma and rng.random() < 0.6 else None, null_audio
-        ),
+        conditions=ClipConditions(text, audio, null_audio),
         n_frames=n_frames,
         seed=rng.randrange(2**63),
         sampling=SamplingParams(
@@ -67,6 +105,23 @@ def random_request(rng: random.Random, lm: LMModel, key: str, max_frames: int) -
         ),
         prompt_codes=prompt if n_frames > 1 and rng.random() < 0.3 else None,
     )
+
+
+def random_audio(
+    rng: random.Random, lm: LMModel, generator: torch.Generator
+) -> tuple[Tensor | None, Tensor | None]:
+    """A melody or style and what stands for none; the model perhaps gets none."""
+    cfg, given = lm.cfg, rng.random() < 0.6
+    if cfg.style is not None:
+        n_audio = rng.randint(1, cfg.style.max_frames) if given else 1
+        null = torch.zeros(n_audio, cfg.dim)
+    elif cfg.chroma is not None:
+        n_audio = cfg.chroma.chroma_length
+        null = torch.linspace(-1, 1, n_audio * cfg.dim).view(n_audio, cfg.dim)
+    else:
+        return None, None
+    audio = torch.randn(n_audio, cfg.dim, generator=generator)
+    return audio if given else None, null
 
 
 def run(engine: Engine, requests: list[Request]) -> dict[str, Finished]:

@@ -1,0 +1,158 @@
+"""The released models: names, shapes, sizes, licence, and the memory that they need. No torch.
+
+Memory of an engine with S slots, in bytes:
+
+    4 * (LM + T5 + EnCodec + MERT)    parameters as loaded, in fp32
+    + w * LM                          the language model as the engine runs it
+    + 2 * S * row_bytes               caches of 2 S rows
+
+    row_bytes = 2 * layers * D * (cells + 64 where text is cross-attended) * c
+    cells     = (prefix + text + frames + largest delay + 1), up to a multiple of 64
+
+w and c are bytes per number: 4 for fp32, else 2, but c is 4 on any CPU, where caches stay fp32. The
+prefix is the melody's or style's, text is up to 512 tokens (where it is a prefix), frames are those
+of one window. Activations come on top; they are small beside this.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from musicgen.config import ChromaConfig, LMConfig, StyleConfig
+
+LICENCE = "CC-BY-NC-4.0"
+SAMPLE_RATE_HZ, FRAME_RATE_HZ, MAX_DURATION_S = 32_000, 50, 30.0
+TEXT_DIM, MAX_TEXT_TOKENS, CARD = 768, 512, 2048
+
+T5_PARAMETERS = 109_628_544  # the encoder of t5-base
+CODEC_PARAMETERS = 56_884_674  # facebook/encodec_32khz, mono, also within stereo models
+MERT_PARAMETERS = 94_371_712  # m-a-p/MERT-v1-95M
+
+CHROMA = ChromaConfig(
+    n_fft=16_384, hop_length=4_096, n_chroma=12, chroma_length=235, sample_rate_hz=SAMPLE_RATE_HZ
+)
+BYTES = {"fp32": 4, "bf16": 2, "fp16": 2}
+KEY_BLOCK = 64
+
+Kind = Literal["text", "melody", "style"]
+
+
+@dataclass(frozen=True)
+class Member:
+    """A released model.
+
+    Attributes:
+        name: Short name.
+        hub_id: Its repository on the Hugging Face hub.
+        channels: Of its audio.
+        lm: Shape of its language model.
+        licence: Of its weights.
+    """
+
+    name: str
+    hub_id: str
+    channels: int
+    lm: LMConfig
+    licence: str = LICENCE
+
+    @property
+    def kind(self) -> Kind:
+        """What it listens to beside text."""
+        if self.lm.style is not None:
+            return "style"
+        return "text" if self.lm.chroma is None else "melody"
+
+    @property
+    def lm_parameters(self) -> int:
+        """Parameters of the language model, its conditioners' projections included."""
+        return count_lm(self.lm)
+
+    @property
+    def n_parameters(self) -> int:
+        """Parameters of everything that is loaded: language model, T5, EnCodec, MERT."""
+        features = MERT_PARAMETERS if self.lm.style is not None else 0
+        return self.lm_parameters + T5_PARAMETERS + CODEC_PARAMETERS + features
+
+    def memory_bytes(self, *, dtype: str, slots: int, cpu: bool = False) -> int:
+        """Memory of an engine with `slots` slots in `dtype` (see this module's head)."""
+        rows = 2 * slots * row_bytes(self.lm, "fp32" if cpu else dtype)
+        return 4 * self.n_parameters + BYTES[dtype] * self.lm_parameters + rows
+
+
+def count_lm(cfg: LMConfig) -> int:
+    """Parameters of a language model of this shape, from the shapes alone."""
+    dim = cfg.dim
+    attention, norm = 4 * dim * dim, 2 * dim
+    layer = attention + 2 * dim * cfg.ffn_dim + 2 * norm
+    if cfg.fuse == "cross":
+        layer += attention + norm
+    tokens = cfg.n_codebooks * (cfg.card + 1) * dim + cfg.n_codebooks * cfg.card * dim
+    text = (cfg.text_dim + 1) * dim
+    return cfg.n_layers * layer + norm + tokens + text + _count_audio(cfg)
+
+
+def _count_audio(cfg: LMConfig) -> int:
+    if cfg.chroma is not None:
+        return (cfg.chroma.n_chroma + 1) * cfg.dim
+    if cfg.style is None:
+        return 0
+    width = cfg.style.dim
+    layer = 4 * width * width + 2 * width * cfg.style.ffn_dim + 4 * width
+    embed = (cfg.style.feature_dim + 1) * width  # the quantiser's entries are no parameters
+    return embed + cfg.style.n_layers * layer + (width + 1) * cfg.dim
+
+
+def row_bytes(
+    cfg: LMConfig,
+    dtype: str,
+    *,
+    window_frames: int = int(MAX_DURATION_S * FRAME_RATE_HZ),
+    max_text_tokens: int = MAX_TEXT_TOKENS,
+) -> int:
+    """Bytes of the caches of one row, keys and values of all layers, with caches in `dtype`."""
+    n_prefix = 0 if cfg.fuse == "cross" else cfg.max_audio_frames + max_text_tokens
+    cells = _round_up(n_prefix + window_frames + cfg.max_delay + 1)
+    if cfg.fuse == "cross":
+        cells += KEY_BLOCK  # grows where a text is longer
+    return 2 * cfg.n_layers * cfg.dim * cells * BYTES[dtype]
+
+
+def _round_up(n: int) -> int:
+    return -(-n // KEY_BLOCK) * KEY_BLOCK
+
+
+def _member(
+    name: str, dim: int, n_layers: int, kind: Kind = "text", *, stereo: bool = False
+) -> Member:
+    lm = LMConfig(
+        dim=dim,
+        n_heads=dim // 64,
+        n_layers=n_layers,
+        ffn_dim=4 * dim,
+        n_codebooks=8 if stereo else 4,
+        card=CARD,
+        delays=(0, 0, 1, 1, 2, 2, 3, 3) if stereo else (0, 1, 2, 3),
+        text_dim=TEXT_DIM,
+        fuse="cross" if kind == "text" else "prepend",
+        chroma=CHROMA if kind == "melody" else None,
+        style=StyleConfig() if kind == "style" else None,
+    )
+    return Member(name, f"facebook/musicgen-{name}", 2 if stereo else 1, lm)
+
+
+FAMILY: dict[str, Member] = {
+    member.name: member
+    for member in (
+        _member("small", 1024, 24),
+        _member("medium", 1536, 48),
+        _member("large", 2048, 48),
+        _member("melody", 1536, 48, "melody"),
+        _member("melody-large", 2048, 48, "melody"),
+        _member("style", 1536, 48, "style"),
+        _member("stereo-small", 1024, 24, stereo=True),
+        _member("stereo-medium", 1536, 48, stereo=True),
+        _member("stereo-large", 2048, 48, stereo=True),
+        _member("stereo-melody", 1536, 48, "melody", stereo=True),
+        _member("stereo-melody-large", 2048, 48, "melody", stereo=True),
+    )
+}
+SHORT_NAMES: dict[str, str] = {name: member.hub_id for name, member in FAMILY.items()}

@@ -1,0 +1,167 @@
+"""A loaded model as a job uses it: requests for its engine, audio from its codes."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from musicgen.audio import resample, to_channels
+from musicgen.checkpoints import Checkpoint
+from musicgen.conditioning.chroma import ChromaExtractor
+from musicgen.conditioning.separation import load_separator
+from musicgen.config import SamplingParams, n_frames
+from musicgen.engine import Engine, Request
+from musicgen.files import ModelInfo
+from musicgen.inputs import RequestMaker
+from musicgen.longform import DEFAULT_EXTEND_STRIDE_S, plan_windows, stride_frames
+
+LONGEST_S = 3600.0
+
+
+class LoadedModel:
+    """Language model, text encoder, codec and what reads melodies or styles, on one device.
+
+    A clip depends on its own prompt, audio, parameters and seed, never on its batch-mates.
+    """
+
+    def __init__(
+        self,
+        info: ModelInfo,
+        checkpoint: Checkpoint,
+        device: torch.device | str = "cpu",
+        dtype: str = "fp32",
+    ) -> None:
+        self.info = info
+        self.device = torch.device(device)
+        self.dtype = dtype
+        self.lm = checkpoint.lm.to(self.device)
+        self.text_encoder = checkpoint.text.to(self.device)
+        self.compression_model = checkpoint.codec.to(self.device)
+        features = checkpoint.style_features
+        self.style_features = None if features is None else features.to(self.device)
+        self.chroma = ChromaExtractor(info.chroma, load_separator()) if info.chroma else None
+        self._requests = RequestMaker(
+            info, self.lm, self.text_encoder, self.compression_model, self.style_features
+        )
+
+    @property
+    def name(self) -> str:
+        """The name that the model was loaded under."""
+        return self.info.name
+
+    @property
+    def sample_rate(self) -> int:
+        """Of the audio that comes out, in Hz."""
+        return self.info.sample_rate_hz
+
+    @property
+    def frame_rate(self) -> int:
+        """Token frames per second."""
+        return self.info.frame_rate_hz
+
+    @property
+    def audio_channels(self) -> int:
+        """Of the audio that comes out."""
+        return self.info.channels
+
+    @property
+    def max_duration(self) -> float:
+        """Longest window in seconds; longer clips are made in several."""
+        return self.info.max_duration_s
+
+    def make_engine(self, slots: int) -> Engine:
+        """An engine of 2 · `slots` rows for windows of up to `max_duration`."""
+        style = self._requests.style
+        return Engine(
+            self.lm,
+            slots=slots,
+            max_frames=self._requests.max_frames,
+            max_text_tokens=self.text_encoder.max_tokens,
+            max_audio_frames=None if style is None else style.max_frames,
+            dtype=self.dtype,
+        )
+
+    def make_request(
+        self,
+        key: str,
+        *,
+        prompt: str | None,
+        n_frames: int,
+        seed: int,
+        sampling: SamplingParams,
+        melody_chroma: Sequence[int] | Sequence[Sequence[int]] | Tensor | None = None,
+        style: Tensor | None = None,
+        continuation: Tensor | None = None,
+        extend_stride_s: float = DEFAULT_EXTEND_STRIDE_S,
+    ) -> Request:
+        """What the engine needs for one clip.
+
+        Args:
+            key: Comes back with the clip.
+            prompt: Text; None and "" are none.
+            n_frames: Length of the clip, its continuation prompt included.
+            seed: 0 … 2^63 − 1.
+            sampling: How tokens are chosen.
+            melody_chroma: Pitch classes from `melody_chroma`, for a melody model.
+            style: Audio [C, N] at the model's sample rate, for a style model.
+            continuation: Audio [C, N] at the model's sample rate that the clip begins with.
+            extend_stride_s: By how much windows move on, in a clip longer than one.
+
+        Raises:
+            ValueError: this clip can't be made; the message says why and what would help.
+        """
+        return self._requests.make(
+            key,
+            prompt=prompt,
+            n_frames=n_frames,
+            seed=seed,
+            sampling=sampling,
+            melody_chroma=melody_chroma,
+            style=style,
+            continuation=continuation,
+            extend_stride_s=extend_stride_s,
+        )
+
+    def melody_chroma(
+        self,
+        wav: Tensor,
+        sample_rate_hz: int,
+        *,
+        n_frames: int = 1,
+        n_prompt: int = 0,
+        extend_stride_s: float = DEFAULT_EXTEND_STRIDE_S,
+    ) -> Tensor:
+        """Pitch classes of a melody [C, N], what `make_request` takes for a clip of `n_frames`.
+
+        [n], or [windows, n] for a clip longer than one window, of which each hears its own part.
+        """
+        if self.chroma is None:
+            raise ValueError(
+                f"model {self.name!r} takes no melody; use a melody model (e.g. facebook/"
+                "musicgen-melody) or leave the melody out"
+            )
+        wav, window = wav.detach().cpu(), self._requests.max_frames
+        if n_frames <= window:
+            return self.chroma(wav, sample_rate_hz)
+        stride = stride_frames(extend_stride_s, self.frame_rate, window)
+        return self.chroma.windows(
+            wav,
+            sample_rate_hz,
+            plan_windows(n_frames, window=window, stride=stride, n_prompt=n_prompt),
+            frame_rate_hz=self.frame_rate,
+            window_frames=window,
+        )
+
+    def own_audio(self, wav: Tensor, sample_rate_hz: int) -> Tensor:
+        """`wav` [C, N] at the model's sample rate and channels."""
+        return to_channels(resample(wav, sample_rate_hz, self.sample_rate), self.audio_channels)
+
+    def decode(self, codes: Tensor) -> Tensor:
+        """Audio [C, T·hop] in float32 on the CPU of one clip's codes [K, T]."""
+        wav = self.compression_model.decode(codes[None].to(self.device))  # [1, C, N]
+        return wav[0].float().cpu()
+
+    def _frames(self, duration_s: float) -> int:
+        if not 0 < duration_s <= LONGEST_S:
+            raise ValueError(f"duration={duration_s} s lies outside 0 … {LONGEST_S:g} s")
+        return n_frames(round(duration_s * 1_000_000), self.frame_rate)
