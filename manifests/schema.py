@@ -109,7 +109,7 @@ class GenerationDefaults(BaseModel):
     cfg_coef_beta: Guidance | None = Field(None, description="Text's share in double guidance.")
     extend_stride_s: StrideS | None = Field(
         None,
-        description="Seconds from one window of a long clip to the next; the model's default is 18.",
+        description="Seconds from one window of a long clip to the next; 18 where not given.",
     )
     style_eval_q: Annotated[int, Field(ge=1, le=64)] | None = Field(
         None, description="Residual quantizers of a style reader, fewer = looser; checkpoint's own."

@@ -1,8 +1,8 @@
 """What the job must know of a checkpoint before any of it is loaded; free of torch."""
 
-from manifests.check import ModelLimits as CheckLimits
 from importlib.util import find_spec
 
+from manifests.check import ModelLimits as CheckLimits
 from musicgen.files import ModelInfo, describe
 from pipeline.config import JobConfig
 from pipeline.plan import ModelLimits
@@ -10,7 +10,13 @@ from pipeline.plan import ModelLimits
 
 def inspect_model(config: JobConfig) -> ModelInfo:
     """The checkpoint that the config names. ModelNotFoundError says what is missing and where."""
-    return describe(config.model, revision=config.revision)
+    return describe(
+        config.model,
+        revision=config.revision,
+        text_encoder=config.text_encoder,
+        codec=config.codec,
+        style_encoder=config.style_encoder,
+    )
 
 
 def limits_of(info: ModelInfo, separation: str = "none") -> ModelLimits:

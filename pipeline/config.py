@@ -48,6 +48,15 @@ class JobConfig(BaseModel):
         "or a local folder."
     )
     revision: str | None = Field(None, description="Hub revision of the checkpoint.")
+    text_encoder: str | None = Field(
+        None, description="T5 in place of the checkpoint's own: folder or hub id."
+    )
+    codec: str | None = Field(
+        None, description="EnCodec in place of the checkpoint's own: folder or hub id."
+    )
+    style_encoder: str | None = Field(
+        None, description="MERT of a style checkpoint: folder or hub id."
+    )
 
     replicas: int = Field(1, ge=1, le=4096, description="Model replicas (Ray actors).")
     gpus_per_replica: float | None = Field(

@@ -29,12 +29,13 @@ from pipeline import ledger
 from pipeline.checkpoint import limits_of
 from pipeline.config import ConfigError, JobConfig
 from pipeline.ledger import DoneSet, maintain
-from pipeline.ledger.lease import Lease
+from pipeline.ledger.lease import Lease, LeaseLostError
 from pipeline.plan import Letter, Plan, PlanSpec, Selection, describe_plan, scan
 from pipeline.prepare import Prepare, PrepareSettings, read_rows
 from pipeline.progress import ProgressView, Tally
-from pipeline.replica import Replica, ReplicaSettings
+from pipeline.replica import Replica
 from pipeline.runs import RunRecord
+from pipeline.stations import ReplicaSettings
 from pipeline.storage import Storage, StorageError, open_storage
 
 log = logging.getLogger(__name__)
@@ -42,6 +43,10 @@ log = logging.getLogger(__name__)
 LETTERS_PER_PART = 10_000
 OBJECT_STORE_BYTES = 1 << 30  # of a local Ray; audio never crosses it
 POLL_S = 0.1
+
+
+class ReplicaFailedError(RuntimeError):
+    """A replica can't go on, and so neither can the job."""
 
 
 class StalledError(RuntimeError):
@@ -269,7 +274,8 @@ def _watch(
 ) -> None:
     """Drives the dataset from a thread and keeps books until it ends, stalls, or the lease goes."""
     statuses: Queue[pa.Table | BaseException | None] = Queue()
-    threading.Thread(target=_drive, args=(dataset, statuses), daemon=True).start()
+    stop = threading.Event()
+    threading.Thread(target=_drive, args=(dataset, statuses, stop), daemon=True).start()
     tally = summary.tally
     view = ProgressView(tally, config.interval_s)
     last_news = next_record = time.monotonic()
@@ -297,15 +303,18 @@ def _watch(
             last_news = now
             _count(news, summary)
     finally:
+        stop.set()
         view.close()
 
 
-def _drive(dataset: ray.data.Dataset, statuses: Queue[Any]) -> None:
+def _drive(dataset: ray.data.Dataset, statuses: Queue[Any], stop: threading.Event) -> None:
     try:
         for batch in dataset.iter_batches(
             batch_size=None, batch_format="pyarrow", prefetch_batches=0
         ):
             statuses.put(batch)
+            if stop.is_set():  # leaving the loop shuts the execution down
+                return
         statuses.put(None)
     except BaseException as error:  # handed to the watching thread, which raises it
         statuses.put(error)
@@ -314,6 +323,8 @@ def _drive(dataset: ray.data.Dataset, statuses: Queue[Any]) -> None:
 def _count(batch: pa.Table, summary: RunSummary) -> None:
     tally = summary.tally
     for row in batch.to_pylist():
+        if row["status"] == "fatal":
+            raise _fatal(row["error_class"], row["error"])
         if tally.first_commit is None:
             tally.first_commit = time.monotonic()
             summary.startup_s = tally.wall_s
@@ -321,3 +332,11 @@ def _count(batch: pa.Table, summary: RunSummary) -> None:
         tally.clips += row["status"] != "letter"
         tally.audio_s += row["audio_s"] or 0.0
         summary.replicas.add(row["replica"])
+
+
+def _fatal(error_class: str, message: str) -> Exception:
+    """What a replica reported, as an error of the driver."""
+    known: dict[str, type[Exception]] = {
+        kind.__name__: kind for kind in (LeaseLostError, StorageError)
+    }
+    return known.get(error_class, ReplicaFailedError)(message or error_class)

@@ -243,7 +243,7 @@ class Expander:
         """The parameters that decide this row's music: those that its references do not use stay
         out, so that a change of them makes nothing again."""
         references = row.references()
-        chosen = params.as_identity()
+        chosen: dict[str, Any] = dict(params.as_identity())
         if "style" not in references:
             chosen |= {"style_eval_q": None, "style_excerpt_s": None}
         if "melody" in references and self.spec.limits.separation is not None:

@@ -1,409 +1,63 @@
-"""The GPU actor: prepared rows in, committed parts out.
+"""The GPU actor as Ray sees it: prepared rows in, statuses out once the rows are durable.
 
-    __call__ (Ray, k at a time) ─► conditioner ─► engine ─► finisher
-    queue the rows, wait for         T5, codec     token      decode, measure,
-    their commit, report             encode        loop       encode, commit
-
-Three threads, one station each, so that the token loop never waits for a codec or an upload. A call
-returns when each of its rows stands in a committed part, as a clip or as a dead letter.
+Ray runs several calls of one actor side by side; they only hand their rows to the stations and wait.
+What ends a replica is data too (a status row), so that the driver can say what happened in its own
+words instead of a traceback through Ray.
 """
 
-import json
-import logging
 import os
-import queue
-import threading
-import time
-from collections.abc import Callable
-from concurrent.futures import Future
-from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
-import torch
 
-from musicgen.config import SamplingParams
-from musicgen.engine import Request
-from musicgen.files import ModelInfo
-from musicgen.longform import DEFAULT_EXTEND_STRIDE_S
-from musicgen.model import MusicGen
-from pipeline import ledger, quality
-from pipeline.commit import PartWriter
-from pipeline.config import JobConfig
-from pipeline.encode import encode
-from pipeline.ledger.lease import LeaseLostError, holds
-from pipeline.prepare import SAMPLING, extras_of
-from pipeline.records import Recorder
-from pipeline.storage import open_storage
-
-log = logging.getLogger(__name__)
+from pipeline.stations import ReplicaSettings, Stations, is_broken_cuda
 
 STATUS_SCHEMA = pa.schema(
     [
-        ("status", pa.string()),  # clip, letter or known (committed by an earlier attempt)
+        ("status", pa.string()),  # clip, letter, known (committed by an earlier attempt), or fatal
         ("clip_id", pa.string()),
         ("audio_s", pa.float64()),
         ("replica", pa.string()),
         ("model_s", pa.float64()),  # engine time of this replica so far
+        ("error_class", pa.string()),  # of fatal
+        ("error", pa.string()),
     ]
 )
 
 
-@dataclass(frozen=True)
-class ReplicaSettings:
-    """What every replica is told once."""
-
-    config: JobConfig
-    info: ModelInfo
-    run_id: str
-    lease_generation: int
-    lease_token: str
-    schema: pa.Schema  # of clips/
-    attempts: dict[str, int] = field(default_factory=dict)  # earlier attempts by row key
-
-
-@dataclass
-class Job:
-    """One row on its way through the stations."""
-
-    spec: dict[str, Any]
-    prepared: dict[str, Any]  # the row of the prepared table, extras included
-    call: "Call"
-    codes: torch.Tensor | None = None  # [K, T]
-
-
-class Call:
-    """One Ray task: done when each of its rows is durable."""
-
-    def __init__(self, n_rows: int) -> None:
-        self.unfinished = n_rows  # rows that are not yet waiting for a commit
-        self.uncommitted = n_rows
-        self.statuses: list[dict[str, Any]] = []
-        self.done: Future[None] = Future()
-
-
-def load_model(settings: ReplicaSettings, device: str, dtype: str) -> MusicGen:
-    info = settings.info
-    model = MusicGen.get_pretrained(
-        info.name, device=device, dtype=dtype, revision=info.revision or settings.config.revision
-    )
-    if model.info.weights_hash != info.weights_hash:
-        raise RuntimeError(
-            f"{model.info.path} on this node holds other weights ({model.info.weights_hash}) than "
-            f"on the driver's ({info.weights_hash}): clips would not be what their rows say; "
-            "give every node the same checkpoint, or name a --revision"
-        )
-    if info.style is not None:
-        wanted, own = settings.config.generation, info.style
-        model.set_style_conditioner_params(
-            eval_q=own.eval_q if wanted.style_eval_q is None else wanted.style_eval_q,
-            excerpt_length=(
-                own.excerpt_length_s if wanted.style_excerpt_s is None else wanted.style_excerpt_s
-            ),
-        )
-    return model
-
-
 class Replica:
-    """Ray actor with one model; its calls run side by side in threads.
+    """Ray actor with one model.
 
     Args:
         settings: The job, the model and the lease.
     """
 
     def __init__(self, settings: ReplicaSettings) -> None:
-        config = settings.config
-        logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
-        torch.set_num_threads(config.threads_per_replica)
-        self.settings, self.config = settings, config
-        self.name = ledger.new_replica_id()
-        self.device = _device(config)
-        self.dtype = _dtype(config, self.device)
-        self.storage = open_storage(config.output, config.storage_options)
-        self.model = load_model(settings, self.device, self.dtype)
-        self.engine = self.model.make_engine(config.slots)
-        self.engine.on_admit = self._on_admit
-        self.writer = PartWriter(
-            self.storage,
-            schema=settings.schema,
-            run_id=settings.run_id,
-            replica=self.name,
-            audio=config.audio,
-            audio_format=config.audio_format,
-            max_clips=config.part_clips,
-            max_bytes=config.part_megabytes * 1e6,
-            max_age_s=config.part_seconds,
-            guard=self._guard,
-        )
-        self.recorder = Recorder(
-            config,
-            settings.info,
-            settings.run_id,
-            self.name,
-            self.device,
-            self.dtype,
-            settings.attempts,
-        )
-        self.parts_seen = ledger.PartCache()
-        self._parts_lock = threading.Lock()
-        self.model_s = 0.0
-        self._jobs: dict[str, Job] = {}  # in the engine, by clip id
-        self._incoming: queue.Queue[Job] = queue.Queue()
-        self._ready: queue.Queue[tuple[Job, Request]] = queue.Queue(maxsize=2 * config.slots)
-        self._ended: queue.Queue[tuple[Job, Exception | None]] = queue.Queue()
-        self._lock = threading.Lock()
-        self._waiting = 0  # rows accepted and not yet admitted
-        self._behind = 0  # rows that left the engine and are not yet durable
-        self._calls: set[Call] = set()
-        self._fatal: BaseException | None = None
-        for station in (self._condition, self._generate, self._finish):
-            name = station.__name__.strip("_")
-            threading.Thread(target=self._run, args=(station,), name=name, daemon=True).start()
-        log.info("replica=%s run=%s ready on %s", self.name, settings.run_id, self.device)
-
-    # --- Ray's side
+        self.stations: Stations | None = None
+        self.broken: Exception | None = None
+        try:
+            self.stations = Stations(settings)
+        except Exception as error:  # told by the first call
+            if is_broken_cuda(error):
+                os._exit(1)  # Ray starts a new actor; a clean exit would leave a zombie slot
+            self.broken = error
 
     def __call__(self, table: pa.Table) -> pa.Table:
-        rows = table.to_pylist()
-        specs = [json.loads(row["spec"]) for row in rows]
-        known = self._committed(specs, rows)
-        call = Call(len(rows))
-        with self._lock:
-            if self._fatal is not None:
-                raise self._fatal
-            self._calls.add(call)
-            self._waiting += sum(row["kind"] == "clip" for row in rows) - len(known)
-        for spec, row in zip(specs, rows, strict=True):
-            job = Job(spec, row, call)
-            if spec["clip_id"] in known:
-                self._settle(job, {"status": "known", "clip_id": spec["clip_id"]})
-            elif row["kind"] == "letter":
-                self._ended.put((job, None))
-            else:
-                self._incoming.put(job)
-        if rows:
-            call.done.result()
-        with self._lock:
-            self._calls.discard(call)
-        return pa.Table.from_pylist(
-            [s | {"replica": self.name, "model_s": self.model_s} for s in call.statuses],
-            schema=STATUS_SCHEMA,
-        )
-
-    def _committed(self, specs: list[dict[str, Any]], rows: list[dict[str, Any]]) -> set[str]:
-        """Clips of this task that stand in a part of this run already: Ray may replay a task after
-        an actor or a node was lost."""
-        done = self._done()
-        return {
-            spec["clip_id"]
-            for spec, row in zip(specs, rows, strict=True)
-            if row["kind"] == "clip" and done.contains(spec["clip_id"])
-        }
-
-    def _done(self) -> ledger.DoneSet:
-        """What this run has committed so far, whoever did it; reads only parts not seen before."""
-        with self._parts_lock:
-            return ledger.committed_ids(self.storage, self.settings.run_id, self.parts_seen)
-
-    # --- the stations
-
-    def _run(self, station: Callable[[], None]) -> None:
-        """Whatever escapes a station ends every call with that error, and so the job."""
         try:
-            station()
-        except BaseException as error:
-            log.exception("replica=%s station %s failed", self.name, station.__name__)
-            if _is_broken_cuda(error):
-                os._exit(1)  # Ray starts a new actor; a clean exit would leave a zombie slot
-            with self._lock:
-                self._fatal = error
-                calls, self._calls = self._calls, set()
-            for call in calls:
-                if not call.done.done():
-                    call.done.set_exception(error)
-
-    def _condition(self) -> None:
-        while True:
-            job = self._incoming.get()
-            try:
-                request = self._request(job)
-            except (ValueError, RuntimeError) as error:
-                if _is_broken_cuda(error):
-                    raise
-                self._leave(job, "conditioning", error)
-            else:
-                self._ready.put((job, request))
-
-    def _request(self, job: Job) -> Request:
-        spec, prepared = job.spec, job.prepared
-        generation = spec["generation"]
-        melody = None
-        if prepared["melody"] is not None:
-            melody = torch.frombuffer(bytearray(prepared["melody"]), dtype=torch.uint8).long()
-            if spec["n_windows"] > 1:
-                melody = melody.reshape(spec["n_windows"], -1)
-        stride_s = generation["extend_stride_s"]
-        return self.model.make_request(
-            spec["clip_id"],
-            prompt=spec["prompt"],
-            n_frames=spec["n_frames"],
-            seed=spec["seed_used"],
-            sampling=SamplingParams(**{name: generation[name] for name in SAMPLING}),
-            melody_chroma=melody,
-            style=self._samples(prepared["style"]),
-            continuation=self._samples(prepared["continuation"]),
-            extend_stride_s=DEFAULT_EXTEND_STRIDE_S if stride_s is None else stride_s,
-        )
-
-    def _samples(self, data: bytes | None) -> torch.Tensor | None:
-        """float32 [C, N] of a reference."""
-        if data is None:
-            return None
-        samples = np.frombuffer(data, np.float32).copy()
-        return torch.from_numpy(samples.reshape(self.settings.info.channels, -1))
-
-    def _generate(self) -> None:
-        engine = self.engine
-        while True:
-            self._admit(block=not self._jobs)
-            if not self._jobs:
-                continue
-            started = time.perf_counter()
-            finished = engine.step()
-            self.model_s += time.perf_counter() - started
-            for clip in finished:
-                job = self._jobs.pop(clip.key)
-                job.codes = clip.codes
-                with self._lock:
-                    self._behind += 1
-                self._ended.put((job, clip.error))
-
-    def _admit(self, block: bool) -> None:
-        """Hands waiting requests to the engine while it has room. What a kill can cost is bounded:
-        clips in the slots and those not yet durable are at most one part more than the slots."""
-        limit = self.config.part_clips + self.config.slots
-        while self.engine.has_room and self._behind + len(self._jobs) < limit:
-            try:
-                job, request = self._ready.get(timeout=0.05 if block else None, block=block)
-            except queue.Empty:
-                return
-            block = False
-            try:
-                self._jobs[request.key] = job
-                self.engine.submit(request)
-            except ValueError as error:
-                del self._jobs[request.key]
-                self._leave(job, "generate", error)
-
-    def _on_admit(self, clip_id: str) -> None:
-        with self._lock:
-            self._waiting -= 1
-        spec = self._jobs[clip_id].spec
-        log.info("admitted run=%s replica=%s clip_id=%s id=%s take=%d", self.settings.run_id,
-                 self.name, clip_id, spec["id"], spec["take"])  # fmt: skip
-
-    def _leave(self, job: Job, stage: str, error: Exception) -> None:
-        """A row that fails before it was admitted."""
-        with self._lock:
-            self._waiting -= 1
-            self._behind += 1
-        job.spec["stage"] = stage
-        self._ended.put((job, error))
-
-    def _finish(self) -> None:
-        """Decodes, measures, encodes and commits; the only thread that touches the writer."""
-        uncommitted: list[tuple[Job, dict[str, Any]]] = []
-        while True:
-            try:
-                job, error = self._ended.get(timeout=self._patience(uncommitted))
-            except queue.Empty:
-                pass
-            else:
-                uncommitted.append((job, self._collect(job, error)))
-                with self._lock:
-                    job.call.unfinished -= 1
-            if uncommitted and (self.writer.due_in_s() == 0.0 or self._starved()):
-                self.writer.commit(self._done())
-                with self._lock:
-                    self._behind -= sum(j.prepared["kind"] == "clip" for j, _ in uncommitted)
-                for job, status in uncommitted:
-                    self._settle(job, status, finished=True)
-                uncommitted = []
-
-    def _patience(self, uncommitted: list[Any]) -> float | None:
-        """How long the finisher may sleep: for ever, or until a part is due or rows run out."""
-        if not uncommitted:
-            return None
-        return min(0.05, self.writer.due_in_s() or 0.0)
-
-    def _starved(self) -> bool:
-        """No row waits behind the slots and a commit would let a call return, which brings more."""
-        with self._lock:
-            ready = any(call.unfinished == 0 and call.uncommitted for call in self._calls)
-            return self._waiting == 0 and self._ended.empty() and ready
-
-    def _settle(self, job: Job, status: dict[str, Any], finished: bool = False) -> None:
-        call = job.call
-        with self._lock:
-            call.statuses.append(status)
-            call.unfinished -= not finished
-            call.uncommitted -= 1
-            last = call.uncommitted == 0
-        if last:
-            call.done.set_result(None)
-
-    def _collect(self, job: Job, error: Exception | None) -> dict[str, Any]:
-        """Puts the clip, or the dead letter that it became, into the part; its status row."""
-        if job.prepared["kind"] == "letter":
-            self.writer.add_letter(self.recorder.passed_on(job.spec))
-            return {"status": "letter", "clip_id": job.spec["clip_id"]}
-        stage = job.spec.pop("stage", "generate")
-        if error is None and job.codes is not None:
-            try:
-                return self._add_clip(job, job.codes)
-            except ValueError as invalid:
-                stage, error = "encode", invalid
-        error = error or RuntimeError("the engine returned neither tokens nor an error")
-        self.writer.add_letter(self.recorder.letter(job.spec, stage, error))
-        return {"status": "letter", "clip_id": job.spec["clip_id"]}
-
-    def _add_clip(self, job: Job, codes: torch.Tensor) -> dict[str, Any]:
-        wav = self.model.decode(codes).numpy()  # [C, N]
-        rate = self.settings.info.sample_rate_hz
-        measured = quality.measure(wav, rate)
-        comment = self.recorder.comment(job.spec)
-        data = encode(wav, rate, self.config.audio_format, self.config.audio_bits, comment)
-        row = self.recorder.clip(job.spec, measured, (wav.shape[0], wav.shape[1]))
-        self.writer.add_clip(row | extras_of(job.prepared), data)
-        audio_s = wav.shape[1] / rate
-        return {"status": "clip", "clip_id": job.spec["clip_id"], "audio_s": audio_s}
-
-    def _guard(self) -> None:
-        s = self.settings
-        if not holds(self.storage, s.lease_generation, s.lease_token):
-            raise LeaseLostError(
-                f"{self.config.output} was taken over by another run; this replica commits no more"
-            )
+            if self.stations is None:
+                raise self.broken or RuntimeError("the replica has no model")
+            call = self.stations.accept(table.to_pylist())
+            call.done.result()
+        except Exception as error:  # ends the job: see `job._fatal`
+            return _statuses([fatal_status(error)])
+        signed = {"replica": self.stations.name, "model_s": self.stations.model_s}
+        return _statuses([status | signed for status in call.statuses])
 
 
-def _device(config: JobConfig) -> str:
-    if config.device == "cpu":
-        return "cpu"
-    if torch.cuda.is_available():
-        return "cuda"
-    if config.device == "cuda":
-        raise RuntimeError("device=cuda, but this actor sees no GPU; set --gpus-per-replica 1")
-    return "cpu"
+def fatal_status(error: Exception) -> dict[str, Any]:
+    """The status row that ends the job."""
+    return {"status": "fatal", "error_class": type(error).__name__, "error": str(error)}
 
 
-def _dtype(config: JobConfig, device: str) -> str:
-    if config.dtype != "auto":
-        return config.dtype
-    return "fp16" if device == "cuda" else "fp32"
-
-
-def _is_broken_cuda(error: BaseException) -> bool:
-    """After these every CUDA call of the process fails: the actor must go."""
-    text = str(error)
-    return isinstance(error, torch.AcceleratorError) or "CUDA error" in text
+def _statuses(rows: list[dict[str, Any]]) -> pa.Table:
+    return pa.Table.from_pylist(rows, schema=STATUS_SCHEMA)

@@ -15,10 +15,12 @@ ROOT = Path(__file__).parents[1]
 READING_ORDER = {
     "manifests": "identity faults schema columns reader texts build probe check",
     "musicgen": """
-        config files audio codebooks codec
-        conditioning.text conditioning.chroma conditioning.fuser
-        sampling guidance transformer lm precision weights step prefill protocol engine
-        checkpoints inputs runner model
+        errors config longform family audio hub audiocraft integrity files
+        codebooks codec transformer conditioning.text conditioning.separation
+        conditioning.chroma conditioning.features conditioning.style conditioning.fuser
+        conditioning.attributes
+        sampling guidance lm precision weights step prefill protocol engine
+        transformers_names submodels checkpoints convert inputs runner loaded model
     """,
     "pipeline": """
         config
@@ -26,10 +28,10 @@ READING_ORDER = {
         storage.references storage
         ledger.lease ledger.tables ledger.parts ledger.done_set ledger.book ledger.verify
         ledger.maintain ledger
-        plan checkpoint quality encode prepare records commit replica progress runs
+        plan checkpoint quality encode prepare records commit stations replica progress runs
         report.pictures report.highlights report.cards report.page report
         job
-        cli.options cli.errors cli.manifest cli.upkeep cli.root
+        cli.options cli.errors cli.manifest cli.models cli.upkeep cli.root
     """,
 }
 ORDER = {package: text.split() for package, text in READING_ORDER.items()}
@@ -40,8 +42,8 @@ MAY_IMPORT = {
 }
 SCRIPTS = {"examples.make_audio", "tiny.make", "cli.__main__"}
 # Free of torch, so that the driver's checks stay fast.
-LIGHT_MUSICGEN = {"musicgen.files"}
-IMPORTS_THE_MODEL = {"prepare", "replica", "records"}
+LIGHT_MUSICGEN = {"musicgen.files", "musicgen.family"}
+IMPORTS_THE_MODEL = {"prepare", "stations", "records", "cli.models"}
 IMPORTS_RAY = {"prepare", "job"}  # a replica is an actor, but knows nothing of Ray
 
 

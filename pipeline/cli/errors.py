@@ -18,7 +18,10 @@ from pipeline.storage import StorageError
 
 EXIT_CRASH, EXIT_BAD_INPUT, EXIT_DEAD_LETTERS, EXIT_LEASE_HELD = 1, 2, 3, 4
 # Classes whose modules are heavy are known by name.
-_BAD_INPUT, _FATAL = ("ModelNotFoundError", "CheckpointError"), ("StalledError",)
+_BAD_INPUT, _FATAL = (
+    ("ModelNotFoundError", "CheckpointError"),
+    ("StalledError", "ReplicaFailedError"),
+)
 
 
 def say(text: str) -> None:

@@ -1,5 +1,7 @@
 """`musicgen-batch models | convert`: which checkpoints there are, and how to keep one offline."""
 
+from typing import Literal
+
 import click
 
 from pipeline.cli.errors import errors_to_exit_codes
@@ -34,6 +36,7 @@ Examples:
 )
 @click.argument("source")
 @click.argument("target")
+@click.option("--dtype", type=click.Choice(["fp32", "fp16"]), default="fp32", help="Of the file.")
 @click.option("--revision", help="Hub revision of SOURCE.")
 @click.option("--text-encoder", help="T5 for a checkpoint that holds none: folder or hub id.")
 @click.option("--codec", help="EnCodec for a checkpoint that holds none: folder or hub id.")
@@ -42,6 +45,7 @@ Examples:
 def convert(
     source: str,
     target: str,
+    dtype: Literal["fp32", "fp16"],
     revision: str | None,
     text_encoder: str | None,
     codec: str | None,
@@ -54,12 +58,13 @@ def convert(
     """
     from musicgen.convert import convert as convert_checkpoint
 
-    written = convert_checkpoint(
+    info = convert_checkpoint(
         source,
         target,
+        dtype=dtype,
         revision=revision,
         text_encoder=text_encoder,
         codec=codec,
         style_encoder=style_encoder,
     )
-    click.echo(f"{target}: {written}")
+    click.echo(f"{target}: {info.kind} model, {info.layout} layout, weights {info.weights_hash}")

@@ -9,6 +9,7 @@ import click
 from manifests.reader import Manifest
 from pipeline.cli.errors import EXIT_DEAD_LETTERS, errors_to_exit_codes, say
 from pipeline.cli.manifest import manifest
+from pipeline.cli.models import convert, models
 from pipeline.cli.options import given_flags, job_options
 from pipeline.cli.upkeep import compact, existing_output, gc, report, status, verify
 from pipeline.config import JobConfig, load_config
@@ -188,5 +189,5 @@ def _continued(config: str | None, flags: dict[str, Any]) -> JobConfig:
     return load_config(config, flags, inherited)
 
 
-for _command in (manifest, status, verify, compact, gc, report):
+for _command in (manifest, models, convert, status, verify, compact, gc, report):
     main.add_command(_command)

@@ -17,7 +17,7 @@ from pipeline.job import build_dataset
 from pipeline.ledger.done_set import NO_IDS, DoneSet, pack_ids
 from pipeline.plan import Clip, Expander, PlanSpec, Selection, scan
 from pipeline.prepare import PrepareSettings
-from pipeline.replica import ReplicaSettings
+from pipeline.stations import ReplicaSettings
 from tests.integration.jobs import TINY, write_manifest
 
 N_ROWS, N_PENDING, BLOCK_ROWS = 20_000, 200, 8

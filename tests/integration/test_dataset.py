@@ -39,7 +39,7 @@ def mixed_rows(audio: str) -> list[dict[str, object]]:
         {"id": "greedy", "prompt": "bells", "use_sampling": False, "duration_s": 0.58},
         {"id": "plain", "prompt": "pad", "cfg_coef": 1.0, "duration_s": 0.02, "genre": "pad"},
         {"id": "gone", "prompt": "x", "melody_uri": f"{audio}/gone.flac", "duration_s": 1.0},
-        {"id": "too-long", "prompt": "x", "duration_s": 31.0},
+        {"id": "too-long", "prompt": "x", "duration_s": 3601.0},
     ]
 
 
@@ -83,7 +83,7 @@ def test_a_mixed_manifest_becomes_a_dataset(
     assert letters.keys() == {"gone", "too-long"}
     assert letters["gone"].startswith("mixed.parquet row 6 (id=gone): ")
     assert "gone.flac" in letters["gone"]
-    assert "duration_s=31 exceeds the 30 s" in letters["too-long"]
+    assert "duration_s=3601.0 exceeds 3600 s" in letters["too-long"]
 
 
 def test_other_tools_read_the_dataset(output_root: str, tmp_path: Path) -> None:

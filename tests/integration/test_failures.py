@@ -1,5 +1,6 @@
 """When the job as a whole can't go on: one message, the right exit code, and nothing half done."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,27 +13,40 @@ from pipeline.checkpoint import inspect_model
 from pipeline.cli.errors import exit_code_of
 from pipeline.config import load_config
 from pipeline.ledger.lease import LeaseLostError
+from pipeline.replica import Replica
+from pipeline.stations import ReplicaSettings
 from pipeline.storage import StorageError, open_storage
 from tests.integration.jobs import TINY, clips, run_in_process, write_manifest
 
 ROWS = [{"id": f"r{i}", "prompt": f"song {i}", "duration_s": 0.1} for i in range(6)]
 
 
-class LosesItsLease:
-    def __init__(self, settings: Any) -> None: ...
+class LosesItsLease(Replica):
+    """A replica whose stations end with an error in the middle of a call."""
 
-    def __call__(self, table: pa.Table) -> pa.Table:
-        raise LeaseLostError("another run took over")
+    error: Exception = LeaseLostError("another run took over")
+
+    def __init__(self, settings: ReplicaSettings) -> None:
+        super().__init__(settings)
+        assert self.stations is not None
+        self.stations.writer.commit = self.fail
+
+    def fail(self, done: Any) -> None:
+        raise self.error
 
 
 class CannotWrite(LosesItsLease):
+    error = StorageError("cannot write part: No space left on device")
+
+
+class CannotLoad(Replica):
+    def __init__(self, settings: ReplicaSettings) -> None:
+        super().__init__(replace(settings, info=replace(settings.info, weights_hash="f" * 32)))
+
+
+class Raises(Replica):
     def __call__(self, table: pa.Table) -> pa.Table:
-        raise StorageError("cannot write part: No space left on device")
-
-
-class CannotLoad(LosesItsLease):
-    def __init__(self, settings: Any) -> None:
-        raise RuntimeError("this node holds other weights")
+        raise LeaseLostError("this escaped through Ray")
 
 
 @pytest.mark.usefixtures("ray_cluster")
@@ -41,7 +55,8 @@ class CannotLoad(LosesItsLease):
     [
         (LosesItsLease, 4, "another run took over"),
         (CannotWrite, 1, "No space left"),
-        (CannotLoad, 1, "this node holds other weights"),
+        (CannotLoad, 1, "on this node holds other weights"),
+        (Raises, 1, "this escaped through Ray"),
     ],
 )
 def test_a_replica_that_cannot_go_on_ends_the_job(

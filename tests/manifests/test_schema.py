@@ -236,6 +236,9 @@ def test_null_inherits_and_the_row_goes_before_the_defaults() -> None:
         "temperature": 1.0,
         "cfg_coef": 3.0,
         "cfg_coef_beta": None,
+        "extend_stride_s": None,
+        "style_eval_q": None,
+        "style_excerpt_s": None,
     }
 
 

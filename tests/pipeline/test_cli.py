@@ -121,11 +121,11 @@ def test_plan_without_an_output_counts_everything(manifest: Path) -> None:
 
 def test_plan_says_which_rows_would_fail(tmp_path: Path) -> None:
     path = tmp_path / "m.parquet"
-    pq.write_table(pa.table({"id": ["ab12"], "prompt": ["x"], "duration_s": [45.0]}), path)
+    pq.write_table(pa.table({"id": ["ab12"], "prompt": ["x"], "duration_s": [4500.0]}), path)
 
     result = invoke("plan", "--manifest", str(path), "--model", "tiny")
 
-    assert "m.parquet row 0 (id=ab12): duration_s=45 exceeds the 30 s" in result.output
+    assert "m.parquet row 0 (id=ab12): duration_s=4500.0 exceeds 3600 s" in result.output
 
 
 def test_manifest_check_reports_every_error_and_writes_the_rejects(tmp_path: Path) -> None:

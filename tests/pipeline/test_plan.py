@@ -25,7 +25,7 @@ from pipeline.plan import (
     scan,
 )
 
-LIMITS = ModelLimits("toy", "f" * 32, 30.0, frozenset({"melody", "continuation"}))
+LIMITS = ModelLimits("toy", "f" * 32, frozenset({"melody", "continuation"}))
 NOTHING = DoneSet(NO_IDS, NO_IDS)
 
 
@@ -122,7 +122,7 @@ def test_a_reference_counts_by_its_bytes_not_by_its_name(tmp_path: Path) -> None
 
 REFUSED = {
     "invalid": ({"duration_s": -1.0}, "manifest", r"duration_s=-1\.0"),
-    "too long": ({"duration_s": 31.0}, "prepare", r"duration_s=31 exceeds the 30 s .* shorten"),
+    "too long": ({"duration_s": 3601.0}, "manifest", r"duration_s=3601\.0 exceeds 3600 s; shorten"),
     "style": ({"style_uri": "s.wav"}, "prepare", r"style .* toy takes .*choose another --model"),
     "missing": ({"melody_uri": "gone.wav"}, "prepare", r"gone\.wav: no such file"),
 }
