@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from musicgen.config import ChromaConfig, FuseMethod, LMConfig, StyleConfig
-from musicgen.errors import CheckpointError
+from musicgen.errors import CheckpointError, first_line
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -102,11 +102,11 @@ def _unpickle(path: Path) -> Any:
         raise CheckpointError(
             f"{path}: holds more than tensors and text, and is not loaded because that would "
             "execute its code; export it first (audiocraft.utils.export, or torch.save of its "
-            f"best_state and the YAML of xp.cfg). torch says: {str(error).splitlines()[0]}"
+            f"best_state and the YAML of xp.cfg). torch says: {first_line(error)}"
         ) from error
     except (RuntimeError, EOFError, OSError) as error:
         raise CheckpointError(
-            f"{path}: can't be read ({type(error).__name__}: {str(error).splitlines()[0]}); the "
+            f"{path}: can't be read ({type(error).__name__}: {first_line(error)}); the "
             "file is truncated or damaged, download it again"
         ) from error
 

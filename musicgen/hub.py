@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
-from musicgen.errors import ModelNotFoundError
+from musicgen.errors import ModelNotFoundError, first_line
 
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 # What the hub once listed without an owner, and AudioCraft's checkpoints still do.
@@ -57,7 +57,7 @@ def from_hub(
         raise ModelNotFoundError(
             f"model {hub_id!r}{f' at revision {revision!r}' if revision else ''}: no such folder, "
             "not complete in the local Hugging Face cache, and the hub did not give it "
-            f"({type(error).__name__}: {str(error).strip().splitlines()[0]}); check the name and "
+            f"({type(error).__name__}: {first_line(error)}); check the name and "
             "the network, or give a local folder"
         ) from error
 

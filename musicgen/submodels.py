@@ -50,8 +50,11 @@ def tensors(folder: Path) -> Iterator[tuple[str, Tensor]]:
 
 
 def as_fp32(tensor: Tensor) -> Tensor:
-    """Half precision becomes single; integers stay."""
-    return tensor.float() if tensor.is_floating_point() else tensor
+    """Half precision becomes single; integers stay.
+
+    Always a copy: what is read may be mapped, and a file may be replaced while the model lives.
+    """
+    return tensor.to(torch.float32 if tensor.is_floating_point() else tensor.dtype, copy=True)
 
 
 def _part_state(folder: Path) -> State:
