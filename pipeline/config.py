@@ -111,6 +111,20 @@ class JobConfig(BaseModel):
         refuse_credentials(options)
         return options
 
+    @field_validator("manifest", "output")
+    @classmethod
+    def _absolute(cls, uri: str) -> str:
+        """Workers have working folders of their own."""
+        return uri if "://" in uri else str(Path(uri).expanduser().absolute())
+
+    @field_validator("text_encoder", "codec", "style_encoder")
+    @classmethod
+    def _absolute_folder(cls, name: str | None) -> str | None:
+        """The same for what may be a folder or a hub id."""
+        if name is None or not Path(name).expanduser().is_dir():
+            return name
+        return str(Path(name).expanduser().absolute())
+
     @model_validator(mode="after")
     def _fp16_needs_cuda(self) -> "JobConfig":
         if self.dtype == "fp16" and self.device == "cpu":

@@ -1,8 +1,8 @@
 """The GPU actor as Ray sees it: prepared rows in, statuses out once the rows are durable.
 
 Ray runs several calls of one actor side by side; they only hand their rows to the stations and
-wait. What ends a replica is data too (a status row), so that the driver can say what happened in its own
-words instead of a traceback through Ray.
+wait. What ends a replica is data too (a status row), so that the driver can say what happened in
+its own words instead of a traceback through Ray.
 """
 
 import os

@@ -24,7 +24,7 @@ import torch
 
 from musicgen.config import SamplingParams
 from musicgen.engine import Request
-from musicgen.files import ModelInfo
+from musicgen.files import TINY, ModelInfo
 from musicgen.longform import DEFAULT_EXTEND_STRIDE_S
 from musicgen.model import MusicGen
 from pipeline import ledger, quality
@@ -75,10 +75,11 @@ class Call:
 
 
 def load_model(settings: ReplicaSettings, device: str, dtype: str) -> MusicGen:
-    info = settings.info
-    config = settings.config
+    """The checkpoint of the job, which must be the driver's to the byte."""
+    config, info = settings.config, settings.info
+    is_folder = info.revision is None and info.name != TINY
     model = MusicGen.get_pretrained(
-        info.name,
+        info.path if is_folder else info.name,  # a relative path is relative to the driver
         device=device,
         dtype=dtype,
         revision=info.revision or config.revision,
