@@ -97,7 +97,6 @@ def test_a_melody_is_read_from_what_the_separator_leaves() -> None:
     assert (plain.separation, lead.separation) == ("none", "high pass")
     assert plain(mix[None], 16_000)[2:-2].unique().tolist() == [9]  # A, the bass
     assert lead(mix[None], 16_000)[2:-2].unique().tolist() == [0]  # C, the lead
-    rolled = lead.windows(
-        mix[None], 16_000, plan_windows(60, window=50, stride=30), frame_rate_hz=50, window_frames=50
-    )
+    windows = plan_windows(60, window=50, stride=30)
+    rolled = lead.windows(mix[None], 16_000, windows, frame_rate_hz=50, window_frames=50)
     assert rolled[:, 2:10].unique().tolist() == [0]
