@@ -17,15 +17,17 @@ from transformers import (
     T5Config,
 )
 
-from musicgen import audiocraft
+from musicgen.audiocraft import LM_FILE, TEXT_PROJECTION, lm_state, read_package
+from musicgen.audiocraft_config import read_lm_settings
 from musicgen.codec import CompressionModel
 from musicgen.conditioning.features import CodecFeatures, MertFeatures
 from musicgen.conditioning.text import TextEncoder
 from musicgen.config import LMConfig
 from musicgen.errors import CheckpointError
-from musicgen.files import GIVEN, ModelInfo, describe, own_lm_config
+from musicgen.files import ModelInfo, describe, own_lm_config
 from musicgen.integrity import CONFIG, read_json
 from musicgen.lm import LMModel
+from musicgen.parts import GIVEN
 from musicgen.submodels import (
     State,
     as_fp32,
@@ -40,7 +42,7 @@ from musicgen.submodels import (
     load_tokenizer,
     tensors,
 )
-from musicgen.transformers_names import MELODY_PROJECTION, POSITIONS, TEXT_PROJECTION, rename_lm
+from musicgen.transformers_names import MELODY_PROJECTION, POSITIONS, rename_lm
 
 __all__ = ["Checkpoint", "CheckpointError", "load", "load_checkpoint"]
 
@@ -154,9 +156,9 @@ def _style_encoder(info: ModelInfo, given: Given) -> MertFeatures | None:
 
 
 def _read_audiocraft(info: ModelInfo, given: Given) -> Models:
-    package = audiocraft.read_package(Path(info.path) / audiocraft.LM_FILE)
-    settings = audiocraft.read_lm_settings(package)
-    state = {name: as_fp32(tensor) for name, tensor in audiocraft.lm_state(package).items()}
+    package = read_package(Path(info.path) / LM_FILE)
+    settings = read_lm_settings(package)
+    state = {name: as_fp32(tensor) for name, tensor in lm_state(package).items()}
     text = _text(info, given)
     assert text is not None  # describe() found it, or the caller gave it
     codec = _codec(info, given) or load_codec(Path(info.path))

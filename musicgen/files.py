@@ -11,32 +11,36 @@ audiocraft: `state_dict.bin` and `compression_state_dict.bin`. T5 (and MERT, and
 It comes from this package (`tiny`), from a local path, or from the Hugging Face hub.
 """
 
-import math
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from musicgen.audiocraft import CODEC_FILE, LM_FILE, Package, read_lm_settings, read_package
-from musicgen.audiocraft import codec_config as audiocraft_codec_config
+from musicgen.audiocraft import CODEC_FILE, LM_FILE, read_package
+from musicgen.audiocraft_config import read_lm_settings
 from musicgen.config import ChromaConfig, LMConfig, StyleConfig
 from musicgen.errors import CheckpointError, ModelNotFoundError
 from musicgen.family import SHORT_NAMES, Kind
-from musicgen.hub import from_hub, is_hub_id, local_folder, part_folder
+from musicgen.hub import from_hub, is_hub_id, local_folder
 from musicgen.integrity import (
     CONFIG,
     FEATURES,
-    INDEX,
     OWN,
-    PICKLED,
-    TOKENIZER_EXTRAS,
-    TOKENIZERS,
     Layout,
     checkpoint_files,
     hash_files,
     layout_of,
     part_files,
     read_json,
+)
+from musicgen.parts import (
+    GIVEN,
+    HUB_FILES,
+    Parts,
+    codec_facts,
+    codec_rates,
+    find_audiocraft_parts,
+    find_parts,
 )
 
 __all__ = ["ModelInfo", "ModelNotFoundError", "Parts", "checkpoint_files", "describe"]
@@ -46,26 +50,8 @@ TINY_FOLDER = Path(__file__).parent / "tiny" / "checkpoint"
 KINDS: dict[str, Kind] = {"musicgen": "text", "musicgen_melody": "melody"}
 DEFAULT_MAX_DURATION_S = 30.0
 
-HUB_FILES = [CONFIG, INDEX, "*.safetensors", *TOKENIZERS, *FEATURES, *TOKENIZER_EXTRAS, "README.md"]
 AUDIOCRAFT_FILES = [LM_FILE, CODEC_FILE, "README.md"]
 SPDX = {"cc-by-nc-4.0": "CC-BY-NC-4.0", "apache-2.0": "Apache-2.0", "mit": "MIT"}
-
-GIVEN = "(given as a module)"  # stands for a sub-model that the caller brings along
-
-
-@dataclass(frozen=True)
-class Parts:
-    """Folders of sub-models that do not come from the checkpoint's own; None: they do.
-
-    Attributes:
-        text_encoder: The T5 and its tokenizer.
-        codec: The EnCodec.
-        style_encoder: The MERT of a style model.
-    """
-
-    text_encoder: str | None = None
-    codec: str | None = None
-    style_encoder: str | None = None
 
 
 @dataclass(frozen=True)
@@ -122,9 +108,9 @@ def describe(
         facts, parts = _describe_audiocraft(folder, given)
     else:
         read = _describe_own if layout == "own" else _describe_transformers
-        facts, parts = read(folder), _find_parts(given)
+        facts, parts = read(folder), find_parts(given)
     if parts.codec not in (None, GIVEN):
-        facts |= _codec_facts(folder, parts.codec, facts["sample_rate_hz"])
+        facts |= codec_facts(folder, parts.codec, facts["sample_rate_hz"])
     return ModelInfo(
         name=name_or_path,
         path=str(folder),
@@ -146,7 +132,7 @@ def _describe_transformers(folder: Path) -> dict[str, Any]:
             f"known: {', '.join((*KINDS, OWN))}"
         )
     decoder = config.get("decoder", {})
-    facts = _codec_rates(folder / CONFIG, config.get("audio_encoder", {}))
+    facts = codec_rates(folder / CONFIG, config.get("audio_encoder", {}))
     return facts | {
         "kind": kind,
         "channels": int(decoder.get("audio_channels", 1)),
@@ -159,7 +145,7 @@ def _describe_transformers(folder: Path) -> dict[str, Any]:
 def _describe_own(folder: Path) -> dict[str, Any]:
     config = read_json(folder / CONFIG)
     lm = own_lm_config(folder)
-    return _codec_rates(folder / CONFIG, config["audio_encoder"]) | {
+    return codec_rates(folder / CONFIG, config["audio_encoder"]) | {
         "kind": kind_of(lm),
         "channels": int(config["channels"]),
         "n_codebooks": lm.n_codebooks,
@@ -194,7 +180,7 @@ def kind_of(lm: LMConfig) -> Kind:
 
 def _describe_audiocraft(folder: Path, given: Parts) -> tuple[dict[str, Any], Parts]:
     settings = read_lm_settings(read_package(folder / LM_FILE))
-    parts = _find_audiocraft_parts(folder, given, settings.text_encoder, settings.lm.style)
+    parts = find_audiocraft_parts(folder, given, settings.text_encoder, settings.lm.style)
     facts = {
         "kind": kind_of(settings.lm),
         "channels": settings.channels,
@@ -206,96 +192,10 @@ def _describe_audiocraft(folder: Path, given: Parts) -> tuple[dict[str, Any], Pa
         "sample_rate_hz": settings.sample_rate_hz,
     }
     if parts.codec is None:
-        facts |= _codec_facts(folder, str(folder), settings.sample_rate_hz)
+        facts |= codec_facts(folder, str(folder), settings.sample_rate_hz)
     elif parts.codec == GIVEN:  # its own numbers replace these when it is there
         facts |= {"frame_rate_hz": 50, "hop_samples": settings.sample_rate_hz // 50}
     return facts, parts
-
-
-def _find_audiocraft_parts(
-    folder: Path, given: Parts, text_encoder: str, style: StyleConfig | None
-) -> Parts:
-    found = _find_parts(Parts(given.text_encoder or text_encoder, given.codec))
-    codec, style_encoder = found.codec, given.style_encoder
-    if codec is None:
-        codec = _codec_reference(folder)
-    if style is not None and style.features == "mert" and style_encoder != GIVEN:
-        try:
-            style_encoder = _part("style_encoder", style_encoder or style.features_name)
-        except ModelNotFoundError:
-            if style_encoder is not None:
-                raise
-            # Without it text still works; a row with a style says what is missing.
-    return Parts(found.text_encoder, codec, style_encoder)
-
-
-def _codec_reference(folder: Path) -> str | None:
-    """Where the checkpoint's EnCodec is, None: in `compression_state_dict.bin` itself."""
-    if not (folder / CODEC_FILE).is_file():
-        raise ModelNotFoundError(
-            f"{folder}: no {CODEC_FILE}; add it, or say codec=<folder or hub id>"
-        )
-    package = read_package(folder / CODEC_FILE)
-    return None if package.pretrained is None else _part("codec", package.pretrained)
-
-
-def _find_parts(given: Parts) -> Parts:
-    return Parts(
-        **{
-            role: name if name in (None, GIVEN) else _part(role, name)
-            for role, name in vars(given).items()
-        }
-    )
-
-
-def _part(role: str, name: str) -> str:
-    what = {"text_encoder": "text encoder", "codec": "codec", "style_encoder": "style encoder"}
-    way_out = f"say {role}=<folder or hub id>"
-    return str(
-        part_folder(name, HUB_FILES, [PICKLED, *HUB_FILES[:1]], part_files, what[role], way_out)
-    )
-
-
-def _codec_facts(folder: Path, codec: str, sample_rate_hz: int) -> dict[str, Any]:
-    """Rates of the EnCodec in folder `codec`; they must be those of the model."""
-    where = Path(codec) / CODEC_FILE
-    if where.is_file():
-        config = audiocraft_codec_config(read_full_package(where))
-    else:
-        where = Path(codec) / CONFIG
-        config = read_json(where)
-    facts = _codec_rates(where, config)
-    if facts["sample_rate_hz"] != sample_rate_hz:
-        raise CheckpointError(
-            f"{where}: a codec of {facts['sample_rate_hz']} Hz, the model in {folder} makes "
-            f"{sample_rate_hz} Hz; they do not belong together"
-        )
-    return facts
-
-
-def read_full_package(path: Path) -> Package:
-    """A `compression_state_dict.bin` that holds an EnCodec itself."""
-    package = read_package(path)
-    if package.pretrained is not None:
-        raise CheckpointError(
-            f"{path}: only points at {package.pretrained!r}; give that as the codec"
-        )
-    return package
-
-
-def _codec_rates(where: Path, codec: dict[str, Any]) -> dict[str, int]:
-    sample_rate_hz = int(codec.get("sampling_rate", 24_000))  # EncodecConfig's default
-    hop_samples = math.prod(codec.get("upsampling_ratios", (8, 5, 4, 2)))
-    if sample_rate_hz % hop_samples:
-        raise ModelNotFoundError(
-            f"{where}: the codec's {sample_rate_hz} Hz are no whole number of frames of "
-            f"{hop_samples} samples per second"
-        )
-    return {
-        "sample_rate_hz": sample_rate_hz,
-        "frame_rate_hz": sample_rate_hz // hop_samples,
-        "hop_samples": hop_samples,
-    }
 
 
 def _find(name: str, revision: str | None) -> tuple[Path, str | None]:
@@ -312,7 +212,8 @@ def _find(name: str, revision: str | None) -> tuple[Path, str | None]:
             f"{', '.join((TINY, *SHORT_NAMES))}"
         )
     folder = from_hub(hub_id, revision, HUB_FILES, checkpoint_files)
-    if not (folder / CONFIG).is_file():  # in AudioCraft's layout only, as musicgen-style
+    if not any(folder.glob("*.safetensors")) and not (folder / LM_FILE).is_file():
+        # In AudioCraft's layout only, as musicgen-style is.
         folder = from_hub(hub_id, revision, AUDIOCRAFT_FILES, checkpoint_files)
     return folder, folder.name
 

@@ -5,6 +5,8 @@ import re
 import torch
 from torch import Tensor
 
+from musicgen.audiocraft import SELF_WAV, TEXT_PROJECTION
+
 State = dict[str, Tensor]
 
 # transformers' name -> ours (AudioCraft's), inside a layer and around the layers.
@@ -18,8 +20,7 @@ LAYER_NAMES = {
     "final_layer_norm": "norm2",
 }
 ATTENTION_NAMES = {"self_attn": "self_attn", "encoder_attn": "cross_attention"}
-TEXT_PROJECTION = "condition_provider.conditioners.description.output_proj"
-MELODY_PROJECTION = "condition_provider.conditioners.self_wav.output_proj"
+MELODY_PROJECTION = f"{SELF_WAV}output_proj"
 OUTER_NAMES = {
     r"enc_to_dec_proj\.(.+)": rf"{TEXT_PROJECTION}.\1",
     r"audio_enc_to_dec_proj\.(.+)": rf"{MELODY_PROJECTION}.\1",

@@ -177,7 +177,7 @@ def test_no_code_of_a_checkpoint_is_executed(folder: Path, tmp_path: Path, name:
     torch.save(package | {"xp.sig": Bomb(tmp_path / "pwned")}, folder / name)
     with pytest.raises(CheckpointError, match=r"would execute its code; export it first"):
         load(str(folder))
-    (folder / name).write_bytes(pickle.dumps({"best_state": Bomb(tmp_path / "pwned")}))
+    (folder / name).write_bytes(pickle.dumps({"best_state": Bomb(tmp_path / "pwned")}, protocol=2))
     with pytest.raises(CheckpointError, match=name):
         load(str(folder))
     assert not (tmp_path / "pwned").exists()
@@ -239,6 +239,20 @@ def test_a_cached_t5_is_found_under_the_name_that_the_hub_has_now(
     recfg(folder, {"conditioners": {"description": {"model": "t5", "t5": {"name": "t5-base"}}}})
     info, _ = load(str(folder))
     assert info.parts.text_encoder == str(repository / "snapshots" / ("c" * 40))
+
+
+def test_a_hub_repository_without_safetensors_is_read_from_its_bin_files(
+    folder: Path, tmp_path: Path
+) -> None:
+    """As facebook/musicgen-style, which is on the hub in AudioCraft's layout only."""
+    repository = tmp_path / "hub" / "models--facebook--musicgen-style"
+    (repository / "refs").mkdir(parents=True)
+    (repository / "refs" / "main").write_text("d" * 40)
+    (repository / "snapshots").mkdir()
+    folder.rename(repository / "snapshots" / ("d" * 40))
+    info = describe("style")
+    assert (info.layout, info.revision) == ("audiocraft", "d" * 40)
+    assert info.weights_licence == "CC-BY-NC-4.0"
 
 
 def test_a_t5_of_another_width_is_refused(folder: Path) -> None:

@@ -5,11 +5,13 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from torch import Tensor
 
 from musicgen.checkpoints import CheckpointError, load
 from musicgen.conditioning.style import excerpt_start
 from musicgen.config import SamplingParams
+from musicgen.convert import convert
 from musicgen.engine import Request
 from musicgen.inputs import RequestMaker
 from tests.musicgen import audiocraft
@@ -125,6 +127,30 @@ def test_without_mert_only_rows_with_a_style_fail(
     assert make(maker).conditions.text.shape[0] > 1
     with pytest.raises(ValueError, match=r"came without m-a-p/MERT-v1-95M.*style_encoder="):
         make(maker, style=WAV)
+
+
+def test_encodec_may_be_what_hears_the_style(tmp_path: Path) -> None:
+    """A reader of the codes of the model's own codec; it needs no MERT, also when converted."""
+    folder = audiocraft.save(tmp_path / "model", "style")
+    package = torch.load(folder / "state_dict.bin", weights_only=True)
+    cfg, state = yaml.safe_load(package["xp.cfg"]), package["best_state"]
+    cfg["conditioners"]["self_wav"]["style"]["model_name"] = "encodec"
+    name = "condition_provider.conditioners.self_wav.embed"
+    del state[f"{name}.weight"], state[f"{name}.bias"]
+    state |= {f"{name}.{k}.weight": torch.randn(audiocraft.CARD, 256) for k in range(4)}
+    torch.save({"best_state": state, "xp.cfg": yaml.safe_dump(cfg)}, folder / "state_dict.bin")
+    prefixes = []
+    for name in (str(folder), convert(str(folder), tmp_path / "converted").path):
+        info, checkpoint = load(name)
+        assert (info.style.features, info.style.feature_rate_hz) == ("encodec", 50)
+        maker = RequestMaker(
+            info, checkpoint.lm, checkpoint.text, checkpoint.codec, checkpoint.style_features
+        )
+        prefixes.append(make(maker, style=WAV).conditions.audio)
+        maker.style = dataclasses.replace(maker.style, encodec_n_q=2)
+        assert not torch.equal(make(maker, style=WAV).conditions.audio, prefixes[-1])
+    assert prefixes[0].shape == (2, audiocraft.DIM)  # 0.5 s · 50 Hz, every 15th
+    assert torch.equal(*prefixes)
 
 
 def test_code_in_merts_folder_is_never_run(folders: tuple[str, str], tmp_path: Path) -> None:
