@@ -38,6 +38,41 @@ def test_it_speaks_of_itself_under_the_reference_names(model: MusicGen) -> None:
     assert (codec.num_codebooks, codec.cardinality) == (model.lm.cfg.n_codebooks, model.lm.cfg.card)
 
 
+def test_device_and_precision_are_chosen_where_a_model_is_loaded() -> None:
+    usual = MusicGen.get_pretrained("tiny").device.type
+    assert usual == ("cuda" if torch.cuda.is_available() else "cpu")
+    half = MusicGen.get_pretrained("tiny", torch.device("cpu"), "bf16")
+    assert half.make_engine(1).dtype == half.dtype == "bf16"
+    assert {p.dtype for p in half.text_encoder.parameters()} == {torch.float32}
+    half.set_generation_params(duration=0.1)
+    assert half.generate(["a"]).isfinite().all()
+
+
+def test_the_defaults_are_the_references(model: MusicGen) -> None:
+    model.set_generation_params()
+    assert (model.duration, model.extend_stride) == (30.0, 18.0)
+    assert model.sampling == SamplingParams(True, 1.0, 250, 0.0, 3.0, None)
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"use_sampling": False},
+        {"temperature": 0.4},
+        {"top_k": 3},
+        {"top_p": 0.4},
+        {"cfg_coef": 6.0},
+        {"cfg_coef_beta": 4.0},
+    ],
+)
+def test_what_is_set_is_what_clips_are_made_with(model: MusicGen, changed: dict) -> None:
+    usual = model.generate(["a"], return_tokens=True)[1]
+    own = model.generate(["a"], return_tokens=True, sampling=[SamplingParams(**changed)])[1]
+    model.set_generation_params(duration=0.5, **changed)
+    assert torch.equal(model.generate(["a"], return_tokens=True)[1], own)
+    assert not torch.equal(own, usual)
+
+
 def test_audio_is_audible_finite_and_exactly_as_long_as_asked(model: MusicGen) -> None:
     model.set_generation_params(duration=1.23)
     wav, tokens = model.generate(PROMPTS, return_tokens=True)
@@ -131,6 +166,10 @@ def test_a_continuation_begins_with_its_prompt(model: MusicGen) -> None:
     opening = noise(2, 2, 8_820)  # 0.2 s of stereo at 44.1 kHz
     wav, tokens = model.generate_continuation(opening, 44_100, ["x", None], return_tokens=True)
     assert wav.shape == (2, 1, 8_000)
+    codes, _ = model.compression_model.encode(
+        torch.stack([model.own_audio(clip, 44_100) for clip in opening])
+    )
+    assert torch.equal(tokens[..., :10], codes)
     mono = noise(2, 1, 3_200)
     wav, tokens = model.generate_continuation(mono, 16_000, return_tokens=True)
     codes, _ = model.compression_model.encode(mono)
@@ -149,6 +188,17 @@ def test_melodies_come_as_a_tensor_or_as_a_list_with_gaps(model: MusicGen) -> No
     alone = model.generate_with_chroma(["a"], melody, 16_000)
     assert torch.equal(model.generate(["z", "b"])[1], listed[1])
     torch.testing.assert_close(alone[0], listed[0])
+
+
+def test_a_melody_is_read_at_its_own_rate(model: MusicGen) -> None:
+    model.set_generation_params(use_sampling=False, duration=0.5)
+
+    def tokens(rate_hz: int, called_hz: int) -> Tensor:
+        tone = torch.sin(440 * torch.tau * torch.arange(2 * rate_hz) / rate_hz)[None]
+        return model.generate_with_chroma(["a"], tone, called_hz, return_tokens=True)[1]
+
+    assert torch.equal(tokens(48_000, 48_000), tokens(16_000, 16_000))
+    assert not torch.equal(tokens(16_000, 12_000), tokens(16_000, 16_000))  # E in place of A
 
 
 @pytest.mark.parametrize(
