@@ -3,7 +3,8 @@
 A checkpoint is a folder in one of three layouts:
 
 transformers: `config.json`, safetensors weights (one file or shards with an index), a tokenizer.
-own: the same files, written by `musicgen.convert` for models that transformers has no layout for.
+own: the same files, written by `musicgen.checkpoints.convert` for models that transformers has no
+    layout for.
 audiocraft: `state_dict.bin` and `compression_state_dict.bin`. T5 (and MERT, and mostly EnCodec) are
     not in them: they are found by the name that the checkpoint gives, or where the user says. (To
     describe such a folder torch is needed, and imported.)
@@ -16,13 +17,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from musicgen.audiocraft import CODEC_FILE, LM_FILE, read_package
-from musicgen.audiocraft_config import read_lm_settings
-from musicgen.config import ChromaConfig, LMConfig, StyleConfig
-from musicgen.errors import CheckpointError, ModelNotFoundError
-from musicgen.family import SHORT_NAMES, Kind
-from musicgen.hub import from_hub, is_hub_id, local_folder
-from musicgen.integrity import (
+from musicgen.checkpoints.audiocraft import CODEC_FILE, LM_FILE, read_package
+from musicgen.checkpoints.audiocraft_config import read_lm_settings
+from musicgen.checkpoints.hub import from_hub, is_hub_id, local_folder
+from musicgen.checkpoints.integrity import (
     CONFIG,
     FEATURES,
     OWN,
@@ -33,7 +31,7 @@ from musicgen.integrity import (
     part_files,
     read_json,
 )
-from musicgen.parts import (
+from musicgen.checkpoints.parts import (
     GIVEN,
     HUB_FILES,
     Parts,
@@ -42,6 +40,9 @@ from musicgen.parts import (
     find_audiocraft_parts,
     find_parts,
 )
+from musicgen.config import ChromaConfig, LMConfig, StyleConfig
+from musicgen.errors import CheckpointError, ModelNotFoundError
+from musicgen.family import SHORT_NAMES, Kind
 
 __all__ = ["ModelInfo", "ModelNotFoundError", "Parts", "checkpoint_files", "describe"]
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from musicgen.audio import resample, to_channels
-from musicgen.checkpoints import Checkpoint
+from musicgen.checkpoints.load import Checkpoint
 from musicgen.conditioning.chroma import ChromaExtractor
 from musicgen.conditioning.separation import load_separator
 from musicgen.config import SamplingParams, n_frames

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from transformers import EncodecModel, HubertModel
 
-from musicgen.checkpoints import Checkpoint, load
+from musicgen.checkpoints.load import Checkpoint, load
 from musicgen.codec import CompressionModel
 from musicgen.conditioning.attributes import ConditioningAttributes, Wavs, prepare_attributes
 from musicgen.conditioning.features import MertFeatures

@@ -15,12 +15,15 @@ ROOT = Path(__file__).parents[1]
 READING_ORDER = {
     "manifests": "identity faults schema columns reader texts build probe check",
     "musicgen": """
-        errors config longform family audio hub audiocraft integrity files
-        codebooks codec transformer conditioning.text conditioning.separation
+        errors config longform family
+        checkpoints.hub checkpoints.audiocraft checkpoints.audiocraft_config checkpoints.integrity
+        checkpoints.parts files
+        audio codebooks codec transformer conditioning.text conditioning.separation
         conditioning.chroma conditioning.features conditioning.style conditioning.fuser
         conditioning.attributes
         sampling guidance lm precision weights step prefill protocol engine
-        transformers_names submodels checkpoints convert inputs runner loaded model
+        checkpoints.transformers_names checkpoints.submodels checkpoints.load checkpoints.convert
+        inputs runner loaded model
     """,
     "pipeline": """
         config

@@ -56,7 +56,7 @@ def convert(
     SOURCE is a hub id, a short name, or a folder: transformers' format, or AudioCraft's
     (state_dict.bin and compression_state_dict.bin).
     """
-    from musicgen.convert import convert as convert_checkpoint
+    from musicgen.checkpoints.convert import convert as convert_checkpoint
 
     info = convert_checkpoint(
         source,

@@ -10,7 +10,7 @@ import torch
 import yaml
 from transformers import EncodecConfig, EncodecModel, T5Config, T5EncoderModel
 
-from musicgen.checkpoints import CheckpointError, load
+from musicgen.checkpoints.load import CheckpointError, load
 from musicgen.codec import CompressionModel
 from musicgen.conditioning.text import TextEncoder
 from musicgen.files import ModelNotFoundError, describe

@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from musicgen.checkpoints import Checkpoint, CheckpointError, load_checkpoint
+from musicgen.checkpoints.load import Checkpoint, CheckpointError, load_checkpoint
 from musicgen.files import describe
 from tests.musicgen.checkpoints import CARD, save_text_model
 

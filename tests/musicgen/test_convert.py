@@ -10,7 +10,7 @@ from transformers import (
     MusicgenMelodyForConditionalGeneration,
 )
 
-from musicgen.convert import convert
+from musicgen.checkpoints.convert import convert
 from musicgen.files import describe
 from musicgen.model import MusicGen
 from tests.musicgen import audiocraft

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from musicgen import MusicGen
-from musicgen.checkpoints import Checkpoint, load_checkpoint
+from musicgen.checkpoints.load import Checkpoint, load_checkpoint
 from musicgen.codec import CompressionModel
 from musicgen.config import LMConfig, SamplingParams
 from musicgen.files import describe

@@ -8,10 +8,10 @@ import torch
 import yaml
 from torch import Tensor
 
-from musicgen.checkpoints import CheckpointError, load
+from musicgen.checkpoints.convert import convert
+from musicgen.checkpoints.load import CheckpointError, load
 from musicgen.conditioning.style import excerpt_start
 from musicgen.config import SamplingParams
-from musicgen.convert import convert
 from musicgen.engine import Request
 from musicgen.inputs import RequestMaker
 from tests.musicgen import audiocraft

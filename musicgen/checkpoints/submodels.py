@@ -22,13 +22,18 @@ from transformers import (
     T5EncoderModel,
 )
 
-from musicgen.audiocraft import CODEC_FILE, read_full_package, read_tensors, rename_codec
-from musicgen.audiocraft_config import codec_config
+from musicgen.checkpoints.audiocraft import (
+    CODEC_FILE,
+    read_full_package,
+    read_tensors,
+    rename_codec,
+)
+from musicgen.checkpoints.audiocraft_config import codec_config
+from musicgen.checkpoints.integrity import CONFIG, PICKLED, part_files, read_json, weight_files
 from musicgen.codec import CompressionModel
 from musicgen.conditioning.features import MertFeatures
 from musicgen.conditioning.text import TextEncoder
 from musicgen.errors import CheckpointError
-from musicgen.integrity import CONFIG, PICKLED, part_files, read_json, weight_files
 
 State = dict[str, Tensor]
 

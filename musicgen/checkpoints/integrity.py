@@ -7,7 +7,7 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import Any, Literal
 
-from musicgen.audiocraft import CODEC_FILE, LM_FILE
+from musicgen.checkpoints.audiocraft import CODEC_FILE, LM_FILE
 from musicgen.errors import ModelNotFoundError
 
 OWN = "musicgen_batch"  # model_type of our own layout

@@ -17,18 +17,11 @@ from transformers import (
     T5Config,
 )
 
-from musicgen.audiocraft import LM_FILE, TEXT_PROJECTION, lm_state, read_package
-from musicgen.audiocraft_config import read_lm_settings
-from musicgen.codec import CompressionModel
-from musicgen.conditioning.features import CodecFeatures, MertFeatures
-from musicgen.conditioning.text import TextEncoder
-from musicgen.config import LMConfig
-from musicgen.errors import CheckpointError
-from musicgen.files import ModelInfo, describe, own_lm_config
-from musicgen.integrity import CONFIG, read_json
-from musicgen.lm import LMModel
-from musicgen.parts import GIVEN
-from musicgen.submodels import (
+from musicgen.checkpoints.audiocraft import LM_FILE, TEXT_PROJECTION, lm_state, read_package
+from musicgen.checkpoints.audiocraft_config import read_lm_settings
+from musicgen.checkpoints.integrity import CONFIG, read_json
+from musicgen.checkpoints.parts import GIVEN
+from musicgen.checkpoints.submodels import (
     State,
     as_fp32,
     build_codec,
@@ -42,7 +35,14 @@ from musicgen.submodels import (
     load_tokenizer,
     tensors,
 )
-from musicgen.transformers_names import MELODY_PROJECTION, POSITIONS, rename_lm
+from musicgen.checkpoints.transformers_names import MELODY_PROJECTION, POSITIONS, rename_lm
+from musicgen.codec import CompressionModel
+from musicgen.conditioning.features import CodecFeatures, MertFeatures
+from musicgen.conditioning.text import TextEncoder
+from musicgen.config import LMConfig
+from musicgen.errors import CheckpointError
+from musicgen.files import ModelInfo, describe, own_lm_config
+from musicgen.lm import LMModel
 
 __all__ = ["Checkpoint", "CheckpointError", "load", "load_checkpoint"]
 

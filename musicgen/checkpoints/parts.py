@@ -5,12 +5,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from musicgen.audiocraft import CODEC_FILE, read_full_package, read_package
-from musicgen.audiocraft_config import codec_config
-from musicgen.config import StyleConfig
-from musicgen.errors import CheckpointError, ModelNotFoundError
-from musicgen.hub import part_folder
-from musicgen.integrity import (
+from musicgen.checkpoints.audiocraft import CODEC_FILE, read_full_package, read_package
+from musicgen.checkpoints.audiocraft_config import codec_config
+from musicgen.checkpoints.hub import part_folder
+from musicgen.checkpoints.integrity import (
     CONFIG,
     FEATURES,
     INDEX,
@@ -20,6 +18,8 @@ from musicgen.integrity import (
     part_files,
     read_json,
 )
+from musicgen.config import StyleConfig
+from musicgen.errors import CheckpointError, ModelNotFoundError
 
 HUB_FILES = [CONFIG, INDEX, "*.safetensors", *TOKENIZERS, *FEATURES, *TOKENIZER_EXTRAS, "README.md"]
 

@@ -5,7 +5,7 @@ import re
 import torch
 from torch import Tensor
 
-from musicgen.audiocraft import SELF_WAV, TEXT_PROJECTION
+from musicgen.checkpoints.audiocraft import SELF_WAV, TEXT_PROJECTION
 
 State = dict[str, Tensor]
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from musicgen.audiocraft import SELF_WAV, TEXT_PROJECTION, Package
+from musicgen.checkpoints.audiocraft import SELF_WAV, TEXT_PROJECTION, Package
 from musicgen.config import ChromaConfig, FuseMethod, LMConfig, StyleConfig
 from musicgen.errors import CheckpointError
 
