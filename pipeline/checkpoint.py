@@ -5,7 +5,7 @@ from importlib.util import find_spec
 from manifests.check import ModelLimits as CheckLimits
 from musicgen.files import ModelInfo, describe
 from pipeline.config import JobConfig
-from pipeline.plan import ModelLimits
+from pipeline.expand import ModelLimits
 
 
 def inspect_model(config: JobConfig) -> ModelInfo:

@@ -28,14 +28,15 @@ from musicgen.files import ModelInfo
 from pipeline import ledger
 from pipeline.checkpoint import limits_of
 from pipeline.config import ConfigError, JobConfig
+from pipeline.expand import Letter, PlanSpec, Selection
 from pipeline.ledger import DoneSet, maintain
 from pipeline.ledger.lease import Lease, LeaseLostError
-from pipeline.plan import Letter, Plan, PlanSpec, Selection, describe_plan, scan
+from pipeline.loading import ReplicaSettings
+from pipeline.plan import Plan, describe_plan, scan
 from pipeline.prepare import Prepare, PrepareSettings, read_rows
 from pipeline.progress import ProgressView, Tally
 from pipeline.replica import Replica
 from pipeline.runs import RunRecord
-from pipeline.stations import ReplicaSettings
 from pipeline.storage import Storage, StorageError, open_storage
 
 log = logging.getLogger(__name__)

@@ -27,16 +27,8 @@ from musicgen.config import n_frames
 from musicgen.files import ModelInfo
 from musicgen.longform import DEFAULT_EXTEND_STRIDE_S, Window, plan_windows, stride_frames
 from pipeline.encode import decode_reference
+from pipeline.expand import Clip, Expander, Letter, PlanSpec, RowError, Selection, take_letter
 from pipeline.ledger import DoneSet
-from pipeline.plan import (
-    Clip,
-    Expander,
-    Letter,
-    PlanSpec,
-    RowError,
-    Selection,
-    take_letter,
-)
 from pipeline.storage import StorageError
 from pipeline.storage.references import read_uri
 

@@ -10,7 +10,8 @@ from typing import Any
 
 import pyarrow as pa
 
-from pipeline.stations import ReplicaSettings, Stations, is_broken_cuda
+from pipeline.loading import ReplicaSettings, is_broken_cuda
+from pipeline.stations import Stations
 
 STATUS_SCHEMA = pa.schema(
     [

@@ -15,41 +15,31 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import torch
 
 from musicgen.config import SamplingParams
 from musicgen.engine import Request
-from musicgen.files import TINY, ModelInfo
 from musicgen.longform import DEFAULT_EXTEND_STRIDE_S
-from musicgen.model import MusicGen
 from pipeline import ledger, quality
 from pipeline.commit import PartWriter
-from pipeline.config import JobConfig
 from pipeline.encode import encode
 from pipeline.ledger.lease import LeaseLostError, holds
+from pipeline.loading import (
+    ReplicaSettings,
+    is_broken_cuda,
+    load_model,
+    pick_device,
+    pick_dtype,
+)
 from pipeline.prepare import SAMPLING, extras_of
 from pipeline.records import Recorder
 from pipeline.storage import open_storage
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class ReplicaSettings:
-    """What every replica is told once."""
-
-    config: JobConfig
-    info: ModelInfo
-    run_id: str
-    lease_generation: int
-    lease_token: str
-    schema: pa.Schema  # of clips/
-    attempts: dict[str, int] = field(default_factory=dict)  # earlier attempts by row key
 
 
 @dataclass
@@ -74,36 +64,6 @@ class Call:
             self.done.set_result(None)
 
 
-def load_model(settings: ReplicaSettings, device: str, dtype: str) -> MusicGen:
-    """The checkpoint of the job, which must be the driver's to the byte."""
-    config, info = settings.config, settings.info
-    is_folder = info.revision is None and info.name != TINY
-    model = MusicGen.get_pretrained(
-        info.path if is_folder else info.name,  # a relative path is relative to the driver
-        device=device,
-        dtype=dtype,
-        revision=info.revision or config.revision,
-        text_encoder=config.text_encoder,
-        codec=config.codec,
-        style_encoder=config.style_encoder,
-    )
-    if model.info.weights_hash != info.weights_hash:
-        raise RuntimeError(
-            f"{model.info.path} on this node holds other weights ({model.info.weights_hash}) than "
-            f"on the driver's ({info.weights_hash}): clips would not be what their rows say; "
-            "give every node the same checkpoint, or name a --revision"
-        )
-    if info.style is not None:
-        wanted, own = config.generation, info.style
-        model.set_style_conditioner_params(
-            eval_q=own.eval_q if wanted.style_eval_q is None else wanted.style_eval_q,
-            excerpt_length=(
-                own.excerpt_length_s if wanted.style_excerpt_s is None else wanted.style_excerpt_s
-            ),
-        )
-    return model
-
-
 class Stations:
     """A loaded model and the threads around it.
 
@@ -117,8 +77,8 @@ class Stations:
         torch.set_num_threads(config.threads_per_replica)
         self.settings, self.config = settings, config
         self.name = ledger.new_replica_id()
-        self.device = _device(config)
-        self.dtype = _dtype(config, self.device)
+        self.device = pick_device(config)
+        self.dtype = pick_dtype(config, self.device)
         self.storage = open_storage(config.output, config.storage_options)
         self.model = load_model(settings, self.device, self.dtype)
         self.engine = self.model.make_engine(config.slots)
@@ -378,25 +338,3 @@ class Stations:
             raise LeaseLostError(
                 f"{self.config.output} was taken over by another run; this replica commits no more"
             )
-
-
-def _device(config: JobConfig) -> str:
-    if config.device == "cpu":
-        return "cpu"
-    if torch.cuda.is_available():
-        return "cuda"
-    if config.device == "cuda":
-        raise RuntimeError("device=cuda, but this actor sees no GPU; set --gpus-per-replica 1")
-    return "cpu"
-
-
-def _dtype(config: JobConfig, device: str) -> str:
-    if config.dtype != "auto":
-        return config.dtype
-    return "fp16" if device == "cuda" else "fp32"
-
-
-def is_broken_cuda(error: BaseException) -> bool:
-    """After these every CUDA call of the process fails: the actor must go."""
-    text = str(error)
-    return isinstance(error, torch.AcceleratorError) or "CUDA error" in text

@@ -31,7 +31,8 @@ READING_ORDER = {
         storage.references storage
         ledger.lease ledger.tables ledger.parts ledger.done_set ledger.book ledger.verify
         ledger.maintain ledger
-        plan checkpoint quality encode prepare records commit stations replica progress runs
+        expand plan checkpoint quality encode prepare records commit loading stations replica
+        progress runs
         report.pictures report.highlights report.cards report.page report
         job
         cli.options cli.errors cli.manifest cli.models cli.upkeep cli.root
@@ -46,7 +47,7 @@ MAY_IMPORT = {
 SCRIPTS = {"examples.make_audio", "tiny.make", "cli.__main__"}
 # Free of torch, so that the driver's checks stay fast.
 LIGHT_MUSICGEN = {"musicgen.files", "musicgen.family"}
-IMPORTS_THE_MODEL = {"prepare", "stations", "records", "cli.models"}
+IMPORTS_THE_MODEL = {"prepare", "records", "loading", "stations", "cli.models"}
 IMPORTS_RAY = {"prepare", "job"}  # a replica is an actor, but knows nothing of Ray
 
 

@@ -19,6 +19,7 @@ from pipeline.storage import Storage, open_storage
 if TYPE_CHECKING:
     from pipeline.job import RunSummary
 
+FAILURES_SHOWN = 5
 _EXAMPLES = """\b
 Examples:
   musicgen-batch manifest build prompts.csv prompts.parquet
@@ -89,8 +90,9 @@ def plan(config: str | None, as_json: bool, **flags: Any) -> None:
     """
     from pipeline import ledger
     from pipeline.checkpoint import inspect_model, limits_of
+    from pipeline.expand import PlanSpec, Selection
     from pipeline.ledger.done_set import NO_IDS, DoneSet
-    from pipeline.plan import PlanSpec, Selection, describe_plan, scan
+    from pipeline.plan import describe_plan, scan
     from pipeline.progress import clock
     from pipeline.runs import estimate_s
 
@@ -154,6 +156,7 @@ def _closing_words(summary: "RunSummary", storage: Storage) -> str:
     elif not summary.plan.letters:
         lines.append("nothing to make: every clip is done or stands as a dead letter")
     if summary.letters_standing:
+        lines += _failures(storage)
         lines.append(
             f"{summary.letters_standing} rows of this manifest failed: see "
             f"{storage.uri('failed')}, mend them, then `musicgen-batch retry`"
@@ -161,6 +164,16 @@ def _closing_words(summary: "RunSummary", storage: Storage) -> str:
     lines.append(f"dataset: {storage.uri('clips')}")
     lines.append(f"look and listen: {storage.uri('report.html')}")
     return "\n".join(lines)
+
+
+def _failures(storage: Storage) -> list[str]:
+    """The latest dead letters, as many as people read."""
+    from pipeline import ledger
+
+    letters = ledger.read_failed(storage).sort_by([("created_at", "descending")])
+    shown = [f"failed: {text}" for text in letters["message"].slice(0, FAILURES_SHOWN).to_pylist()]
+    left = letters.num_rows - len(shown)
+    return [*shown, f"... and {left} more"] if left > 0 else shown
 
 
 def _open_manifest(config: JobConfig) -> Manifest:

@@ -13,11 +13,12 @@ from manifests.reader import Manifest
 from pipeline import ledger
 from pipeline.checkpoint import inspect_model, limits_of
 from pipeline.config import load_config
+from pipeline.expand import Clip, Expander, PlanSpec, Selection
 from pipeline.job import build_dataset
 from pipeline.ledger.done_set import NO_IDS, DoneSet, pack_ids
-from pipeline.plan import Clip, Expander, PlanSpec, Selection, scan
+from pipeline.loading import ReplicaSettings
+from pipeline.plan import scan
 from pipeline.prepare import PrepareSettings
-from pipeline.stations import ReplicaSettings
 from tests.integration.jobs import TINY, write_manifest
 
 N_ROWS, N_PENDING, BLOCK_ROWS = 20_000, 200, 8

@@ -13,8 +13,8 @@ from pipeline.checkpoint import inspect_model
 from pipeline.cli.errors import exit_code_of
 from pipeline.config import load_config
 from pipeline.ledger.lease import Lease, LeaseLostError
+from pipeline.loading import ReplicaSettings
 from pipeline.replica import Replica
-from pipeline.stations import ReplicaSettings
 from pipeline.storage import StorageError, open_storage
 from tests.integration.jobs import TINY, clips, run_in_process, write_manifest
 

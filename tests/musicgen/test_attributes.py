@@ -5,7 +5,11 @@ import dataclasses
 import pytest
 import torch
 
-from musicgen.conditioning.attributes import ConditioningAttributes, prepare_attributes
+from musicgen.conditioning.attributes import (
+    ConditioningAttributes,
+    JointEmbedCondition,
+    prepare_attributes,
+)
 from musicgen.files import ModelInfo, describe
 
 MELODY = describe("tiny")
@@ -63,6 +67,15 @@ def test_a_text_model_has_no_audio_condition() -> None:
 def test_what_does_not_fit_is_named(descriptions: list, wavs: object, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         prepare(descriptions, wavs)
+
+
+def test_joint_embeddings_are_carried() -> None:
+    wav = torch.ones(1, 1, 9)
+    joint = JointEmbedCondition(wav, ["a"], torch.tensor([9]), [32_000])
+    clip = ConditioningAttributes(joint_embed={"clap": joint})
+    assert clip["joint_embed"]["clap"] is joint
+    assert clip.joint_embed_attributes == clip.attributes["joint_embed"] == ["clap"]
+    assert (joint.path, joint.seek_time) == ([None], [None])
 
 
 def test_only_the_three_kinds_are_known() -> None:

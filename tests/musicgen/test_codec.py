@@ -83,6 +83,12 @@ def test_it_speaks_of_itself_under_the_reference_names() -> None:
     mono, stereo = codec(), codec(channels=2)
     assert (mono.frame_rate, mono.sample_rate, mono.channels) == (50, 32_000, 1)
     assert (mono.cardinality, mono.num_codebooks, stereo.num_codebooks) == (32, 4, 8)
+    assert (mono.total_codebooks, stereo.total_codebooks) == (4, 8)
+
+
+def test_interleaved_stereo_needs_a_codec_without_normalisation() -> None:
+    with pytest.raises(ValueError, match="needs a codec without normalisation"):
+        codec(normalize=True, channels=2)
 
 
 def test_fewer_codebooks_are_the_first_ones(cases: dict) -> None:

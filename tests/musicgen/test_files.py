@@ -98,6 +98,22 @@ def test_a_cached_hub_snapshot_is_found_offline(
     assert info.weights_hash == describe("tiny").weights_hash
 
 
+def test_a_revision_is_one_of_the_cached_snapshots(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    repository = tmp_path / "models--someone--song"
+    (repository / "refs").mkdir(parents=True)
+    for branch, commit in (("main", "a" * 40), ("next", "b" * 40)):
+        shutil.copytree(TINY_FOLDER, repository / "snapshots" / commit)
+        (repository / "refs" / branch).write_text(commit)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    assert describe("someone/song").revision == "a" * 40
+    assert describe("someone/song", revision="next").revision == "b" * 40
+    with pytest.raises(ModelNotFoundError, match="at revision 'gone'"):
+        describe("someone/song", revision="gone")
+
+
 @pytest.mark.parametrize("keep", [0, 7, 500, -100])
 def test_truncated_weights_are_noticed(folder: Path, keep: int) -> None:
     weights = folder / "model.safetensors"

@@ -145,10 +145,12 @@ def test_rows_have_their_own_parameters(model: MusicGen) -> None:
 
 
 def test_two_step_guidance_has_the_numbers_of_joint_guidance(model: MusicGen) -> None:
-    long(model, duration=0.4, cfg_coef=2.0)
-    joint = model.generate(["a calm piano"], return_tokens=True)[1]
-    long(model, duration=0.4, cfg_coef=2.0, two_step_cfg=True)
-    assert torch.equal(model.generate(["a calm piano"], return_tokens=True)[1], joint)
+    for beta in (4.0, None):
+        guidance = {"duration": 0.4, "cfg_coef": 2.0, "cfg_coef_beta": beta}
+        long(model, **guidance)
+        joint = model.generate(["a calm piano"], return_tokens=True)[1]
+        long(model, **guidance, two_step_cfg=True)
+        assert torch.equal(model.generate(["a calm piano"], return_tokens=True)[1], joint)
     long(model, duration=0.4, two_step_cfg=True)
     assert not torch.equal(model.generate(["a calm piano"], return_tokens=True)[1], joint)
 

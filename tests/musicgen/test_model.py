@@ -1,5 +1,6 @@
 """MusicGen as a script uses it, on the bundled model."""
 
+import math
 from collections.abc import Sequence
 
 import pytest
@@ -38,14 +39,19 @@ def test_it_speaks_of_itself_under_the_reference_names(model: MusicGen) -> None:
     assert (codec.num_codebooks, codec.cardinality) == (model.lm.cfg.n_codebooks, model.lm.cfg.card)
 
 
-def test_device_and_precision_are_chosen_where_a_model_is_loaded() -> None:
+def test_device_and_precision_are_chosen_where_a_model_is_loaded(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     usual = MusicGen.get_pretrained("tiny").device.type
     assert usual == ("cuda" if torch.cuda.is_available() else "cpu")
     half = MusicGen.get_pretrained("tiny", torch.device("cpu"), "bf16")
-    assert half.make_engine(1).dtype == half.dtype == "bf16"
     assert {p.dtype for p in half.text_encoder.parameters()} == {torch.float32}
     half.set_generation_params(duration=0.1)
     assert half.generate(["a"]).isfinite().all()
+    seen: dict = {}
+    monkeypatch.setattr("musicgen.loaded.Engine", lambda *_, **wanted: seen.update(wanted))
+    half.make_engine(1)
+    assert seen["dtype"] == "bf16"
 
 
 def test_the_defaults_are_the_references(model: MusicGen) -> None:
@@ -182,6 +188,25 @@ def test_unconditional_clips_differ(model: MusicGen) -> None:
     assert not torch.equal(wav[0], wav[1])
 
 
+@pytest.mark.parametrize("way", ["unconditional", "with_chroma", "continuation"])
+def test_every_way_to_generate_takes_the_same_options(model: MusicGen, way: str) -> None:
+    call, inputs = {
+        "unconditional": (model.generate_unconditional, (2,)),
+        "with_chroma": (model.generate_with_chroma, (["a", "a"], [noise(1, 900)] * 2, 16_000)),
+        "continuation": (model.generate_continuation, (noise(1, 1_600).expand(2, 1, -1), 16_000)),
+    }[way]
+    seen: list[tuple[int, int]] = []
+    model.set_custom_progress_callback(lambda done, total: seen.append((done, total)))
+    params = [SamplingParams(top_k=9)] * 2
+    wav, tokens = call(*inputs, progress=True, return_tokens=True, seeds=[4, 4], sampling=params)
+    assert seen[-1][0] == seen[-1][1] == len(seen)
+    assert torch.equal(torch.stack([model.decode(clip) for clip in tokens]), wav)
+    assert torch.equal(tokens[0], tokens[1])
+    assert torch.equal(call(*inputs, seeds=[4, 5], sampling=params)[0], wav[0])
+    for other in ({"seeds": [6, 4]}, {"seeds": [4, 4], "sampling": None}):
+        assert not torch.equal(call(*inputs, **({"sampling": params} | other))[0], wav[0])
+
+
 def test_melodies_come_as_a_tensor_or_as_a_list_with_gaps(model: MusicGen) -> None:
     melody = noise(1, 20_000)
     listed = model.generate_with_chroma(["a", "b"], [melody, None], 16_000)
@@ -194,7 +219,7 @@ def test_a_melody_is_read_at_its_own_rate(model: MusicGen) -> None:
     model.set_generation_params(use_sampling=False, duration=0.5)
 
     def tokens(rate_hz: int, called_hz: int) -> Tensor:
-        tone = torch.sin(440 * torch.tau * torch.arange(2 * rate_hz) / rate_hz)[None]
+        tone = torch.sin(440 * math.tau * torch.arange(2 * rate_hz) / rate_hz)[None]
         return model.generate_with_chroma(["a"], tone, called_hz, return_tokens=True)[1]
 
     assert torch.equal(tokens(48_000, 48_000), tokens(16_000, 16_000))
@@ -229,6 +254,10 @@ def test_a_melody_is_read_at_its_own_rate(model: MusicGen) -> None:
         (lambda m: m.generate_with_chroma(["a"], [None] * 2, 16_000), "melody_wavs has 2 entries"),
         (lambda m: m.generate_with_chroma(["a"], [noise(1, 0)], 16_000), "melody_wavs.0. is"),
         (lambda m: m.generate_continuation(noise(8), 16_000), "prompt is .batch"),
+        (
+            lambda m: m.generate_continuation(noise(2, 1, 800), 16_000, ["a"]),
+            "prompt has 2 entries for 1 descriptions",
+        ),
         (lambda m: m.generate_continuation(noise(1, 1, 8_000), 16_000), "raise the duration"),
         (lambda m: m.generate_continuation(noise(1, 1, 0), 16_000), "a continuation is finite"),
     ],

@@ -12,18 +12,9 @@ import pytest
 
 from manifests.reader import Manifest
 from manifests.schema import GenerationDefaults
+from pipeline.expand import Clip, Expander, Letter, ModelLimits, PlanSpec, Selection
 from pipeline.ledger.done_set import NO_IDS, DoneSet, pack_ids
-from pipeline.plan import (
-    Clip,
-    Expander,
-    Letter,
-    ModelLimits,
-    PlanSpec,
-    Selection,
-    describe_plan,
-    find_repeats,
-    scan,
-)
+from pipeline.plan import describe_plan, find_repeats, scan
 
 LIMITS = ModelLimits("toy", "f" * 32, frozenset({"melody", "continuation"}))
 NOTHING = DoneSet(NO_IDS, NO_IDS)

@@ -1,0 +1,75 @@
+"""What a replica is told, and the model that it loads: the driver's, to the byte."""
+
+from dataclasses import dataclass, field
+
+import pyarrow as pa
+import torch
+
+from musicgen.files import TINY, ModelInfo
+from musicgen.model import MusicGen
+from pipeline.config import JobConfig
+
+
+@dataclass(frozen=True)
+class ReplicaSettings:
+    """What every replica is told once."""
+
+    config: JobConfig
+    info: ModelInfo
+    run_id: str
+    lease_generation: int
+    lease_token: str
+    schema: pa.Schema  # of clips/
+    attempts: dict[str, int] = field(default_factory=dict)  # earlier attempts by row key
+
+
+def load_model(settings: ReplicaSettings, device: str, dtype: str) -> MusicGen:
+    """The checkpoint of the job, which must be the driver's to the byte."""
+    config, info = settings.config, settings.info
+    is_folder = info.revision is None and info.name != TINY
+    model = MusicGen.get_pretrained(
+        info.path if is_folder else info.name,  # a relative path is relative to the driver
+        device=device,
+        dtype=dtype,
+        revision=info.revision or config.revision,
+        text_encoder=config.text_encoder,
+        codec=config.codec,
+        style_encoder=config.style_encoder,
+    )
+    if model.info.weights_hash != info.weights_hash:
+        raise RuntimeError(
+            f"{model.info.path} on this node holds other weights ({model.info.weights_hash}) than "
+            f"on the driver's ({info.weights_hash}): clips would not be what their rows say; "
+            "give every node the same checkpoint, or name a --revision"
+        )
+    if info.style is not None:
+        wanted, own = config.generation, info.style
+        model.set_style_conditioner_params(
+            eval_q=own.eval_q if wanted.style_eval_q is None else wanted.style_eval_q,
+            excerpt_length=(
+                own.excerpt_length_s if wanted.style_excerpt_s is None else wanted.style_excerpt_s
+            ),
+        )
+    return model
+
+
+def pick_device(config: JobConfig) -> str:
+    if config.device == "cpu":
+        return "cpu"
+    if torch.cuda.is_available():
+        return "cuda"
+    if config.device == "cuda":
+        raise RuntimeError("device=cuda, but this actor sees no GPU; set --gpus-per-replica 1")
+    return "cpu"
+
+
+def pick_dtype(config: JobConfig, device: str) -> str:
+    if config.dtype != "auto":
+        return config.dtype
+    return "fp16" if device == "cuda" else "fp32"
+
+
+def is_broken_cuda(error: BaseException) -> bool:
+    """After these every CUDA call of the process fails: the actor must go."""
+    text = str(error)
+    return isinstance(error, torch.AcceleratorError) or "CUDA error" in text
