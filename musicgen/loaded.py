@@ -161,6 +161,12 @@ class LoadedModel:
         wav = self.compression_model.decode(codes[None].to(self.device))  # [1, C, N]
         return wav[0].float().cpu()
 
+    def generate_audio(self, gen_tokens: Tensor) -> Tensor:
+        """Audio [B, C, T·hop] of the codes [B, K, T] that `return_tokens=True` gives."""
+        if gen_tokens.ndim != 3:
+            raise ValueError(f"codes are [B, K, T], got {list(gen_tokens.shape)}")
+        return torch.stack([self.decode(codes) for codes in gen_tokens])
+
     def _frames(self, duration_s: float) -> int:
         if not 0 < duration_s <= LONGEST_S:
             raise ValueError(f"duration={duration_s} s lies outside 0 … {LONGEST_S:g} s")

@@ -79,6 +79,14 @@ def test_what_is_set_is_what_clips_are_made_with(model: MusicGen, changed: dict)
     assert not torch.equal(own, usual)
 
 
+def test_audio_of_the_tokens_is_the_audio(model: MusicGen) -> None:
+    model.set_generation_params(duration=0.4)
+    wav, tokens = model.generate(PROMPTS, return_tokens=True)
+    assert torch.equal(model.generate_audio(tokens), wav)
+    with pytest.raises(ValueError, match=r"\[B, K, T\]"):
+        model.generate_audio(tokens[0])
+
+
 def test_audio_is_audible_finite_and_exactly_as_long_as_asked(model: MusicGen) -> None:
     model.set_generation_params(duration=1.23)
     wav, tokens = model.generate(PROMPTS, return_tokens=True)
