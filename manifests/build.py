@@ -67,12 +67,16 @@ class SeenIds:
     def __init__(self) -> None:
         self._first_rows: dict[bytes, int] = {}
 
+    def note(self, id: str, number: int) -> int:
+        """The first row that has this id: `number` itself if none had it before."""
+        digest = blake2b(id.encode("utf-8", "surrogatepass"), digest_size=16).digest()
+        return self._first_rows.setdefault(digest, number)
+
     def repeated(
         self, row: PromptRow, source: str, number: int, line: int | None
     ) -> list[RowIssue]:
         """Takes note of the row's id; an issue if an earlier row has it."""
-        digest = blake2b(row.id.encode(), digest_size=16).digest()
-        first = self._first_rows.setdefault(digest, number)
+        first = self.note(row.id, number)
         if first == number:
             return []
         rule = f"is also the id of row {first}"

@@ -11,7 +11,7 @@ import pyarrow as pa
 from manifests.build import SeenIds, write_parquet
 from manifests.faults import Fault, shorten
 from manifests.probe import AudioProbe, ReferenceOpener, Unusable, decoded_seconds
-from manifests.reader import Manifest, absolute_uri
+from manifests.reader import Manifest, ManifestError, absolute_uri
 from manifests.schema import (
     BUILT_IN_DEFAULTS,
     GenerationDefaults,
@@ -52,7 +52,8 @@ class CheckReport:
     n_clips: int  # takes of the rows that are right
     column_faults: tuple[str, ...]
     issues: tuple[RowIssue, ...]
-    rejects_uri: str | None  # None: no row was rejected, or nobody asked
+    rejects_uri: str | None  # None: no row was rejected, nobody asked, or it failed
+    rejects_fault: str | None = None  # why it failed
 
     @property
     def ok(self) -> bool:
@@ -109,7 +110,7 @@ def check(
         rejects_uri: Parquet file to write the rejected rows and their problems to.
 
     Raises:
-        ManifestError: The manifest can't be read, or the rejects can't be written.
+        ManifestError: The manifest can't be read.
     """
     options = dict(storage_options or {})
     rows, column_faults = _open(uri, options, extra_columns, reserved)
@@ -122,14 +123,19 @@ def check(
         if audio:
             _check_audio(some, audio, defaults)
         result.add(some)
+    rejects_fault = None
     if rejects_uri and result.rejects:
-        write_parquet(rejects_uri, REJECTS_SCHEMA, result.rejects, options)
+        try:
+            write_parquet(rejects_uri, REJECTS_SCHEMA, result.rejects, options)
+        except ManifestError as error:  # what is wrong with the rows matters more
+            rejects_fault = f"the rejected rows could not be written: {error}"
     return CheckReport(
         result.n_rows,
         result.n_clips,
         tuple(column_faults()),
         tuple(result.issues),
-        rejects_uri if result.rejects else None,
+        rejects_uri if result.rejects and rejects_fault is None else None,
+        rejects_fault,
     )
 
 
@@ -175,6 +181,8 @@ def _check_meaning(
 ) -> None:
     """What is wrong beyond the row's own values: its id stands elsewhere, the model can't."""
     if row.parsed is None:
+        if isinstance(row.raw.get("id"), str):  # a later row with this id repeats it all the same
+            seen.note(row.raw["id"], row.number)
         return
     row.issues.extend(
         seen.repeated(row.parsed, source=row.source, number=row.number, line=row.line)

@@ -72,7 +72,6 @@ class PartWriter:
         self._max_clips, self._max_bytes, self._max_age_s = max_clips, max_bytes, max_age_s
         self._pending = _Pending()
         self._seq = 0
-        self.commit_s = 0.0
 
     def __len__(self) -> int:
         return len(self._pending)
@@ -129,7 +128,6 @@ class PartWriter:
             table = pa.Table.from_pylist(p.letters, schema=ledger.FAILED_SCHEMA)
             ledger.write_failed_part(self._storage, table, self._run_id, self._replica, self._seq)
         took = time.monotonic() - started
-        self.commit_s += took
         log.info(
             "committed part=%s-%s-%06d clips=%d failed=%d bytes=%d in %.2f s",
             *(self._run_id, self._replica, self._seq),

@@ -4,7 +4,8 @@ Precedence: built-in < `job.yaml` < flag < manifest row (the last for generation
 """
 
 import difflib
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,8 +19,9 @@ AudioFormat = Literal["flac", "wav"]
 DType = Literal["auto", "fp32", "bf16", "fp16"]
 Device = Literal["auto", "cpu", "cuda"]
 
-# Names that hold credentials in fsspec's storage options; they belong in the environment.
-_SECRET_OPTIONS = {"key", "secret", "token", "password", "account_key", "sas_token"}
+# Storage options that hold credentials, at any depth; they belong in the environment.
+_SECRET_NAME = re.compile(r"^key$|secret|token|passw|access_key|account_key|credential", re.I)
+_SECRET_IN_URL = re.compile(r"://[^/@\s]+:[^/@\s]+@")
 
 
 class ConfigError(ValueError):
@@ -28,12 +30,21 @@ class ConfigError(ValueError):
 
 def refuse_credentials(options: Mapping[str, Any]) -> None:
     """Raises ConfigError where storage options hold a secret: they are logged and recorded."""
-    secret = sorted(_SECRET_OPTIONS & set(options))
+    secret = sorted(set(_secret_names(options)))
     if secret:
         raise ConfigError(
             f"storage option {', '.join(secret)}: credentials are not accepted here, they would "
             "end in logs; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY in the environment"
         )
+
+
+def _secret_names(options: Mapping[str, Any]) -> Iterator[str]:
+    for name, value in options.items():
+        in_url = isinstance(value, str) and _SECRET_IN_URL.search(value)
+        if (_SECRET_NAME.search(name) and value is not None) or in_url:
+            yield name
+        elif isinstance(value, Mapping):
+            yield from _secret_names(value)
 
 
 class JobConfig(BaseModel):

@@ -5,7 +5,7 @@ The driver uses this to count and the prepare pool to work, so both always agree
 
 from bisect import bisect_right
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any, Literal
 
@@ -20,7 +20,7 @@ from manifests.schema import (
     parse_row,
     resolve_uri,
 )
-from pipeline.ledger import DoneSet
+from pipeline.ledger import SETTLED, DoneSet
 from pipeline.storage import StorageError
 from pipeline.storage.references import reference_token
 
@@ -165,7 +165,10 @@ class Expander:
                 yield "refused", take_letter(row, unit.source, number, take, key, None, error)
             else:
                 outcome = selection.judge_clip(clip.clip_id)
-                yield outcome, clip if outcome == "pending" else None
+                if outcome == "done" and selection.retry:
+                    yield outcome, settled_letter(clip)
+                else:
+                    yield outcome, clip if outcome == "pending" else None
 
     def _whole_row_letter(
         self,
@@ -251,6 +254,16 @@ class Expander:
             except StorageError as error:
                 raise RowError(f"{error}; then `retry`") from error
         return self._tokens[uri]
+
+
+def settled_letter(clip: Clip) -> Letter:
+    """Takes back the dead letter of a clip that is there after all: its reference had been out of
+    reach only for a while."""
+    error = RowError("the clip is committed, its dead letter no longer stands")
+    letter = take_letter(
+        *(clip.row, clip.source, clip.row_number, clip.take, clip.row_key, clip.clip_id, error)
+    )
+    return replace(letter, stage=SETTLED)
 
 
 def take_letter(

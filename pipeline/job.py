@@ -61,7 +61,8 @@ class RunSummary:
     run_id: str
     plan: Plan
     tally: Tally
-    startup_s: float = 0.0
+    started_at: float = field(default_factory=time.time)  # seconds since 1970
+    startup_s: float = 0.0  # until the first clip entered an engine
     replicas: set[str] = field(default_factory=set)
 
     @property
@@ -114,8 +115,12 @@ def run(
                     config, info, run_id, lease.generation, lease.token, schema, attempts
                 )
                 _start_ray(config)
+                _check_resources(config, say)
                 dataset = build_dataset(config, plan, prepare, replica, known, Replica)
                 _watch(dataset, config, lease, record, summary)
+        except KeyboardInterrupt:
+            record.write("interrupted", tally)
+            raise
         except BaseException:
             record.write("failed", tally)
             raise
@@ -258,6 +263,27 @@ def _start_ray(config: JobConfig) -> None:
     )
 
 
+def _check_resources(config: JobConfig, say: Callable[[str], None]) -> None:
+    """Says at once what would else be an endless wait: actors that no node can hold."""
+    needs = {"CPU": config.cpus_per_replica, "GPU": _gpus(config), **config.replica_resources}
+    there = ray.cluster_resources()
+    lacking = [
+        f"{name}: {amount * config.replicas:g} needed, {there.get(name, 0):g} there"
+        for name, amount in needs.items()
+        if amount * config.replicas > there.get(name, 0)
+    ]
+    if not lacking:
+        return
+    said = f"{config.replicas} replicas do not fit ({'; '.join(lacking)})"
+    if os.environ.get("RAY_ADDRESS"):
+        say(f"{said}: waiting for the cluster to grow; else lower --replicas")
+    else:
+        raise ConfigError(
+            f"{said} on this machine; lower --replicas, --gpus-per-replica or --replica-resource, "
+            "or name a cluster in RAY_ADDRESS"
+        )
+
+
 def _gpus(config: JobConfig) -> float:
     if config.gpus_per_replica is not None:
         return config.gpus_per_replica
@@ -326,9 +352,9 @@ def _count(batch: pa.Table, summary: RunSummary) -> None:
     for row in batch.to_pylist():
         if row["status"] == "fatal":
             raise _fatal(row["error_class"], row["error"])
-        if tally.first_commit is None:
-            tally.first_commit = time.monotonic()
-            summary.startup_s = tally.wall_s
+        if row["first_admission"] is not None:
+            startup_s = row["first_admission"] - summary.started_at
+            summary.startup_s = min(summary.startup_s or startup_s, startup_s)
         tally.failed += row["status"] == "letter"
         tally.clips += row["status"] != "letter"
         tally.audio_s += row["audio_s"] or 0.0
@@ -338,6 +364,9 @@ def _count(batch: pa.Table, summary: RunSummary) -> None:
 def _fatal(error_class: str, message: str) -> Exception:
     """What a replica reported, as an error of the driver."""
     known: dict[str, type[Exception]] = {
-        kind.__name__: kind for kind in (LeaseLostError, StorageError)
+        "LeaseLostError": LeaseLostError,
+        "StorageError": StorageError,
+        "CheckpointError": ConfigError,
+        "ModelNotFoundError": ConfigError,
     }
     return known.get(error_class, ReplicaFailedError)(message or error_class)

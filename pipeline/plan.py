@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from manifests.reader import Manifest, Unit
 from manifests.schema import ROLES, parse_row, resolve_uri
 from pipeline.expand import Clip, Expander, Letter, Outcome, PlanSpec, RowError, Selection
+from pipeline.ledger.done_set import NO_IDS, DoneSet, Ids, pack_ids
 
 SCAN_ROWS = 2_000
 SCAN_THREADS = 16
@@ -62,6 +63,19 @@ def scan(spec: PlanSpec, selection: Selection) -> Plan:
             if plan.pending > pending_before:
                 plan.units.append(unit)
     return plan
+
+
+def wanted_clips(spec: PlanSpec) -> Ids:
+    """Ids of all clips that a manifest asks for, made or not, sorted."""
+    expander, repeats = Expander(spec), find_repeats(spec.manifest)
+    nothing = Selection(DoneSet(NO_IDS, NO_IDS))
+    found: list[str] = []
+    for unit in spec.manifest.units:
+        for first_row, batch in spec.manifest.read_unit(unit, batch_rows=SCAN_ROWS):
+            for number, raw in enumerate(spec.manifest.raw_rows(batch), start=first_row):
+                results = expander.expand(raw, number, repeats.get(number, 0), nothing)
+                found += [item.clip_id for _, item in results if isinstance(item, Clip)]
+    return np.unique(pack_ids(found))
 
 
 def describe_plan(plan: Plan, retry: bool = False) -> str:

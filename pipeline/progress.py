@@ -18,7 +18,6 @@ class Tally:
     failed: int = 0
     audio_s: float = 0.0
     started: float = 0.0  # monotonic seconds
-    first_commit: float | None = None
 
     @property
     def wall_s(self) -> float:

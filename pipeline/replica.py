@@ -20,6 +20,7 @@ STATUS_SCHEMA = pa.schema(
         ("audio_s", pa.float64()),
         ("replica", pa.string()),
         ("model_s", pa.float64()),  # engine time of this replica so far
+        ("first_admission", pa.float64()),  # when its first clip entered the engine, s since 1970
         ("error_class", pa.string()),  # of fatal
         ("error", pa.string()),
     ]
@@ -51,7 +52,11 @@ class Replica:
             call.done.result()
         except Exception as error:  # ends the job: see `job._fatal`
             return _statuses([fatal_status(error)])
-        signed = {"replica": self.stations.name, "model_s": self.stations.model_s}
+        signed = {
+            "replica": self.stations.name,
+            "model_s": self.stations.model_s,
+            "first_admission": self.stations.first_admission,
+        }
         return _statuses([status | signed for status in call.statuses])
 
 

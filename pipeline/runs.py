@@ -16,7 +16,7 @@ from pipeline.plan import Plan
 from pipeline.progress import Tally
 from pipeline.storage import Storage
 
-State = Literal["running", "done", "failed", "drained"]
+State = Literal["running", "done", "failed", "interrupted"]
 _PACKAGES = ("musicgen-batch", "ray", "torch", "torchaudio", "transformers", "pyarrow")
 
 

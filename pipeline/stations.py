@@ -15,7 +15,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -49,6 +49,7 @@ class Job:
     spec: dict[str, Any]
     prepared: dict[str, Any]  # the row of the prepared table, extras included
     call: "Call"
+    twins: list["Job"] = field(default_factory=list)  # the same clip, asked for again meanwhile
     codes: torch.Tensor | None = None  # [K, T]
 
 
@@ -108,6 +109,8 @@ class Stations:
         self._parts_lock = threading.Lock()
         self.model_s = 0.0
         self._jobs: dict[str, Job] = {}  # in the engine, by clip id
+        self._in_flight: dict[str, Job] = {}  # accepted and not yet durable, by clip id
+        self.first_admission: float | None = None  # seconds since 1970
         self._incoming: queue.Queue[Job] = queue.Queue()
         self._ready: queue.Queue[tuple[Job, Request]] = queue.Queue(maxsize=2 * config.slots)
         self._ended: queue.Queue[tuple[Job, Exception | None]] = queue.Queue()
@@ -131,16 +134,25 @@ class Stations:
             if self._fatal is not None:
                 raise self._fatal
             self._calls.add(call)
-            self._waiting += sum(row["kind"] == "clip" for row in rows) - len(known)
         for spec, row in zip(specs, rows, strict=True):
             job = Job(spec, row, call)
-            if spec["clip_id"] in known:
-                self._settle(job, {"status": "known", "clip_id": spec["clip_id"]})
-            elif row["kind"] == "letter":
+            if row["kind"] == "letter":
                 self._ended.put((job, None))
-            else:
+            elif spec["clip_id"] in known:
+                self._settle(job, {"status": "known", "clip_id": spec["clip_id"]})
+            elif self._is_first(job):
                 self._incoming.put(job)
         return call
+
+    def _is_first(self, job: Job) -> bool:
+        """Whether nobody works on this clip yet; a twin is settled by the commit of the first."""
+        with self._lock:
+            first = self._in_flight.setdefault(job.spec["clip_id"], job)
+            if first is not job:
+                first.twins.append(job)
+                return False
+            self._waiting += 1
+            return True
 
     def _committed(self, specs: list[dict[str, Any]], rows: list[dict[str, Any]]) -> set[str]:
         """Clips of this task that stand in a part of this run already: Ray may replay a task after
@@ -155,7 +167,7 @@ class Stations:
     def _done(self) -> ledger.DoneSet:
         """What this run has committed so far, whoever did it; reads only parts not seen before."""
         with self._parts_lock:
-            return ledger.committed_ids(self.storage, self.settings.run_id, self.parts_seen)
+            return ledger.clips_of_run(self.storage, self.settings.run_id, self.parts_seen)
 
     # --- the stations
 
@@ -250,6 +262,7 @@ class Stations:
     def _on_admit(self, clip_id: str) -> None:
         with self._lock:
             self._waiting -= 1
+            self.first_admission = self.first_admission or time.time()
         spec = self._jobs[clip_id].spec
         log.info("admitted run=%s replica=%s clip_id=%s id=%s take=%d", self.settings.run_id,
                  self.name, clip_id, spec["id"], spec["take"])  # fmt: skip
@@ -303,8 +316,12 @@ class Stations:
             last = call.uncommitted == 0
             if last:
                 self._calls.discard(call)
-        if last:
+            if self._in_flight.get(job.spec["clip_id"]) is job:
+                del self._in_flight[job.spec["clip_id"]]
+        if last and not call.done.done():
             call.done.set_result(None)
+        for twin in job.twins:
+            self._settle(twin, status | {"status": "known", "audio_s": None})
 
     def _collect(self, job: Job, error: Exception | None) -> dict[str, Any]:
         """Puts the clip, or the dead letter that it became, into the part; its status row."""
@@ -315,7 +332,9 @@ class Stations:
         if error is None and job.codes is not None:
             try:
                 return self._add_clip(job, job.codes)
-            except ValueError as invalid:
+            except (ValueError, RuntimeError) as invalid:
+                if is_broken_cuda(invalid):
+                    raise
                 stage, error = "encode", invalid
         error = error or RuntimeError("the engine returned neither tokens nor an error")
         self.writer.add_letter(self.recorder.letter(job.spec, stage, error))

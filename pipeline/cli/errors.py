@@ -38,6 +38,9 @@ def errors_to_exit_codes(command: Callable[..., None]) -> Callable[..., None]:
             command(*args, **kwargs)
         except click.exceptions.Exit:
             raise
+        except KeyboardInterrupt:
+            say("interrupted: what is committed stands; the same command goes on from there")
+            raise click.exceptions.Exit(EXIT_CRASH) from None
         except Exception as error:
             found = exit_code_of(error)
             if found is None:

@@ -124,6 +124,8 @@ def check(
     _complain(source, report.column_faults, report.issues)
     if report.rejects_uri:
         say(f"{report.n_rejected} of {report.n_rows} rows rejected; see {report.rejects_uri}")
+    if report.rejects_fault:
+        say(f"{report.rejects_fault}; name another place with --rejects")
     raise click.exceptions.Exit(EXIT_BAD_INPUT)
 
 

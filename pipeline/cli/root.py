@@ -11,7 +11,7 @@ from pipeline.cli.errors import EXIT_DEAD_LETTERS, errors_to_exit_codes, say
 from pipeline.cli.manifest import manifest
 from pipeline.cli.models import convert, models
 from pipeline.cli.options import given_flags, job_options
-from pipeline.cli.upkeep import compact, existing_output, gc, report, status, verify
+from pipeline.cli.upkeep import compact, continued_config, gc, report, status, verify
 from pipeline.config import JobConfig, load_config
 from pipeline.ledger.tables import RESERVED_COLUMNS
 from pipeline.storage import Storage, open_storage
@@ -69,7 +69,7 @@ def retry(config: str | None, **flags: Any) -> None:
 
     Settings that are not given are those of the output's last run.
     """
-    _make(_continued(config, given_flags(flags)), retry=True)
+    _make(continued_config(config, given_flags(flags)), retry=True)
 
 
 @main.command(
@@ -103,7 +103,7 @@ def plan(config: str | None, as_json: bool, **flags: Any) -> None:
         settings = load_config(config, given)
         known, runs = DoneSet(NO_IDS, NO_IDS), []
     else:
-        settings = _continued(config, given)
+        settings = continued_config(config, given)
         storage = open_storage(settings.output, settings.storage_options)
         known, runs = ledger.committed_ids(storage), ledger.read_runs(storage)
     opened = _open_manifest(settings)
@@ -183,23 +183,6 @@ def _open_manifest(config: JobConfig) -> Manifest:
         extra_columns=config.extra_columns,
         reserved=RESERVED_COLUMNS,
     )
-
-
-def _continued(config: str | None, flags: dict[str, Any]) -> JobConfig:
-    """Settings for a command on an output that exists: those of its last run show through."""
-    from pipeline import ledger
-
-    where = {"manifest": "-", "model": "-"} | flags
-    found = load_config(config, where)
-    storage = existing_output(found.output, found.storage_options)
-    runs = ledger.read_runs(storage)
-    last = runs[-1]["config"] if runs else {}
-    inherited = {
-        name: value
-        for name, value in last.items()
-        if name in JobConfig.model_fields and name not in ("manifest", "output", "wait")
-    }
-    return load_config(config, flags, inherited)
 
 
 for _command in (manifest, models, convert, status, verify, compact, gc, report):

@@ -7,9 +7,11 @@ from typing import Any
 
 import click
 
+from manifests.reader import Manifest
 from pipeline.cli.errors import EXIT_CRASH, errors_to_exit_codes, say
 from pipeline.cli.options import storage_pairs
-from pipeline.config import ConfigError
+from pipeline.config import ConfigError, JobConfig, load_config
+from pipeline.ledger.done_set import NO_IDS, Ids
 from pipeline.storage import Storage, StorageError, open_storage
 
 
@@ -45,6 +47,23 @@ def existing_output(output: str, options: dict[str, Any]) -> Storage:
     return storage
 
 
+def continued_config(config: str | None, flags: dict[str, Any]) -> JobConfig:
+    """Settings for a command on an output that exists: those of its last run show through."""
+    from pipeline import ledger
+
+    where = {"manifest": "-", "model": "-"} | flags
+    found = load_config(config, where)
+    storage = existing_output(found.output, found.storage_options)
+    runs = ledger.read_runs(storage)
+    last = runs[-1]["config"] if runs else {}
+    inherited = {
+        name: value
+        for name, value in last.items()
+        if name in JobConfig.model_fields and name not in ("manifest", "output", "wait")
+    }
+    return load_config(config, flags, inherited)
+
+
 @click.command(epilog="Example: musicgen-batch status --output s3://bucket/music")
 @click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
 @on_output
@@ -76,16 +95,28 @@ def verify(storage: Storage, fast: bool) -> None:
         raise click.exceptions.Exit(EXIT_CRASH)
 
 
-@click.command(epilog="Example: musicgen-batch compact --output out/demo --prune")
+@click.command(
+    epilog="""\b
+Examples:
+  musicgen-batch compact --output out/demo
+  musicgen-batch compact --output out/demo --prune --manifest demo.parquet
+"""
+)
 @click.option("--prune", is_flag=True, help="Also drop superseded clips and settled dead letters.")
+@click.option("--manifest", help="With --prune: keep what this asks for, not just what is newest.")
 @click.option("--wait", is_flag=True, help="Wait for a run on this output to end.")
 @on_output
-def compact(storage: Storage, prune: bool, wait: bool) -> None:
-    """Merge small parts into large ones; readers see every clip once throughout."""
+def compact(storage: Storage, prune: bool, manifest: str | None, wait: bool) -> None:
+    """Merge small parts into large ones.
+
+    Our own readers see every clip once throughout; others may see a clip twice for the moment
+    between the publication of a merged part and the removal of those that it replaces.
+    """
     from pipeline.ledger import maintain
 
     with _lease(storage, wait, "compact") as lease:
-        done = maintain.compact(storage, lease, prune=prune)
+        wanted = NO_IDS if manifest is None else _wanted(storage, manifest)
+        done = maintain.compact(storage, lease, prune=prune, wanted=wanted)
     click.echo(
         f"{done.n_parts_before} parts became {done.n_parts_after}; dropped "
         f"{done.n_doubled_dropped} doubled, {done.n_superseded_dropped} superseded clips, "
@@ -121,6 +152,19 @@ def report(storage: Storage, sample: int, seed: int, embed: bool) -> None:
     page = build_report(storage, sample=sample, seed=seed, embed=embed)
     storage.put("report.html", page.encode())
     click.echo(storage.uri("report.html"))
+
+
+def _wanted(storage: Storage, manifest: str) -> Ids:
+    """The clips that a manifest asks for, under the settings of the output's last run."""
+    from pipeline.checkpoint import inspect_model, limits_of
+    from pipeline.expand import PlanSpec
+    from pipeline.plan import wanted_clips
+
+    flags = {"output": storage.root, "manifest": manifest, "storage_options": storage.options}
+    config = continued_config(None, flags)
+    opened = Manifest.open(manifest, storage_options=config.storage_options)
+    limits = limits_of(inspect_model(config), config.separation)
+    return wanted_clips(PlanSpec(opened, config.generation, limits, config.storage_options))
 
 
 def _lease(storage: Storage, wait: bool, owner: str) -> Any:

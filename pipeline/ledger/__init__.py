@@ -1,8 +1,10 @@
 """What is done, what failed, and who writes: parts, lease, proof and upkeep of an output."""
 
 from pipeline.ledger.book import (
+    SETTLED,
     PartCache,
     check_schema,
+    clips_of_run,
     committed_ids,
     read_clips,
     read_failed,
@@ -18,12 +20,14 @@ from pipeline.ledger.tables import CLIP_FIELDS, FAILED_SCHEMA, SchemaError, clip
 __all__ = [
     "CLIP_FIELDS",
     "FAILED_SCHEMA",
+    "SETTLED",
     "DoneSet",
     "PartCache",
     "SchemaError",
     "UnreadablePartError",
     "check_schema",
     "clip_schema",
+    "clips_of_run",
     "committed_ids",
     "list_parts",
     "new_replica_id",

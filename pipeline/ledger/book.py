@@ -51,6 +51,9 @@ class PartKeys:
 
 PartCache = dict[str, PartKeys]
 
+# Stage of a row in failed/ that takes a dead letter back: its clip turned out to be there.
+SETTLED = "settled"
+
 
 # --- writing
 
@@ -131,31 +134,35 @@ def _refuse_new_extras(where: str, fixed: Mapping[str, pa.Field], extras: pa.Sch
 # --- reading
 
 
-def committed_ids(
-    storage: Storage, run_id: str | None = None, cache: PartCache | None = None
-) -> DoneSet:
-    """What is done, from all parts, or from those of one run.
+def clips_of_run(storage: Storage, run_id: str, cache: PartCache) -> DoneSet:
+    """The clips that one run has committed so far; letters are left out.
 
     Args:
         storage: root of the output.
-        run_id: only parts that this run wrote; for a replayed task, which asks what it missed.
-        cache: keeps what was read, so that the next call with it reads only new parts.
+        run_id: the run.
+        cache: keeps what was read: the next call with it reads only new parts.
     """
-    letters = _read_letters(storage, run_id)
-    needs_rows = cache is not None or len(letters) > 0
+
+    def read(info: ObjectInfo) -> PartKeys:
+        if info.path not in cache:
+            cache[info.path] = _read_keys(storage, info, with_rows=False)
+        return cache[info.path]
+
+    parts = map_parts(storage, "clips", read, run_id)
+    return DoneSet(np.unique(np.concatenate([NO_IDS, *(part.clips for part in parts)])), NO_IDS)
+
+
+def committed_ids(storage: Storage) -> DoneSet:
+    """What is done, and for which rows a dead letter stands, from all parts."""
+    letters = _read_letters(storage)
     keys_of_letters = np.unique(pack_ids(letters["row_key"].to_pylist()))
 
     def read(info: ObjectInfo) -> PartKeys:
-        if cache is not None and info.path in cache:
-            return cache[info.path]
-        keys = _read_keys(storage, info, needs_rows)
-        if cache is not None:
-            cache[info.path] = keys
-            return keys
+        keys = _read_keys(storage, info, with_rows=len(letters) > 0)
         failed_once = among(keys.rows, keys_of_letters)
         return PartKeys(keys.clips, keys.rows[failed_once], keys.created_us[failed_once])
 
-    parts = map_parts(storage, "clips", read, run_id)
+    parts = map_parts(storage, "clips", read)
     clips = np.unique(np.concatenate([NO_IDS, *(part.clips for part in parts)]))
     standing = letters.filter(pa.array(_standing(letters, parts)))
     return DoneSet(clips, np.unique(pack_ids(standing["row_key"].to_pylist())))
@@ -172,7 +179,7 @@ def read_clips(storage: Storage, columns: Sequence[str] | None = None) -> pa.Tab
 
 def read_failed(storage: Storage, standing: bool = True) -> pa.Table:
     """Dead letters: those that stand, the latest of each row, or all that were ever written."""
-    letters = _read_letters(storage, None)
+    letters = _read_letters(storage)
     return letters.filter(pa.array(standing_letters(storage, letters))) if standing else letters
 
 
@@ -184,8 +191,8 @@ def standing_letters(storage: Storage, letters: pa.Table) -> npt.NDArray[np.bool
     return _standing(letters, keys)
 
 
-def _read_letters(storage: Storage, run_id: str | None) -> pa.Table:
-    tables = map_parts(storage, "failed", lambda info: read_part(storage, info), run_id)
+def _read_letters(storage: Storage) -> pa.Table:
+    tables = map_parts(storage, "failed", lambda info: read_part(storage, info))
     return pa.concat_tables([FAILED_SCHEMA.empty_table(), *tables], promote_options="default")
 
 
@@ -206,7 +213,8 @@ def _standing(letters: pa.Table, parts: Sequence[PartKeys]) -> npt.NDArray[np.bo
     last = np.ones(len(rows), bool)
     last[:-1] = rows[order][1:] != rows[order][:-1]
     latest = order[last]  # one letter per row, sorted by row
-    keys, stands = rows[latest], np.ones(len(latest), bool)
+    settled = pc.equal(letters["stage"], SETTLED).to_numpy(zero_copy_only=False)
+    keys, stands = rows[latest], ~settled[latest]
     for part in parts:
         known = among(part.rows, keys)
         at = np.searchsorted(keys, part.rows[known])

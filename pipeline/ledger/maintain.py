@@ -10,7 +10,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from pipeline.ledger.book import standing_letters
-from pipeline.ledger.done_set import pack_ids
+from pipeline.ledger.done_set import NO_IDS, Ids, among, pack_ids
 from pipeline.ledger.lease import Lease, generation_of
 from pipeline.ledger.parts import (
     MERGED,
@@ -78,18 +78,26 @@ def finish_compaction(storage: Storage, lease: Lease) -> int:
 
 
 def compact(
-    storage: Storage, lease: Lease, *, prune: bool = False, target_rows: int = TARGET_ROWS
+    storage: Storage,
+    lease: Lease,
+    *,
+    prune: bool = False,
+    wanted: Ids = NO_IDS,
+    target_rows: int = TARGET_ROWS,
 ) -> CompactReport:
     """Merge small parts into bigger ones; drop what stands twice. May be killed at any moment.
 
     Args:
         storage: root of the output.
         lease: of that output, held.
-        prune: also drop clips whose row was edited later and dead letters that no longer stand.
+        prune: also drop clips whose row was edited later and dead letters that no longer stand. Of
+            the clips that one model made of one take, one stays: the one that is wanted, else the
+            newest.
+        wanted: clip ids that a manifest asks for now, sorted.
         target_rows: parts with as many rows are left alone.
     """
     finish_compaction(storage, lease)
-    clips, n_doubled, n_superseded = _choose_clips(storage, prune)
+    clips, n_doubled, n_superseded = _choose_clips(storage, prune, wanted)
     letters = _choose_letters(storage, prune)
     n_letters = sum(len(part.keep) - part.n_rows for part in letters)
     run_id, n_after = new_run_id(), 0
@@ -127,9 +135,9 @@ def gc(storage: Storage, lease: Lease, *, min_age_s: float = 3600.0) -> GcReport
     return GcReport(len(audio), sum(info.size for info in audio), len(leftovers), len(ended))
 
 
-def _choose_clips(storage: Storage, prune: bool) -> tuple[list[_Part], int, int]:
+def _choose_clips(storage: Storage, prune: bool, wanted: Ids) -> tuple[list[_Part], int, int]:
     """Which rows of which parts stay, how many stand twice, how many are superseded."""
-    columns = ["clip_id", "id", "take", "created_at"]
+    columns = ["clip_id", "id", "take", "weights_hash", "created_at"]
     read = map_parts(storage, "clips", lambda info: (info, read_part(storage, info, columns)))
     if not read:
         return [], 0, 0
@@ -139,9 +147,13 @@ def _choose_clips(storage: Storage, prune: bool) -> tuple[list[_Part], int, int]
     keep = _first_of_each([clips], created)
     n_doubled = int((~keep).sum())
     if prune:
-        ids = np.asarray(table["id"].combine_chunks().dictionary_encode().indices)
-        takes = np.asarray(table["take"])
-        keep[keep] = _first_of_each([takes[keep], ids[keep]], -created[keep])
+        of_take = [
+            np.asarray(table[name].combine_chunks().dictionary_encode().indices)[keep]
+            for name in ("id", "take", "weights_hash")
+        ]
+        # Wanted clips go before all others, then newer before older.
+        age = np.argsort(np.argsort(-created[keep], kind="stable"), kind="stable")
+        keep[keep] = _first_of_each(of_take, np.where(among(clips[keep], wanted), -1, age))
     n_superseded = int((~keep).sum()) - n_doubled
     return _deal(keep, [(info, len(rows)) for info, rows in read]), n_doubled, n_superseded
 

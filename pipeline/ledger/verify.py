@@ -28,7 +28,7 @@ from pipeline.storage import (
     StorageError,
 )
 
-KEY_COLUMNS = ["clip_id", "id", "take"]
+KEY_COLUMNS = ["clip_id", "id", "take", "weights_hash"]
 AUDIO_COLUMNS = ["clip_id", "audio_path", "audio_member", "audio_bytes", "audio_sha256"]
 
 ProblemKind = Literal["unreadable part", "doubled", "missing", "wrong size", "wrong sha256"]
@@ -136,7 +136,7 @@ def _count(keys: list[pa.Table]) -> tuple[list[Problem], int, int]:
         Problem("doubled", "clips", f"clip {clip.ljust(16, bytes(1)).hex()} stands {n} times")
         for clip, n in zip(ids[times > 1].tolist(), times[times > 1].tolist(), strict=True)
     ]
-    n_current = len(table.group_by(["id", "take"]).aggregate([]))
+    n_current = len(table.group_by(["id", "take", "weights_hash"]).aggregate([]))
     return doubled, len(ids), n_current
 
 

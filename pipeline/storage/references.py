@@ -68,7 +68,15 @@ def _call(uri: str, options: Mapping[str, Any], action: Any) -> Any:
             raise StorageError(f"cannot read {redact(uri)}: {error}") from error
         return action(fs)
 
-    return retrying(attempt, "read", redact(uri), retry, secrets_in(mine))
+    try:
+        return retrying(attempt, "read", redact(uri), retry, secrets_in(mine))
+    except (FileNotFoundError, StorageError):
+        raise
+    except Exception as error:  # odd protocols raise what their client libraries raise
+        said = f"{type(error).__name__}: {error}"
+        raise StorageError(
+            f"cannot read {redact(uri)}: {redact(said)}; give a file, https://, s3:// or gs:// URI"
+        ) from error
 
 
 @functools.lru_cache(maxsize=65536)

@@ -22,6 +22,7 @@ from pipeline.ledger import verify
 from pipeline.storage import open_storage
 
 EXAMPLES = Path(__file__).parents[2] / "manifests" / "examples"
+READY = r"^(\S+ \S+) INFO replica=\w+ .* ready"  # in the logs of actors
 TINY = {"model": "tiny", "slots": 2, "block_rows": 4, "part_clips": 4, "interval_s": 1.0}
 
 
@@ -128,14 +129,15 @@ class Cli:
         return re.findall(r"admitted .*?clip_id=(\w+)", self.actor_logs())
 
     def replica_pids(self) -> list[int]:
-        """Living processes of replica actors."""
-        found = subprocess.run(
-            ["pgrep", "-f", r"ray::.*MapBatches\(Replica\)"],
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        return [int(pid) for pid in found.stdout.split()]
+        """Processes of replicas of these runs, in the order in which they became ready."""
+        ready = [
+            (match[1], int(path.stem.rpartition("-")[2]))
+            for path in self.ray_tmp.glob("ray/session_2*/logs/worker-*.err")
+            for match in re.finditer(
+                r"^(\S+ \S+) INFO replica=\w+ .* ready", path.read_text(), re.M
+            )
+        ]
+        return [pid for _, pid in sorted(ready)]
 
 
 def read_json(text: str) -> Any:

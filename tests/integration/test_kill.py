@@ -54,6 +54,7 @@ def test_kill_of_the_driver(
     output = f"file://{tmp_path}/out"
     first = cli.start(*cli.job("run", manifest, output, **SETTINGS))
     wait_until(lambda: n_committed(output) >= 20)
+    assert first.poll() is None, "it must be killed in the middle"
     os.killpg(first.pid, signal.SIGKILL)
     first.wait()
     before = parts(output)
@@ -66,6 +67,7 @@ def test_kill_of_the_driver(
     assert {row["clip_id"]: row["audio_sha256"] for row in rows} == uninterrupted
     assert problems(output) == []
     assert before.items() <= parts(output).items()
+    assert 20 <= len(before) * PART_CLIPS < N_ROWS
     assert 0 <= len(cli.admissions()) - N_ROWS <= REPLICAS * (PART_CLIPS + SLOTS)
 
 
@@ -75,6 +77,7 @@ def test_kill_of_a_replica(
     output = f"file://{tmp_path}/out"
     running = cli.start(*cli.job("run", manifest, output, **SETTINGS))
     wait_until(lambda: n_committed(output) >= 12)
+    assert len(cli.replica_pids()) == REPLICAS
     os.kill(cli.replica_pids()[0], signal.SIGKILL)
 
     assert running.wait(timeout=240) == 0, cli.said(running)
@@ -82,4 +85,5 @@ def test_kill_of_a_replica(
     assert len(rows) == N_ROWS
     assert {row["clip_id"]: row["audio_sha256"] for row in rows} == uninterrupted
     assert problems(output) == []
+    assert len(cli.replica_pids()) == REPLICAS + 1  # Ray started another one
     assert 0 <= len(cli.admissions()) - N_ROWS <= PART_CLIPS + SLOTS

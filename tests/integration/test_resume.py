@@ -5,7 +5,9 @@ import time
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
+from pipeline.cli.root import main
 from pipeline.ledger.lease import Lease, LeaseHeldError
 from pipeline.ledger.maintain import compact
 from pipeline.storage import open_storage
@@ -104,6 +106,40 @@ class TestRerun:
             lease.start_heartbeat()
             with pytest.raises(LeaseHeldError):
                 run_in_process(manifest, output, lease_ttl_s=1.0)
+
+
+@pytest.mark.usefixtures("ray_cluster")
+class TestAfterwards:
+    def test_prune_keeps_what_the_manifest_asks_for(self, tmp_path: Path) -> None:
+        """Edited and edited back: the newest clip of the row is not the one that is wanted."""
+        manifest, output = tmp_path / "m.parquet", f"file://{tmp_path}/out"
+        for prompt in ("old words", "new words"):
+            row = {"id": "a", "prompt": prompt, "duration_s": 0.1}
+            run_in_process(write_manifest(manifest, [row]), output)
+        write_manifest(manifest, [{"id": "a", "prompt": "old words", "duration_s": 0.1}])
+
+        args = ["compact", "--prune", "--output", output, "--manifest", str(manifest)]
+        result = CliRunner().invoke(main, args)
+
+        assert result.exit_code == 0, result.output
+        assert [row["prompt"] for row in clips(output)] == ["old words"]
+        assert run_in_process(manifest, output).plan.pending == 0
+
+    def test_retry_takes_back_the_letter_of_a_clip_that_is_there(self, tmp_path: Path) -> None:
+        """A reference that was out of reach for a while: its clip had been made before."""
+        melody, output = tmp_path / "tune.flac", f"file://{tmp_path}/out"
+        shutil.copy(EXAMPLES / "audio" / "scale.flac", melody)
+        row = {"id": "m", "melody_uri": "tune.flac", "duration_s": 0.1}
+        manifest = write_manifest(tmp_path / "m.parquet", [row])
+        run_in_process(manifest, output)
+        away = melody.rename(tmp_path / "away.flac")
+        assert run_in_process(manifest, output).letters_standing == 1
+        away.rename(melody)
+
+        assert run_in_process(manifest, output, retry=True).tally.clips == 0
+
+        again = run_in_process(manifest, output)
+        assert (again.letters_standing, again.plan.outcomes["done"]) == (0, 1)
 
 
 def test_a_second_run_exits_4_and_with_wait_follows(tmp_path: Path, cli: Cli) -> None:

@@ -30,6 +30,8 @@ def test_flags_override_yaml_which_overrides_an_earlier_run(tmp_path: Path) -> N
         ("slots: [", r"is not YAML"),
         ("replicas: 0", r"replicas=0: .*greater than or equal to 1"),
         ("storage_options: {key: AKIA}", r"storage option key: credentials are not accepted"),
+        ("storage_options: {client_kwargs: {aws_secret_access_key: x}}", r"aws_secret_access_key"),
+        ("storage_options: {endpoint_url: 'http://me:pw@host'}", r"option endpoint_url: credent"),
         ("generation: {duration_s: 9999}", r"generation.duration_s=9999.*3600"),
         ("audio_format: aac", r"audio_format='aac'.*'flac' or 'wav'"),
     ],

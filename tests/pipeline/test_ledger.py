@@ -18,6 +18,7 @@ from pipeline.ledger import (
     UnreadablePartError,
     check_schema,
     clip_schema,
+    clips_of_run,
     committed_ids,
     list_parts,
     read_clips,
@@ -79,10 +80,10 @@ def test_a_replayed_task_reads_only_parts_written_since(storage: Storage) -> Non
     commit(storage, [clip("old")], 0, run_id="20250101T000000-000000")
     commit(storage, [clip("a")], 0)
     cache = ledger.PartCache()
-    assert len(committed_ids(storage, RUN, cache)) == 1
+    assert len(clips_of_run(storage, RUN, cache)) == 1
     commit(storage, [clip("b")], 1)
     seen = dict(cache)
-    done = committed_ids(storage, RUN, cache)
+    done = clips_of_run(storage, RUN, cache)
     assert [done.contains(hex_id(name)) for name in ("old", "a", "b")] == [False, True, True]
     assert len(cache) == 2
     assert all(cache[path] is keys for path, keys in seen.items())

@@ -115,6 +115,7 @@ REFUSED = {
     "invalid": ({"duration_s": -1.0}, "manifest", r"duration_s=-1\.0"),
     "too long": ({"duration_s": 3601.0}, "manifest", r"duration_s=3601\.0 exceeds 3600 s; shorten"),
     "style": ({"style_uri": "s.wav"}, "prepare", r"style .* toy takes .*choose another --model"),
+    "odd": ({"melody_uri": "hf://x/y.wav"}, "prepare", r"cannot read hf://x/y\.wav"),
     "missing": ({"melody_uri": "gone.wav"}, "prepare", r"gone\.wav: no such file"),
 }
 
