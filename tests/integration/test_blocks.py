@@ -35,7 +35,7 @@ class CountingReplica:
         with self.lock:
             self.inside += 1
             inside = self.inside
-        time.sleep(1.0)  # long enough for Ray to bring the next call
+        time.sleep(0.5)  # long enough for Ray to bring the next call
         with self.lock:
             self.inside -= 1
         return pa.table({"n_rows": [table.num_rows], "inside": [inside]})
