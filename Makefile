@@ -9,7 +9,7 @@ DEMO := out/demo
 export RAY_USAGE_STATS_ENABLED := 0
 export RAY_raylet_start_wait_time_s := 120
 
-.PHONY: setup demo test test-s3 lint format clean
+.PHONY: setup demo test test-long test-s3 lint format clean
 
 setup: $(STAMP)
 
@@ -31,6 +31,10 @@ demo: setup
 
 test: setup
 	RAY_AUTH_MODE=disabled $(BIN)/python -m pytest -m "not long"
+
+# What takes too long for every change.
+test-long: setup
+	RAY_AUTH_MODE=disabled $(BIN)/python -m pytest -m long
 
 # The same storage and job suite against a real Ceph RADOS gateway, installed and started here.
 test-s3: setup
