@@ -62,8 +62,13 @@ class RunSummary:
     plan: Plan
     tally: Tally
     started_at: float = field(default_factory=time.time)  # seconds since 1970
-    startup_s: float = 0.0  # until the first clip entered an engine
     replicas: set[str] = field(default_factory=set)
+
+    @property
+    def startup_s(self) -> float:
+        """Until the first clip entered an engine; 0 if none did."""
+        first = self.tally.times.first_admission
+        return 0.0 if first is None else first - self.started_at
 
     @property
     def letters_standing(self) -> int:
@@ -352,9 +357,7 @@ def _count(batch: pa.Table, summary: RunSummary) -> None:
     for row in batch.to_pylist():
         if row["status"] == "fatal":
             raise _fatal(row["error_class"], row["error"])
-        if row["first_admission"] is not None:
-            startup_s = row["first_admission"] - summary.started_at
-            summary.startup_s = min(summary.startup_s or startup_s, startup_s)
+        tally.times.hear(row["replica"], row["times"])
         tally.failed += row["status"] == "letter"
         tally.clips += row["status"] != "letter"
         tally.audio_s += row["audio_s"] or 0.0

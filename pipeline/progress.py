@@ -2,11 +2,13 @@
 
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TextIO
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn
+
+from pipeline.timing import RunTimes
 
 
 @dataclass
@@ -18,6 +20,7 @@ class Tally:
     failed: int = 0
     audio_s: float = 0.0
     started: float = 0.0  # monotonic seconds
+    times: RunTimes = field(default_factory=RunTimes)
 
     @property
     def wall_s(self) -> float:

@@ -6,12 +6,14 @@ its own words instead of a traceback through Ray.
 """
 
 import os
+from dataclasses import asdict
 from typing import Any
 
 import pyarrow as pa
 
 from pipeline.loading import ReplicaSettings, is_broken_cuda
 from pipeline.stations import Stations
+from pipeline.timing import TIMES_TYPE
 
 STATUS_SCHEMA = pa.schema(
     [
@@ -19,8 +21,7 @@ STATUS_SCHEMA = pa.schema(
         ("clip_id", pa.string()),
         ("audio_s", pa.float64()),
         ("replica", pa.string()),
-        ("model_s", pa.float64()),  # engine time of this replica so far
-        ("first_admission", pa.float64()),  # when its first clip entered the engine, s since 1970
+        ("times", TIMES_TYPE),  # of this replica so far
         ("error_class", pa.string()),  # of fatal
         ("error", pa.string()),
     ]
@@ -54,8 +55,7 @@ class Replica:
             return _statuses([fatal_status(error)])
         signed = {
             "replica": self.stations.name,
-            "model_s": self.stations.model_s,
-            "first_admission": self.stations.first_admission,
+            "times": asdict(self.stations.times),
         }
         return _statuses([status | signed for status in call.statuses])
 

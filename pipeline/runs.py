@@ -1,6 +1,7 @@
 """The record that a run keeps of itself, `runs/<run_id>.json`, which `status` and reports read."""
 
 import platform
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -15,6 +16,7 @@ from pipeline.config import JobConfig
 from pipeline.plan import Plan
 from pipeline.progress import Tally
 from pipeline.storage import Storage
+from pipeline.timing import RunTimes
 
 State = Literal["running", "done", "failed", "interrupted"]
 _PACKAGES = ("musicgen-batch", "ray", "torch", "torchaudio", "transformers", "pyarrow")
@@ -27,6 +29,7 @@ class RunRecord:
         self, storage: Storage, run_id: str, config: JobConfig, model: dict[str, Any], plan: Plan
     ) -> None:
         self._storage, self._run_id = storage, run_id
+        self._started, self._replicas = time.time(), config.replicas
         outcomes = plan.outcomes
         self._fixed = {
             "run_id": run_id,
@@ -56,8 +59,21 @@ class RunRecord:
             "failed": tally.failed,
             "audio_seconds": tally.audio_s,
             "wall_s": tally.wall_s,
+            "timing": self._timing(tally.times),
         }
         ledger.write_run(self._storage, self._run_id, self._fixed | changing)
+
+    def _timing(self, times: RunTimes) -> dict[str, float | None]:
+        """Where the time went; see `pipeline.timing` for what each figure means."""
+        first = times.first_admission
+        return {
+            "startup_s": None if first is None else first - self._started,
+            "window_s": times.window_s,
+            "slot_occupancy": times.slot_occupancy,
+            "overhead": times.overhead(self._replicas),
+            "overhead_cpu": times.overhead(self._replicas, cpu=True),
+            **times.seconds(),
+        }
 
 
 def estimate_s(audio_s: float, replicas: int, runs: Sequence[Mapping[str, Any]]) -> float | None:
@@ -96,7 +112,19 @@ class Status:
                 f"{run['updated_at']}; {run['done']} clips made, {run['failed']} failed, "
                 f"{left} left, {run['audio_seconds']:.1f} s of audio in {run['wall_s']:.0f} s"
             )
+            lines += _busy(run.get("timing") or {})
         return "\n".join(lines)
+
+
+def _busy(timing: Mapping[str, float | None]) -> list[str]:
+    """How well replicas were used, as soon as something is committed."""
+    occupancy, overhead = timing.get("slot_occupancy"), timing.get("overhead")
+    if occupancy is None or overhead is None:
+        return []
+    return [
+        f"slots {occupancy:.1%} full while rows waited; token loops ran {1 - overhead:.1%} of the "
+        f"{timing['window_s']:.0f} s from the first admission to the last commit"
+    ]
 
 
 def read_status(storage: Storage) -> Status:

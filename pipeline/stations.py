@@ -12,7 +12,6 @@ import logging
 import os
 import queue
 import threading
-import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass, field
@@ -38,6 +37,7 @@ from pipeline.loading import (
 from pipeline.prepare import SAMPLING, extras_of
 from pipeline.records import Recorder
 from pipeline.storage import open_storage
+from pipeline.timing import ReplicaTimes
 
 log = logging.getLogger(__name__)
 
@@ -107,10 +107,9 @@ class Stations:
         )
         self.parts_seen = ledger.PartCache()
         self._parts_lock = threading.Lock()
-        self.model_s = 0.0
+        self.times = ReplicaTimes()
         self._jobs: dict[str, Job] = {}  # in the engine, by clip id
         self._in_flight: dict[str, Job] = {}  # accepted and not yet durable, by clip id
-        self.first_admission: float | None = None  # seconds since 1970
         self._incoming: queue.Queue[Job] = queue.Queue()
         self._ready: queue.Queue[tuple[Job, Request]] = queue.Queue(maxsize=2 * config.slots)
         self._ended: queue.Queue[tuple[Job, Exception | None]] = queue.Queue()
@@ -190,7 +189,8 @@ class Stations:
         while True:
             job = self._incoming.get()
             try:
-                request = self._request(job)
+                with self.times.beside("conditioning_s"):
+                    request = self._request(job)
             except (ValueError, RuntimeError) as error:
                 if is_broken_cuda(error):
                     raise
@@ -232,9 +232,8 @@ class Stations:
             self._admit(block=not self._jobs)
             if not self._jobs:
                 continue
-            started = time.perf_counter()
-            finished = engine.step()
-            self.model_s += time.perf_counter() - started
+            with self.times.model():
+                finished = engine.step()
             for clip in finished:
                 job = self._jobs.pop(clip.key)
                 job.codes = clip.codes
@@ -262,7 +261,8 @@ class Stations:
     def _on_admit(self, clip_id: str) -> None:
         with self._lock:
             self._waiting -= 1
-            self.first_admission = self.first_admission or time.time()
+        engine = self.engine
+        self.times.admitted(engine.n_steps * engine.n_rows, engine.n_busy_rows)
         spec = self._jobs[clip_id].spec
         log.info("admitted run=%s replica=%s clip_id=%s id=%s take=%d", self.settings.run_id,
                  self.name, clip_id, spec["id"], spec["take"])  # fmt: skip
@@ -288,7 +288,9 @@ class Stations:
                 with self._lock:
                     job.call.unfinished -= 1
             if uncommitted and (self.writer.due_in_s() == 0.0 or self._starved()):
-                self.writer.commit(self._done())
+                with self.times.beside("commit_s"):
+                    self.writer.commit(self._done())
+                self.times.committed()
                 with self._lock:
                     self._behind -= sum(j.prepared["kind"] == "clip" for j, _ in uncommitted)
                 for job, status in uncommitted:
@@ -341,11 +343,13 @@ class Stations:
         return {"status": "letter", "clip_id": job.spec["clip_id"]}
 
     def _add_clip(self, job: Job, codes: torch.Tensor) -> dict[str, Any]:
-        wav = self.model.decode(codes).numpy()  # [C, N]
+        with self.times.beside("decode_s"):
+            wav = self.model.decode(codes).numpy()  # [C, N]
         rate = self.settings.info.sample_rate_hz
-        measured = quality.measure(wav, rate)
-        comment = self.recorder.comment(job.spec)
-        data = encode(wav, rate, self.config.audio_format, self.config.audio_bits, comment)
+        with self.times.beside("encode_s"):
+            measured = quality.measure(wav, rate)
+            comment = self.recorder.comment(job.spec)
+            data = encode(wav, rate, self.config.audio_format, self.config.audio_bits, comment)
         row = self.recorder.clip(job.spec, measured, (wav.shape[0], wav.shape[1]))
         self.writer.add_clip(row | extras_of(job.prepared), data)
         audio_s = wav.shape[1] / rate

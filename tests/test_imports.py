@@ -31,7 +31,7 @@ READING_ORDER = {
         storage.references storage
         ledger.lease ledger.tables ledger.parts ledger.done_set ledger.book ledger.verify
         ledger.maintain ledger
-        expand plan checkpoint quality encode prepare records commit loading stations replica
+        expand plan checkpoint quality encode prepare records commit loading timing stations replica
         progress runs
         report.pictures report.highlights report.cards report.page report
         job

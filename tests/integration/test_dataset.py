@@ -176,6 +176,11 @@ def test_status_and_report_of_a_run(tmp_path: Path) -> None:
     assert (found.clips, found.audio_s, found.dead_letters) == (3, 1.5, 0)
     assert found.last_run is not None
     assert found.last_run["state"] == "done"
+    timing = found.last_run["timing"]
+    assert 0 < timing["slot_occupancy"] <= 1
+    assert 0 < timing["model_s"] < timing["window_s"] < found.last_run["wall_s"]
+    assert timing["overhead"] == pytest.approx(1 - timing["model_s"] / timing["window_s"])
+    assert "% full while rows waited" in found.text()
     page = build_report(open_storage(output))
     assert page.count("<audio") >= 3
     assert "<script>x" not in page
