@@ -30,7 +30,7 @@ class ConfigError(ValueError):
 
 def refuse_credentials(options: Mapping[str, Any]) -> None:
     """Raises ConfigError where storage options hold a secret: they are logged and recorded."""
-    secret = sorted(set(_secret_names(options)))
+    secret = sorted(set(secret_names(options)))
     if secret:
         raise ConfigError(
             f"storage option {', '.join(secret)}: credentials are not accepted here, they would "
@@ -38,13 +38,14 @@ def refuse_credentials(options: Mapping[str, Any]) -> None:
         )
 
 
-def _secret_names(options: Mapping[str, Any]) -> Iterator[str]:
+def secret_names(options: Mapping[str, Any]) -> Iterator[str]:
+    """Names, at any depth, under which a secret seems to stand."""
     for name, value in options.items():
         in_url = isinstance(value, str) and _SECRET_IN_URL.search(value)
         if (_SECRET_NAME.search(name) and value is not None) or in_url:
             yield name
         elif isinstance(value, Mapping):
-            yield from _secret_names(value)
+            yield from secret_names(value)
 
 
 class JobConfig(BaseModel):
@@ -69,6 +70,11 @@ class JobConfig(BaseModel):
         None, description="MERT of a style checkpoint: folder or hub id."
     )
 
+    run_id: str | None = Field(
+        None,
+        pattern=r"^\d{8}T\d{6}-[0-9a-f]{6}$",
+        description="Name of this run, e.g. 20260131T120000-a1b2c3; default: the time and chance.",
+    )
     replicas: int = Field(1, ge=1, le=4096, description="Model replicas (Ray actors).")
     gpus_per_replica: float | None = Field(
         None, ge=0, le=8, description="GPUs per replica; default 1 where the cluster has GPUs."

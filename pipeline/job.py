@@ -97,7 +97,7 @@ def run(
         lease.start_heartbeat()
         maintain.finish_compaction(storage, lease)
         schema = ledger.check_schema(storage, manifest.extra_schema, config.audio)
-        run_id = ledger.new_run_id()
+        run_id = config.run_id or ledger.new_run_id()
         spec = PlanSpec(
             manifest, config.generation, limits_of(info, config.separation), config.storage_options
         )

@@ -35,7 +35,7 @@ READING_ORDER = {
         progress runs
         report.pictures report.highlights report.cards report.page report
         job
-        cli.options cli.errors cli.manifest cli.models cli.upkeep cli.root
+        cli.options cli.errors cli.manifest cli.models cli.submit cli.upkeep cli.root
     """,
 }
 ORDER = {package: text.split() for package, text in READING_ORDER.items()}
@@ -48,7 +48,7 @@ SCRIPTS = {"examples.make_audio", "tiny.make", "cli.__main__"}
 # Free of torch, so that the driver's checks stay fast.
 LIGHT_MUSICGEN = {"musicgen.files", "musicgen.family"}
 IMPORTS_THE_MODEL = {"prepare", "records", "loading", "stations", "cli.models"}
-IMPORTS_RAY = {"prepare", "job"}  # a replica is an actor, but knows nothing of Ray
+IMPORTS_RAY = {"prepare", "job", "cli.submit"}  # a replica is an actor, but knows nothing of Ray
 
 
 def modules(package: str) -> dict[str, Path]:

@@ -1,5 +1,6 @@
 """Command-line options made from the config: one description for flags, YAML and docs."""
 
+import json
 import types
 from collections.abc import Callable, Iterable
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin
@@ -54,11 +55,43 @@ def storage_pairs(texts: Iterable[str]) -> dict[str, Any]:
     return pairs
 
 
+def flags_of(config: JobConfig) -> list[str]:
+    """The flags that give this config anew, on a machine that does not have its files."""
+    fields = config.model_dump(mode="json", exclude_unset=True)
+    fields |= fields.pop("generation", {})
+    flags = []
+    for name, value in fields.items():
+        flag = _REPEATED.get(name, "--" + name.replace("_", "-"))
+        if isinstance(value, bool):
+            flags.append(flag if value else f"--no-{flag[2:]}")
+        elif isinstance(value, dict):
+            flags += [f"{flag}={key}={_text(item)}" for key, item in value.items()]
+        elif isinstance(value, list):
+            flags += [f"{flag}={item}" for item in value]
+        elif value is not None:
+            flags.append(f"{flag}={value}")
+    return flags
+
+
+def _text(value: Any) -> str:
+    """What `_value` turns back into `value`."""
+    plain = isinstance(value, str) and _value(value) == value
+    return value if plain else json.dumps(value)
+
+
 def _pair(text: str, flag: str) -> tuple[str, Any]:
     key, mark, value = text.partition("=")
     if not mark or not key:
         raise click.BadParameter(f"{text!r} is not KEY=VALUE", param_hint=flag)
-    return key, {"true": True, "false": False}.get(value.lower(), value)
+    return key, _value(value)
+
+
+def _value(text: str) -> Any:
+    """JSON where it is JSON (numbers, true, null, objects), else the text itself."""
+    try:
+        return json.loads(text)
+    except ValueError:
+        return {"true": True, "false": False}.get(text.lower(), text)
 
 
 def _option(name: str, field: FieldInfo, prefix: str | None) -> Callable[[F], F]:

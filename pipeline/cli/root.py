@@ -11,6 +11,7 @@ from pipeline.cli.errors import EXIT_DEAD_LETTERS, errors_to_exit_codes, say
 from pipeline.cli.manifest import manifest
 from pipeline.cli.models import convert, models
 from pipeline.cli.options import given_flags, job_options
+from pipeline.cli.submit import submit
 from pipeline.cli.upkeep import compact, continued_config, gc, report, status, verify
 from pipeline.config import JobConfig, load_config
 from pipeline.ledger.tables import RESERVED_COLUMNS
@@ -185,5 +186,5 @@ def _open_manifest(config: JobConfig) -> Manifest:
     )
 
 
-for _command in (manifest, models, convert, status, verify, compact, gc, report):
+for _command in (submit, manifest, models, convert, status, verify, compact, gc, report):
     main.add_command(_command)

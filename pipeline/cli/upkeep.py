@@ -59,7 +59,7 @@ def continued_config(config: str | None, flags: dict[str, Any]) -> JobConfig:
     inherited = {
         name: value
         for name, value in last.items()
-        if name in JobConfig.model_fields and name not in ("manifest", "output", "wait")
+        if name in JobConfig.model_fields and name not in ("manifest", "output", "wait", "run_id")
     }
     return load_config(config, flags, inherited)
 
