@@ -31,12 +31,12 @@ from pipeline.config import ConfigError, JobConfig
 from pipeline.expand import Letter, PlanSpec, Selection
 from pipeline.ledger import DoneSet, maintain
 from pipeline.ledger.lease import Lease, LeaseLostError
-from pipeline.loading import ReplicaSettings
 from pipeline.plan import Plan, describe_plan, scan
-from pipeline.prepare import Prepare, PrepareSettings, read_rows
+from pipeline.prepare import Prepare, read_rows
 from pipeline.progress import ProgressView, Tally
 from pipeline.replica import Replica
 from pipeline.runs import RunRecord
+from pipeline.settings import PrepareSettings, ReplicaSettings
 from pipeline.storage import Storage, StorageError, open_storage
 
 log = logging.getLogger(__name__)
@@ -151,6 +151,7 @@ def build_dataset(
     index = {unit: position for position, unit in enumerate(manifest.units)}
     units = [{"unit": index[unit]} for unit in plan.units]
     in_flight = config.tasks_in_flight
+    held = ray.put((known.clips, known.letters))  # one copy per node
     return (
         ray.data.from_items(units, override_num_blocks=min(len(units), 1000))
         .map_batches(
@@ -159,7 +160,7 @@ def build_dataset(
         .repartition(target_num_rows_per_block=config.prepare_block_rows, strict=True)
         .map_batches(
             Prepare,
-            fn_constructor_args=(prepare, ray.put((known.clips, known.letters))),
+            fn_constructor_args=(prepare, partial(ray.get, held)),
             batch_size=None,
             batch_format="pyarrow",
             num_cpus=0.5,

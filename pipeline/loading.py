@@ -1,26 +1,11 @@
-"""What a replica is told, and the model that it loads: the driver's, to the byte."""
+"""The model that a replica loads: the driver's, to the byte."""
 
-from dataclasses import dataclass, field
-
-import pyarrow as pa
 import torch
 
-from musicgen.files import TINY, ModelInfo
+from musicgen.files import TINY
 from musicgen.model import MusicGen
 from pipeline.config import JobConfig
-
-
-@dataclass(frozen=True)
-class ReplicaSettings:
-    """What every replica is told once."""
-
-    config: JobConfig
-    info: ModelInfo
-    run_id: str
-    lease_generation: int
-    lease_token: str
-    schema: pa.Schema  # of clips/
-    attempts: dict[str, int] = field(default_factory=dict)  # earlier attempts by row key
+from pipeline.settings import ReplicaSettings
 
 
 def load_model(settings: ReplicaSettings, device: str, dtype: str) -> MusicGen:

@@ -7,30 +7,30 @@ the model's rate. A row that fails travels on as a dead letter; nothing here sto
 
 import json
 import pickle
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from functools import lru_cache
-from typing import Any
+from threading import Lock
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import pyarrow as pa
-import ray
-import torch
 
 from manifests.reader import Manifest
 from manifests.schema import resolve_uri
-from musicgen.audio import resample, to_channels
-from musicgen.conditioning.chroma import ChromaExtractor
-from musicgen.conditioning.separation import Separator, load_separator, separation_name
 from musicgen.config import n_frames
 from musicgen.files import ModelInfo
 from musicgen.longform import DEFAULT_EXTEND_STRIDE_S, Window, plan_windows, stride_frames
 from pipeline.encode import decode_reference
-from pipeline.expand import Clip, Expander, Letter, PlanSpec, RowError, Selection, take_letter
+from pipeline.expand import Clip, Expander, Letter, RowError, Selection, take_letter
 from pipeline.ledger import DoneSet
+from pipeline.settings import PrepareSettings
 from pipeline.storage import StorageError
 from pipeline.storage.references import read_uri
+
+if TYPE_CHECKING:
+    from pipeline.ledger.done_set import Ids
+    from pipeline.listen import Listener, Samples
 
 FETCH_THREADS = 8
 READ_ROWS = 2_000
@@ -48,16 +48,6 @@ PREPARED_SCHEMA = pa.schema(
         ("style", pa.binary()),  # float32 samples [C, N] at the model's rate
     ]
 )
-
-
-@dataclass(frozen=True)
-class PrepareSettings:
-    """What every actor of the pool is told once."""
-
-    spec: PlanSpec
-    info: ModelInfo
-    repeats: dict[int, int]
-    retry: bool
 
 
 def read_rows(manifest: Manifest, batch: pa.Table) -> Iterator[pa.Table]:
@@ -84,15 +74,14 @@ class Prepare:
 
     Args:
         settings: The plan and the model.
-        known: What stands in the ledger: (clip ids, row keys of letters), sorted, one shared copy
-            per node in Ray's object store.
+        known: Gets what stands in the ledger: (clip ids, row keys of letters), sorted, one shared
+            copy per node in Ray's object store.
     """
 
-    def __init__(self, settings: PrepareSettings, known: ray.ObjectRef) -> None:
-        torch.set_num_threads(1)
+    def __init__(self, settings: PrepareSettings, known: Callable[[], tuple["Ids", "Ids"]]) -> None:
         self.settings = settings
         self.expander = Expander(settings.spec)
-        self.selection = Selection(DoneSet(*ray.get(known)), settings.retry)
+        self.selection = Selection(DoneSet(*known()), settings.retry)
         self.fetcher = ReferenceReader(self.expander, settings.info)
         self.pool = ThreadPoolExecutor(FETCH_THREADS)
 
@@ -137,11 +126,21 @@ class ReferenceReader:
     def __init__(self, expander: Expander, info: ModelInfo) -> None:
         self.expander, self.info = expander, info
         self.window_frames = n_frames(round(info.max_duration_s * 1e6), info.frame_rate_hz)
-        separator = _separator(expander.spec.limits.separation) if info.chroma else None
-        self.heard = separation_name(separator)
-        self.chroma = ChromaExtractor(info.chroma, separator) if info.chroma else None
+        self._listener: Listener | None = None
+        self._lock = Lock()
         # The takes of a row share its references.
         self.decoded = lru_cache(maxsize=FETCH_THREADS)(self._decode)
+
+    @property
+    def listener(self) -> "Listener":
+        """Made when the first reference asks for it: it takes torch."""
+        from pipeline.listen import Listener
+
+        with self._lock:
+            if self._listener is None:
+                separation = self.expander.spec.limits.separation
+                self._listener = Listener(self.info, separation, self.window_frames)
+            return self._listener
 
     def prepared(self, clip: Clip) -> dict[str, Any]:
         """A row of PREPARED_SCHEMA. Raises ValueError or StorageError: the row's own trouble."""
@@ -150,7 +149,7 @@ class ReferenceReader:
         row: dict[str, Any] = {"kind": "clip"}
         n_given = 0
         if "continuation" in references:
-            samples = self._at_rate(*self.decoded(references["continuation"], number))
+            samples = self.listener.at_rate(*self.decoded(references["continuation"], number))
             n_given = -(-samples.shape[-1] // info.hop_samples)
             if n_given >= frames:
                 raise RowError(
@@ -159,12 +158,16 @@ class ReferenceReader:
                     "the audio"
                 )
             row["continuation"] = samples.tobytes()
-        windows = self._windows(clip, frames, n_given)
+        windows, heard = self._windows(clip, frames, n_given), None
         if "melody" in references:
-            row["melody"] = self._melody(*self.decoded(references["melody"], number), windows)
+            heard = self.listener.heard
+            row["melody"] = self.listener.melody(
+                *self.decoded(references["melody"], number), windows
+            )
         if "style" in references:
-            row["style"] = self._at_rate(*self.decoded(references["style"], number)).tobytes()
-        spec = clip_spec(clip, frames, self.heard) | {"n_windows": len(windows)}
+            samples = self.listener.at_rate(*self.decoded(references["style"], number))
+            row["style"] = samples.tobytes()
+        spec = clip_spec(clip, frames, heard) | {"n_windows": len(windows)}
         return row | {"spec": json.dumps(spec)}
 
     def _windows(self, clip: Clip, frames: int, n_given: int) -> tuple[Window, ...]:
@@ -175,54 +178,21 @@ class ReferenceReader:
             stride = stride_frames(stride_s, self.info.frame_rate_hz, self.window_frames)
         return plan_windows(frames, window=self.window_frames, stride=stride, n_prompt=n_given)
 
-    def _melody(self, wav: torch.Tensor, rate: int, windows: tuple[Window, ...]) -> bytes:
-        assert self.chroma is not None  # the plan refuses melodies for other models
-        if len(windows) == 1:
-            bins = self.chroma(wav, rate)
-        else:
-            bins = self.chroma.windows(
-                wav,
-                rate,
-                windows,
-                frame_rate_hz=self.info.frame_rate_hz,
-                window_frames=self.window_frames,
-            )
-        data: bytes = bins.to(torch.uint8).numpy().tobytes()
-        return data
-
-    def _decode(self, reference: str | bytes, row_number: int) -> tuple[torch.Tensor, int]:
-        """float32 [C, N] and its rate."""
+    def _decode(self, reference: str | bytes, row_number: int) -> tuple["Samples", int]:
+        """Samples [C, N] and their rate."""
         if isinstance(reference, bytes):
             data, where = reference, "embedded audio"
         else:
             where = resolve_uri(reference, self.expander.unit_of(row_number).uri)
             data = read_uri(where, self.expander.spec.storage_options)
-        samples, rate = decode_reference(data, where)
-        return torch.from_numpy(samples), rate
-
-    def _at_rate(self, wav: torch.Tensor, rate: int) -> np.ndarray[Any, Any]:
-        at_rate = resample(wav, rate, self.info.sample_rate_hz)
-        return to_channels(at_rate, self.info.channels).contiguous().numpy()  # [C, N]
+        return decode_reference(data, where)
 
 
-def _separator(wanted: str | None) -> Separator | None:
-    """What the plan counts on: it is part of the clips' identity, so nothing else will do."""
-    if wanted is None:
-        return None
-    separator = load_separator()
-    if separator is None:
-        raise RuntimeError(
-            "the driver has demucs installed, this node has not: install it everywhere, or set "
-            "--separation none"
-        )
-    return separator
-
-
-def clip_spec(clip: Clip, frames: int, heard: str) -> dict[str, Any]:
+def clip_spec(clip: Clip, frames: int, heard: str | None) -> dict[str, Any]:
     """All that a replica must know of a clip, as plain JSON; reference bytes stay behind.
 
     Args:
-        heard: What melodies are heard through (`separation_name`).
+        heard: What the melody was heard through, None without one.
     """
     row = clip.row
     return {
@@ -247,6 +217,6 @@ def clip_spec(clip: Clip, frames: int, heard: str) -> dict[str, Any]:
         "seed_used": clip.seed_used,
         "generation": {
             **{name: getattr(clip.params, name) for name in GENERATION_COLUMNS},
-            "separation": heard if "melody" in row.references() else None,
+            "separation": heard,
         },
     }

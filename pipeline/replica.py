@@ -7,13 +7,15 @@ its own words instead of a traceback through Ray.
 
 import os
 from dataclasses import asdict
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from pipeline.loading import ReplicaSettings, is_broken_cuda
-from pipeline.stations import Stations
+from pipeline.settings import ReplicaSettings
 from pipeline.timing import TIMES_TYPE
+
+if TYPE_CHECKING:
+    from pipeline.stations import Stations
 
 STATUS_SCHEMA = pa.schema(
     [
@@ -39,9 +41,11 @@ class Replica:
         self.stations: Stations | None = None
         self.broken: Exception | None = None
         try:
-            self.stations = Stations(settings)
+            from pipeline import stations  # torch and transformers: seconds
+
+            self.stations = stations.Stations(settings)
         except Exception as error:  # told by the first call
-            if is_broken_cuda(error):
+            if "CUDA error" in str(error):
                 os._exit(1)  # Ray starts a new actor; a clean exit would leave a zombie slot
             self.broken = error
 

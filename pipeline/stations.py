@@ -27,15 +27,10 @@ from pipeline import ledger, quality
 from pipeline.commit import PartWriter
 from pipeline.encode import encode
 from pipeline.ledger.lease import LeaseLostError, holds
-from pipeline.loading import (
-    ReplicaSettings,
-    is_broken_cuda,
-    load_model,
-    pick_device,
-    pick_dtype,
-)
+from pipeline.loading import is_broken_cuda, load_model, pick_device, pick_dtype
 from pipeline.prepare import SAMPLING, extras_of
 from pipeline.records import Recorder
+from pipeline.settings import ReplicaSettings
 from pipeline.storage import open_storage
 from pipeline.timing import ReplicaTimes
 
@@ -110,17 +105,21 @@ class Stations:
         self.times = ReplicaTimes()
         self._jobs: dict[str, Job] = {}  # in the engine, by clip id
         self._in_flight: dict[str, Job] = {}  # accepted and not yet durable, by clip id
-        self._incoming: queue.Queue[Job] = queue.Queue()
+        self._incoming: queue.Queue[Job | None] = queue.Queue()  # None: closed
         self._ready: queue.Queue[tuple[Job, Request]] = queue.Queue(maxsize=2 * config.slots)
-        self._ended: queue.Queue[tuple[Job, Exception | None]] = queue.Queue()
+        self._ended: queue.Queue[tuple[Job, Exception | None] | None] = queue.Queue()
         self._lock = threading.Lock()
         self._waiting = 0  # rows accepted and not yet admitted
         self._behind = 0  # rows that left the engine and are not yet durable
         self._calls: set[Call] = set()
         self._fatal: BaseException | None = None
-        for station in (self._condition, self._generate, self._finish):
-            name = station.__name__.strip("_")
-            threading.Thread(target=self._run, args=(station,), name=name, daemon=True).start()
+        self._closed = threading.Event()
+        self._threads = [
+            threading.Thread(target=self._run, args=(each,), name=each.__name__, daemon=True)
+            for each in (self._condition, self._generate, self._finish)
+        ]
+        for thread in self._threads:
+            thread.start()
         log.info("replica=%s run=%s ready on %s", self.name, settings.run_id, self.device)
 
     def accept(self, rows: list[dict[str, Any]]) -> Call:
@@ -142,6 +141,14 @@ class Stations:
             elif self._is_first(job):
                 self._incoming.put(job)
         return call
+
+    def close(self) -> None:
+        """Ends the threads and drops what is under way; a replica ends with its process instead."""
+        self._closed.set()
+        self._incoming.put(None)
+        self._ended.put(None)
+        for thread in self._threads:
+            thread.join(timeout=10)
 
     def _is_first(self, job: Job) -> bool:
         """Whether nobody works on this clip yet; a twin is settled by the commit of the first."""
@@ -186,8 +193,7 @@ class Stations:
                     call.done.set_exception(error)
 
     def _condition(self) -> None:
-        while True:
-            job = self._incoming.get()
+        while (job := self._incoming.get()) is not None:
             try:
                 with self.times.beside("conditioning_s"):
                     request = self._request(job)
@@ -228,7 +234,7 @@ class Stations:
 
     def _generate(self) -> None:
         engine = self.engine
-        while True:
+        while not self._closed.is_set():
             self._admit(block=not self._jobs)
             if not self._jobs:
                 continue
@@ -280,10 +286,13 @@ class Stations:
         uncommitted: list[tuple[Job, dict[str, Any]]] = []
         while True:
             try:
-                job, error = self._ended.get(timeout=self._patience(uncommitted))
+                ended = self._ended.get(timeout=self._patience(uncommitted))
             except queue.Empty:
                 pass
             else:
+                if ended is None:
+                    return
+                job, error = ended
                 uncommitted.append((job, self._collect(job, error)))
                 with self._lock:
                     job.call.unfinished -= 1

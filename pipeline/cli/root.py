@@ -133,7 +133,7 @@ def _make(config: JobConfig, *, retry: bool) -> None:
 
     opened = _open_manifest(config)
     info = inspect_model(config)
-    from pipeline import job  # imports ray and torch
+    from pipeline import job  # imports ray
     from pipeline.report import build_report
 
     summary = job.run(config, opened, info, retry=retry, say=say)

@@ -1,5 +1,6 @@
 """Manifests, processes and logs for the integration tests."""
 
+import itertools
 import json
 import os
 import re
@@ -7,18 +8,23 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline import ledger
 from pipeline.checkpoint import inspect_model
-from pipeline.config import load_config
-from pipeline.ledger import verify
+from pipeline.config import JobConfig, load_config
+from pipeline.ledger import DoneSet, verify
+from pipeline.plan import Plan
+from pipeline.prepare import Prepare, read_rows
+from pipeline.settings import PrepareSettings, ReplicaSettings
 from pipeline.storage import open_storage
 
 EXAMPLES = Path(__file__).parents[2] / "manifests" / "examples"
@@ -44,6 +50,59 @@ def run_in_process(
     config = load_config(None, flags)
     opened = Manifest.open(config.manifest, storage_options=config.storage_options)
     return job.run(config, opened, inspect_model(config), retry=retry)
+
+
+def run_here(manifest: str | Path, output: str, *, retry: bool = False, **settings: Any) -> Any:
+    """The same job in this process, without Ray: seconds faster. For what Ray has no part in."""
+    from pipeline import job
+
+    with (
+        mock.patch.object(job, "build_dataset", HereDataset),
+        mock.patch.object(job, "_start_ray"),
+        mock.patch.object(job, "_check_resources"),
+    ):
+        return run_in_process(manifest, output, retry=retry, **settings)
+
+
+class HereDataset:
+    """Takes the place of a job's Ray Dataset: the same steps and block sizes, with threads."""
+
+    def __init__(
+        self,
+        config: JobConfig,
+        plan: Plan,
+        prepare: PrepareSettings,
+        replica: ReplicaSettings,
+        known: DoneSet,
+        replica_class: type,
+    ) -> None:
+        self.config, self.plan, self.prepare, self.known = config, plan, prepare, known
+        self.replicas = [replica_class(replica) for _ in range(config.replicas)]
+
+    def iter_batches(self, **how: Any) -> Iterator[pa.Table]:
+        n_calls = self.config.replicas * self.config.tasks_in_flight
+        turns = itertools.cycle(self.replicas)
+        try:
+            with ThreadPoolExecutor(n_calls) as calls:
+                yield from calls.map(lambda block: next(turns)(block), self._prepared())
+        finally:
+            for replica in self.replicas:
+                if replica.stations is not None:
+                    replica.stations.close()
+
+    def _prepared(self) -> Iterator[pa.Table]:
+        manifest = self.prepare.spec.manifest
+        units = pa.table({"unit": [manifest.units.index(unit) for unit in self.plan.units]})
+        prepare = Prepare(self.prepare, lambda: (self.known.clips, self.known.letters))
+        read = _in_blocks(read_rows(manifest, units), self.config.prepare_block_rows)
+        tables = (table for block in read for table in prepare(block))
+        return _in_blocks(tables, self.config.block_rows)
+
+
+def _in_blocks(tables: Iterable[pa.Table], n_rows: int) -> Iterator[pa.Table]:
+    table = pa.concat_tables(tables)
+    for start in range(0, table.num_rows, n_rows):
+        yield table.slice(start, n_rows)
 
 
 def clips(output: str) -> list[dict[str, Any]]:

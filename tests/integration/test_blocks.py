@@ -17,9 +17,8 @@ from pipeline.config import load_config
 from pipeline.expand import Clip, Expander, PlanSpec, Selection
 from pipeline.job import build_dataset
 from pipeline.ledger.done_set import NO_IDS, DoneSet, pack_ids
-from pipeline.loading import ReplicaSettings
 from pipeline.plan import scan
-from pipeline.prepare import PrepareSettings
+from pipeline.settings import PrepareSettings, ReplicaSettings
 from tests.integration.jobs import TINY, write_manifest
 
 N_ROWS, N_PENDING, BLOCK_ROWS = 20_000, 200, 8

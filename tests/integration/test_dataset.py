@@ -22,11 +22,10 @@ from tests.integration.jobs import (
     clips,
     ids_and_takes,
     problems,
+    run_here,
     run_in_process,
     write_manifest,
 )
-
-pytestmark = pytest.mark.usefixtures("ray_cluster")
 
 
 def mixed_rows(audio: str) -> list[dict[str, object]]:
@@ -58,6 +57,7 @@ def audio_folder(output_root: str) -> str:
     return target
 
 
+@pytest.mark.usefixtures("ray_cluster")
 def test_a_mixed_manifest_becomes_a_dataset(
     output_root: str, audio_folder: str, tmp_path: Path
 ) -> None:
@@ -89,7 +89,7 @@ def test_a_mixed_manifest_becomes_a_dataset(
 def test_other_tools_read_the_dataset(output_root: str, tmp_path: Path) -> None:
     rows = [{"id": f"r{i}", "prompt": f"song {i}", "duration_s": 0.2} for i in range(5)]
     manifest = write_manifest(tmp_path / "five.parquet", rows)
-    run_in_process(manifest, output_root, audio="parquet")
+    run_here(manifest, output_root, audio="parquet")
 
     fs, root = fsspec.core.url_to_fs(output_root, use_listings_cache=False)
     table = pads.dataset(f"{root}/clips", filesystem=fs, format="parquet").to_table()
@@ -115,10 +115,10 @@ def test_other_tools_read_the_dataset(output_root: str, tmp_path: Path) -> None:
     assert (len(wav), rate) == (3200, 16_000)
 
 
-def test_webdataset_tars_hold_audio_and_metadata(tmp_path: Path, ray_cluster: None) -> None:
+def test_webdataset_tars_hold_audio_and_metadata(tmp_path: Path) -> None:
     rows = [{"id": f"r{i}", "prompt": f"song {i}", "duration_s": 0.1} for i in range(3)]
     output = f"file://{tmp_path}/out"
-    run_in_process(
+    run_here(
         write_manifest(tmp_path / "m.parquet", rows), output, audio="webdataset", audio_format="wav"
     )
 
@@ -132,19 +132,21 @@ def test_webdataset_tars_hold_audio_and_metadata(tmp_path: Path, ray_cluster: No
         assert meta["id"] == row["id"]
 
 
-def test_bytes_do_not_depend_on_mates_replicas_or_layout(tmp_path: Path) -> None:
+@pytest.mark.usefixtures("ray_cluster")
+def test_bytes_do_not_depend_on_mates_replicas_layout_or_ray(tmp_path: Path) -> None:
     rows = mixed_rows(str(EXAMPLES / "audio"))
     forward = write_manifest(tmp_path / "a.parquet", rows)
     backward = write_manifest(tmp_path / "b.parquet", rows[::-1])
 
-    run_in_process(forward, f"file://{tmp_path}/one", replicas=1, block_rows=3)
-    run_in_process(backward, f"file://{tmp_path}/two", replicas=2, block_rows=1, part_clips=2)
+    run_here(forward, f"file://{tmp_path}/one", replicas=1, block_rows=3)
+    run_here(forward, f"file://{tmp_path}/two", replicas=2, block_rows=2)
+    run_in_process(backward, f"file://{tmp_path}/ray", replicas=2, block_rows=1, part_clips=2)
 
     def hashes(output: str) -> dict[str, str]:
-        return {row["clip_id"]: row["audio_sha256"] for row in clips(output)}
+        return {row["clip_id"]: row["audio_sha256"] for row in clips(f"file://{tmp_path}/{output}")}
 
-    assert len(hashes(f"file://{tmp_path}/one")) == 7
-    assert hashes(f"file://{tmp_path}/one") == hashes(f"file://{tmp_path}/two")
+    assert len(hashes("one")) == 7
+    assert hashes("one") == hashes("two") == hashes("ray")
 
 
 def test_the_comment_of_a_file_is_its_provenance(tmp_path: Path) -> None:
@@ -152,7 +154,7 @@ def test_the_comment_of_a_file_is_its_provenance(tmp_path: Path) -> None:
         tmp_path / "m.parquet", [{"id": "a", "prompt": "x", "duration_s": 0.1}]
     )
     output = f"file://{tmp_path}/out"
-    run_in_process(manifest, output)
+    run_here(manifest, output)
 
     (row,) = clips(output)
     with sf.SoundFile(io.BytesIO(open_storage(output).get(row["audio_path"]))) as file:
@@ -170,7 +172,7 @@ def test_status_and_report_of_a_run(tmp_path: Path) -> None:
         [{"id": f"r{i}", "prompt": "<script>x</script>", "duration_s": 0.5} for i in range(3)],
     )
     output = f"file://{tmp_path}/out"
-    run_in_process(manifest, output)
+    run_here(manifest, output)
 
     found = read_status(open_storage(output))
     assert (found.clips, found.audio_s, found.dead_letters) == (3, 1.5, 0)
@@ -189,10 +191,10 @@ def test_status_and_report_of_a_run(tmp_path: Path) -> None:
 def test_an_extra_column_that_appears_later_is_refused(tmp_path: Path) -> None:
     output = f"file://{tmp_path}/out"
     row = {"id": "a", "prompt": "x", "duration_s": 0.1}
-    run_in_process(write_manifest(tmp_path / "m.parquet", [row]), output)
+    run_here(write_manifest(tmp_path / "m.parquet", [row]), output)
     later = write_manifest(tmp_path / "n.parquet", [row | {"id": "b", "mood": "sad"}])
 
     with pytest.raises(ledger.SchemaError, match=r"mood.*new --output"):
-        run_in_process(later, output)
+        run_here(later, output)
 
     assert ids_and_takes(output) == [("a", 0)]

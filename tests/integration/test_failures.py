@@ -1,5 +1,6 @@
 """When the job as a whole can't go on: one message, the right exit code, and nothing half done."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,10 +14,10 @@ from pipeline.checkpoint import inspect_model
 from pipeline.cli.errors import exit_code_of
 from pipeline.config import load_config
 from pipeline.ledger.lease import Lease, LeaseLostError
-from pipeline.loading import ReplicaSettings
 from pipeline.replica import Replica
+from pipeline.settings import ReplicaSettings
 from pipeline.storage import StorageError, open_storage
-from tests.integration.jobs import TINY, clips, run_in_process, write_manifest
+from tests.integration.jobs import TINY, clips, run_here, run_in_process, write_manifest
 
 ROWS = [{"id": f"r{i}", "prompt": f"song {i}", "duration_s": 0.1} for i in range(6)]
 
@@ -51,23 +52,28 @@ class Raises(Replica):
 
 @pytest.mark.usefixtures("ray_cluster")
 @pytest.mark.parametrize(
-    ("replica", "code", "message"),
+    ("run", "replica", "code", "message"),
     [
-        (LosesItsLease, 4, "another run took over"),
-        (CannotWrite, 1, "No space left"),
-        (CannotLoad, 1, "on this node holds other weights"),
-        (Raises, 1, "this escaped through Ray"),
+        (run_in_process, LosesItsLease, 4, "another run took over"),
+        (run_here, CannotWrite, 1, "No space left"),
+        (run_here, CannotLoad, 1, "on this node holds other weights"),
+        (run_in_process, Raises, 1, "this escaped through Ray"),
     ],
 )
 def test_a_replica_that_cannot_go_on_ends_the_job(
-    replica: type, code: int, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    run: Callable[..., Any],
+    replica: type,
+    code: int,
+    message: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(job, "Replica", replica)
     output = f"file://{tmp_path}/out"
     manifest = write_manifest(tmp_path / "m.parquet", ROWS)
 
     with pytest.raises(Exception, match=message) as caught:
-        run_in_process(manifest, output)
+        run(manifest, output)
 
     assert exit_code_of(caught.value)[0] == code
     assert message in exit_code_of(caught.value)[1]

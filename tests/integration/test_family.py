@@ -11,10 +11,8 @@ import soundfile as sf
 
 from pipeline import ledger
 from pipeline.storage import open_storage
-from tests.integration.jobs import EXAMPLES, clips, problems, run_in_process, write_manifest
+from tests.integration.jobs import EXAMPLES, clips, problems, run_here, write_manifest
 from tests.musicgen.audiocraft import save, save_mert, save_t5
-
-pytestmark = pytest.mark.usefixtures("ray_cluster")
 
 AUDIO = EXAMPLES / "audio"
 RATE_HZ, HOP, WINDOW_S = 32_000, 640, 2.0  # of the small AudioCraft checkpoints
@@ -86,7 +84,7 @@ def test_a_model_of_every_kind(
     output = f"file://{tmp_path}/out"
     model = checkpoint(kind, stereo=stereo)
 
-    summary = run_in_process(manifest, output, extend_stride_s=1.2, **model)
+    summary = run_here(manifest, output, extend_stride_s=1.2, **model)
 
     assert [r["message"] for r in ledger.read_failed(open_storage(output)).to_pylist()] == []
     assert summary.letters_standing == 0
@@ -115,7 +113,7 @@ def test_a_65_second_row_and_a_row_of_its_own_stride(tmp_path: Path) -> None:
     ]  # fmt: skip
     output = f"file://{tmp_path}/out"
 
-    run_in_process(write_manifest(tmp_path / "m.parquet", rows), output)
+    run_here(write_manifest(tmp_path / "m.parquet", rows), output)
 
     heard = listen(output)
     assert {key: len(wav) for key, wav in heard.items()} == {
@@ -136,7 +134,7 @@ def test_a_style_too_short_for_its_excerpt_is_a_dead_letter(
     ]
     output = f"file://{tmp_path}/out"
 
-    run_in_process(
+    run_here(
         write_manifest(tmp_path / "m.parquet", rows), output, style_excerpt_s=2.0,
         **checkpoint("style"),
     )  # fmt: skip

@@ -18,7 +18,7 @@ from tests.integration.jobs import (
     ids_and_takes,
     problems,
     read_json,
-    run_in_process,
+    run_here,
     write_manifest,
 )
 
@@ -30,18 +30,17 @@ def rows(n: int, start: int = 0) -> list[dict[str, object]]:
     ]
 
 
-@pytest.mark.usefixtures("ray_cluster")
 class TestRerun:
     def test_growth_and_an_edit_make_exactly_what_is_new(
         self, tmp_path: Path, output_root: str
     ) -> None:
         manifest = tmp_path / "m.parquet"
-        run_in_process(write_manifest(manifest, rows(12)), output_root)
+        run_here(write_manifest(manifest, rows(12)), output_root)
         before = {row["clip_id"]: row["audio_path"] for row in clips(output_root)}
 
         edited = rows(22)
         edited[5]["prompt"] = "another song"
-        summary = run_in_process(write_manifest(manifest, edited), output_root)
+        summary = run_here(write_manifest(manifest, edited), output_root)
 
         assert summary.tally.clips == 11
         after = {row["clip_id"]: row["audio_path"] for row in clips(output_root)}
@@ -51,9 +50,9 @@ class TestRerun:
 
     def test_a_finished_manifest_starts_nothing(self, tmp_path: Path) -> None:
         manifest, output = write_manifest(tmp_path / "m.parquet", rows(3)), f"file://{tmp_path}/out"
-        run_in_process(manifest, output)
+        run_here(manifest, output)
 
-        summary = run_in_process(manifest, output)
+        summary = run_here(manifest, output)
 
         assert (summary.plan.pending, summary.tally.clips) == (0, 0)
         assert summary.plan.outcomes["done"] == 3
@@ -61,12 +60,12 @@ class TestRerun:
 
     def test_order_and_compaction_do_not_matter(self, tmp_path: Path) -> None:
         manifest, output = tmp_path / "m.parquet", f"file://{tmp_path}/out"
-        run_in_process(write_manifest(manifest, rows(9)), output, part_clips=2)
+        run_here(write_manifest(manifest, rows(9)), output, part_clips=2)
         storage = open_storage(output)
         with Lease.acquire(storage) as lease:
             assert compact(storage, lease).n_parts_after == 1
 
-        summary = run_in_process(write_manifest(manifest, rows(9)[::-1]), output)
+        summary = run_here(write_manifest(manifest, rows(9)[::-1]), output)
 
         assert summary.plan.pending == 0
         assert len(clips(output)) == 9
@@ -77,25 +76,25 @@ class TestRerun:
         table = [*rows(3), {"id": "m", "melody_uri": "tune.flac", "duration_s": 0.1}]
         table.append({"id": "still-bad", "melody_uri": "nowhere.flac", "duration_s": 0.1})
         manifest = write_manifest(tmp_path / "m.parquet", table)
-        first = run_in_process(manifest, output)
+        first = run_here(manifest, output)
         assert (first.tally.clips, first.letters_standing) == (3, 2)
-        again = run_in_process(manifest, output)
+        again = run_here(manifest, output)
         assert again.plan.pending == 0
         assert again.plan.outcomes["standing"] == 2
 
         shutil.copy(EXAMPLES / "audio" / "scale.flac", melody)
-        retried = run_in_process(manifest, output, retry=True)
+        retried = run_here(manifest, output, retry=True)
 
         assert retried.tally.clips == 1
         assert retried.letters_standing == 1
         assert ids_and_takes(output) == [("m", 0), *((f"r0{i}", 0) for i in range(3))]
-        assert run_in_process(manifest, output).plan.outcomes["standing"] == 1
+        assert run_here(manifest, output).plan.outcomes["standing"] == 1
 
     def test_of_duplicate_ids_the_first_row_is_made(self, tmp_path: Path) -> None:
         table = [*rows(2), {"id": "r00", "prompt": "a double", "duration_s": 0.1}, *rows(1)]
         output = f"file://{tmp_path}/out"
 
-        summary = run_in_process(write_manifest(tmp_path / "m.parquet", table), output)
+        summary = run_here(write_manifest(tmp_path / "m.parquet", table), output)
 
         assert (summary.tally.clips, summary.letters_standing) == (2, 2)
         assert {row["prompt"] for row in clips(output)} == {"song 0", "song 1"}
@@ -105,17 +104,16 @@ class TestRerun:
         with Lease.acquire(open_storage(output), ttl_s=1.0) as lease:
             lease.start_heartbeat()
             with pytest.raises(LeaseHeldError):
-                run_in_process(manifest, output, lease_ttl_s=1.0)
+                run_here(manifest, output, lease_ttl_s=1.0)
 
 
-@pytest.mark.usefixtures("ray_cluster")
 class TestAfterwards:
     def test_prune_keeps_what_the_manifest_asks_for(self, tmp_path: Path) -> None:
         """Edited and edited back: the newest clip of the row is not the one that is wanted."""
         manifest, output = tmp_path / "m.parquet", f"file://{tmp_path}/out"
         for prompt in ("old words", "new words"):
             row = {"id": "a", "prompt": prompt, "duration_s": 0.1}
-            run_in_process(write_manifest(manifest, [row]), output)
+            run_here(write_manifest(manifest, [row]), output)
         write_manifest(manifest, [{"id": "a", "prompt": "old words", "duration_s": 0.1}])
 
         args = ["compact", "--prune", "--output", output, "--manifest", str(manifest)]
@@ -123,7 +121,7 @@ class TestAfterwards:
 
         assert result.exit_code == 0, result.output
         assert [row["prompt"] for row in clips(output)] == ["old words"]
-        assert run_in_process(manifest, output).plan.pending == 0
+        assert run_here(manifest, output).plan.pending == 0
 
     def test_retry_takes_back_the_letter_of_a_clip_that_is_there(self, tmp_path: Path) -> None:
         """A reference that was out of reach for a while: its clip had been made before."""
@@ -131,14 +129,14 @@ class TestAfterwards:
         shutil.copy(EXAMPLES / "audio" / "scale.flac", melody)
         row = {"id": "m", "melody_uri": "tune.flac", "duration_s": 0.1}
         manifest = write_manifest(tmp_path / "m.parquet", [row])
-        run_in_process(manifest, output)
+        run_here(manifest, output)
         away = melody.rename(tmp_path / "away.flac")
-        assert run_in_process(manifest, output).letters_standing == 1
+        assert run_here(manifest, output).letters_standing == 1
         away.rename(melody)
 
-        assert run_in_process(manifest, output, retry=True).tally.clips == 0
+        assert run_here(manifest, output, retry=True).tally.clips == 0
 
-        again = run_in_process(manifest, output)
+        again = run_here(manifest, output)
         assert (again.letters_standing, again.plan.outcomes["done"]) == (0, 1)
 
 

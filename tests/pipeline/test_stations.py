@@ -14,8 +14,8 @@ from pipeline.config import load_config
 from pipeline.expand import Clip, Expander, PlanSpec, Selection
 from pipeline.ledger.done_set import NO_IDS, DoneSet
 from pipeline.ledger.lease import Lease
-from pipeline.loading import ReplicaSettings
 from pipeline.prepare import PREPARED_SCHEMA, ReferenceReader
+from pipeline.settings import ReplicaSettings
 from pipeline.stations import Stations
 from pipeline.storage import open_storage
 from tests.integration.jobs import write_manifest
@@ -38,7 +38,9 @@ def replica(tmp_path: Path) -> Any:
     lease = Lease.acquire(open_storage(config.output))
     schema = ledger.clip_schema(pa.schema([]), "files")
     settings = ReplicaSettings(config, info, "20260101T000000-abcdef", 1, lease.token, schema)
-    return Stations(settings), prepared_rows(spec, info), open_storage(config.output), lease
+    stations = Stations(settings)
+    yield stations, prepared_rows(spec, info), open_storage(config.output), lease
+    stations.close()
 
 
 def prepared_rows(spec: PlanSpec, info: Any) -> list[dict[str, Any]]:
