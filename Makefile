@@ -9,7 +9,7 @@ DEMO := out/demo
 export RAY_USAGE_STATS_ENABLED := 0
 export RAY_raylet_start_wait_time_s := 120
 
-.PHONY: setup demo test test-long test-s3 lint format clean
+.PHONY: setup demo test test-long test-s3 bench bench-gpu bench-pipeline bench-table lint format clean
 
 setup: $(STAMP)
 
@@ -40,6 +40,22 @@ test-long: setup
 test-s3: setup
 	bash tests/install_ceph.sh
 	RAY_AUTH_MODE=disabled MUSICGEN_TEST_S3=ceph $(BIN)/python -m pytest -m "s3 and not long"
+
+# Against transformers on this machine, within an hour on 2 cores; writes out/bench/engine.json.
+bench: setup
+	$(BIN)/python -m tests.bench.engine
+
+# The same on a CUDA device; writes out/bench/gpu.json.
+bench-gpu: setup
+	$(BIN)/python -m tests.bench.gpu
+
+# What the job costs around the model; writes out/bench/pipeline.json.
+bench-pipeline: setup
+	RAY_AUTH_MODE=disabled $(BIN)/python -m tests.bench.pipeline
+
+# What they wrote, as tables in the README.
+bench-table: setup
+	$(BIN)/python -m tests.bench.table
 
 lint: setup
 	$(BIN)/ruff check .

@@ -95,6 +95,7 @@ class Prepare:
             for _, item in self.expander.expand(given, number, repeat, self.selection):
                 if item is not None:
                     found.append((index, item))
+        found.sort(key=lambda pair: _length_s(pair[1]), reverse=True)
         rows = list(self.pool.map(self._row, (item for _, item in found)))
         prepared = pa.Table.from_pylist(rows, schema=PREPARED_SCHEMA)
         sources = table.take(pa.array([index for index, _ in found], pa.int64()))
@@ -112,6 +113,11 @@ class Prepare:
                     *(item.row_key, item.clip_id, error),
                 )
         return {"kind": "letter", "spec": json.dumps(asdict(item))}
+
+
+def _length_s(item: Clip | Letter) -> float:
+    """Long clips go first, so that replicas end with short ones, and at nearly the same time."""
+    return item.params.duration_s if isinstance(item, Clip) else 0.0
 
 
 def extras_of(prepared: dict[str, Any]) -> dict[str, Any]:

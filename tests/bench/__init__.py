@@ -1,0 +1,6 @@
+"""Benchmarks: `make bench`, `make bench-gpu`, `make bench-pipeline`. Read in this order:
+
+`shapes` (checkpoints), `workload` (clips), `machine` (what the hardware can do), `ours` and `peer`
+(the two that are compared), `workers` (each in a process of its own), `engine`, `gpu`, `pipeline`
+(the three benchmarks), `table` (their figures in the README). `test_bench` runs all of it, tiny.
+"""

@@ -1,0 +1,169 @@
+"""The figures below `out/bench` as Markdown, put into the README between two marks.
+
+python -m tests.bench.table
+"""
+
+import json
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+OUT = Path("out/bench")
+README = Path("README.md")
+BEGIN, END = "<!-- figures: made by `make bench-table` -->", "<!-- end of figures -->"
+WAYS = {
+    "arrival": "batches of {slots} in order of arrival",
+    "sorted": "batches of {slots}, sorted by duration",
+    "arrival_tuned_malloc": "order of arrival, glibc's malloc tuned",
+}
+Result = dict[str, Any]
+
+
+def table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> list[str]:
+    """Lines of a Markdown table."""
+    lines = [header, ["---"] * len(header), *rows]
+    return ["| " + " | ".join(str(cell) for cell in line) + " |" for line in lines]
+
+
+def machine_line(run: Result) -> str:
+    """Where and with what."""
+    told = run["machine"]
+    what = told["gpu"] or f"{told['processor']}, {told['cores']} cores, {told['memory_gb']:.0f} GB"
+    versions = ", ".join(f"{name} {told[name]}" for name in ("torch", "transformers", "ray"))
+    return f"`{run['command']}` on {what} ({told['isa']}, {told['threads']} threads); {versions}."
+
+
+def engine(found: Result) -> list[str]:
+    """Throughput and step times."""
+    plan, dtypes = found["run"]["plan"], [name for name in found if name != "run"]
+    work = plan["workload"]
+    return [
+        machine_line(found["run"]),
+        f"musicgen-{plan['shape']}'s shape, {work['n_clips']} clips of {work['shortest_s']:g} to "
+        f"{work['longest_s']:g} s, guidance 3, top-k 250, {plan['slots']} slots. Audio-seconds per "
+        "second, text encoding and codec included on both sides:",
+        "",
+        *table(
+            ("dtype", "transformers `generate()`", "its speed", "engine", "ratio", "without codec"),
+            (row for dtype in dtypes for row in _throughput(dtype, found[dtype], plan["slots"])),
+        ),
+        "",
+        "One step, in ms (transformers' is its forward alone; ours includes guidance, sampling and "
+        "the engine's bookkeeping), and the floor: bytes of weights and caches at this machine's "
+        "read bandwidth, or products at its GEMM peak:",
+        "",
+        *table(
+            ("dtype", "clips", "tokens", "transformers", "engine", "floor", "engine / floor"),
+            (_step(dtype, cell, "ours") for dtype in dtypes for cell in found[dtype]["steps"]),
+        ),
+        "",
+        *_notes(found, dtypes),
+    ]
+
+
+def _throughput(dtype: str, found: Result, slots: int) -> Iterable[Sequence[object]]:
+    for index, (way, words) in enumerate(WAYS.items()):
+        if way in found:
+            around = found["ours"][index : index + 2]
+            ours = sum(run["speed"] for run in around) / 2
+            yield (dtype, words.format(slots=slots), f"{found[way]['speed']:.2f}", f"{ours:.2f}",
+                   f"{found[f'vs_{way}']:.1f}", f"{found[f'vs_{way}_tokens']:.1f}")  # fmt: skip
+
+
+def _step(dtype: str, cell: Result, *ways: str) -> Sequence[object]:
+    times = (_ms(cell[f"{way}_s"]) for way in ("peer", *ways))
+    best = min((cell[f"{way}_s"] for way in ways if cell[f"{way}_s"]), default=None)
+    ratio = f"{best / cell['floor_s']:.1f}" if best else "-"
+    return (dtype, cell["n_clips"], cell["n_tokens"], *times, _ms(cell["floor_s"]), ratio)
+
+
+def _ms(seconds: float | None) -> str:
+    return "does not fit" if seconds is None else f"{seconds * 1e3:.3g}"
+
+
+def _notes(found: Result, dtypes: Sequence[str]) -> Iterable[str]:
+    for dtype in dtypes:
+        told = found[dtype]
+        slots = ", ".join(f"{n}: {run['speed']:.2f}" for n, run in told["slots"].items())
+        limits = told["limits"]
+        yield (
+            f"- {dtype}: reads {limits['bytes_per_s'] / 1e9:.1f} GB/s, multiplies "
+            f"{limits['flops_per_s'] / 1e9:.0f} GFLOP/s. In-flight over static batches in our own "
+            f"engine {told['in_flight_vs_static']:.2f}; longest first "
+            f"{told['ours_longest_first']['speed']:.2f} audio-s/s. Speed by slots: {slots}."
+        )
+
+
+def gpu(found: Result) -> list[str]:
+    """Step times with and without CUDA graphs."""
+    plan, shapes = found["run"]["plan"], [name for name in found if name != "run"]
+    ways = tuple(plan["switches"])
+    lines = [machine_line(found["run"]), f"One step in ms, {plan['dtype']}:", ""]
+    header = ("shape", "clips", "tokens", "transformers", *ways, "floor", "engine / floor")
+    cells = ((shape, cell) for shape in shapes for cell in found[shape]["steps"])
+    lines += table(header, (_step(shape, cell, *ways) for shape, cell in cells))
+    versus = (
+        f"- {shape}: {found[shape]['vs_arrival']:.1f} times the audio-seconds per second of "
+        f"`generate()` in order of arrival, {found[shape]['vs_sorted']:.1f} times sorted"
+        for shape in shapes
+        if "vs_arrival" in found[shape]
+    )
+    return [*lines, "", *versus]
+
+
+def pipeline(found: Result) -> list[str]:
+    """What the job costs around the model."""
+    plan = found["run"]["plan"]
+    rows = (
+        ("overhead: window without a running token loop", f"{found['overhead']:.1%}"),
+        ("slots full while rows waited", f"{found['slot_occupancy']:.1%}"),
+        ("window: first admission to last commit", f"{found['window_s']:.0f} s"),
+        ("token loops, both replicas", f"{found['model_s']:.0f} s"),
+        ("of that on a processor", f"{found['model_cpu_s']:.0f} s"),
+        ("beside them: codec", f"{found['decode_s']:.0f} s"),
+        ("beside them: text, measuring and coding, commits", f"{_beside(found):.0f} s"),
+        ("start-up: Ray, loading", f"{found['startup_s']:.0f} s"),
+    )
+    head = (
+        f"{found['clips']} clips, {found['audio_s']:.0f} s of audio, musicgen-{plan['shape']}'s "
+        f"shape in {plan['dtype']}, {plan['replicas']} replicas of {plan['threads']} thread and "
+        f"{plan['slots']} slots:"
+    )
+    return [
+        machine_line(found["run"]),
+        head,
+        "",
+        *table(("the job around the model", "took"), rows),
+    ]
+
+
+def _beside(found: Result) -> float:
+    return float(found["conditioning_s"] + found["encode_s"] + found["commit_s"])
+
+
+def figures(folder: Path) -> list[str]:
+    """Everything that has been measured, as lines of Markdown."""
+    parts = {"engine": engine, "gpu": gpu, "pipeline": pipeline}
+    lines: list[str] = []
+    for name, write in parts.items():
+        path = folder / f"{name}.json"
+        if path.exists():
+            lines += ["", *write(json.loads(path.read_text()))]
+    return [*lines, ""]
+
+
+def put(readme: str, lines: Sequence[str]) -> str:
+    """`readme` with those lines between the marks."""
+    before, _, rest = readme.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not end:
+        raise ValueError(f"the README lacks the marks {BEGIN} and {END}")
+    return "\n".join([before + BEGIN, *lines, END + after])
+
+
+if __name__ == "__main__":
+    made = figures(OUT)
+    if len(made) == 1:
+        sys.exit(f"{OUT} holds no figures; run `make bench` first")
+    README.write_text(put(README.read_text(), made))
