@@ -1,15 +1,17 @@
 """In-flight batching: clips enter and leave a fixed set of rows while the others go on.
 
 The engine has R = 2 x slots rows, whatever they hold. A clip occupies 1, 2 or 3 of them (no,
-single, double guidance), starts as soon as they are free and leaves at its own length. Clips are
-admitted in the order of submission. A clip of several windows goes back to the head of the queue
-after each, with what it has so far as the next one's opening. At equal R, dtype and threads the
-tokens of a clip are the same bits whatever its mates, its rows and the moment of its admission.
+single, double guidance), starts as soon as they are free and leaves at its own length. Its leading
+row, which sees the text and is sampled, is taken from the front, the others from the back. Clips
+are admitted in the order of submission, or the longest first. A clip of several windows goes back
+to the head of the queue after each, with what it has so far as the next one's opening. At equal R,
+dtype and threads the tokens of a clip are the same bits whatever its mates, its rows and the moment
+of its admission.
 """
 
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -17,6 +19,7 @@ from musicgen import codebooks
 from musicgen.conditioning.fuser import ClipConditions
 from musicgen.guidance import guidance_rows
 from musicgen.lm import LMModel
+from musicgen.precision import upload
 from musicgen.prefill import fill_cross, fill_prefix
 from musicgen.protocol import (
     Finished,
@@ -28,8 +31,9 @@ from musicgen.protocol import (
     check_request,
 )
 from musicgen.sampling import FilterShape, uniform
-from musicgen.step import DecodeState, StepShape, decode_step, round_up
-from musicgen.weights import prepare
+from musicgen.step import DecodeState, StepShape, round_up
+from musicgen.stepper import make_stepper
+from musicgen.weights import StepWeights, prepare
 
 __all__ = ["Engine", "Finished", "NonFiniteLogitsError", "Request"]
 
@@ -68,17 +72,24 @@ class Engine:
         max_audio_frames: int | None = None,
         dtype: str = "fp32",
         packed: bool | None = None,
+        weights: StepWeights | None = None,
+        graphs: bool | None = None,
+        longest_first: bool = False,
     ) -> None:
         """Prepare weights and caches for good.
 
         Args:
-            lm: The model, on its device; its weights are copied.
+            lm: The model, on its device; its weights are copied unless `weights` are given.
             slots: Clips with single guidance that run side by side.
             max_frames: Longest window.
             max_text_tokens: Longest text.
             max_audio_frames: Longest melody or style prefix; None takes it from the model.
             dtype: fp32, bf16, or (GPU only) fp16.
             packed: Whether linears run from packed weights; None where the device can.
+            weights: What `prepare` made of `lm` for at least `n_cells` positions; engines may share
+                them.
+            graphs: Whether steps run as CUDA graphs; None where there is CUDA.
+            longest_first: Whether the longest waiting clip is admitted next; else the first one.
         """
         if slots < 1:
             raise ValueError(f"--slots {slots}: the engine needs at least 1")
@@ -88,14 +99,15 @@ class Engine:
             max_audio_frames = self.cfg.max_audio_frames
         self.limits = Limits(self.n_rows, max_frames, max_text_tokens, max_audio_frames)
         n_steps = codebooks.n_steps(max_frames, self.cfg.delays)
-        n_cells = round_up(self._max_prefix() + n_steps)
-        self._weights = prepare(lm, dtype, n_cells, packed=packed)
+        n_cells = self.limits.n_cells(self.cfg)
+        self._weights = weights or prepare(lm, dtype, n_cells, packed=packed)
         self._state = DecodeState.idle(self._weights, self.n_rows, n_cells, n_steps)
+        self._step = make_stepper(self._weights, self._state, graphs=graphs)
+        self._longest_first = longest_first
         self._waiting: deque[Task] = deque()
         self._active: list[_Clip] = []
         self._free_rows = list(range(self.n_rows))
-        self._filters = FilterShape()
-        self._n_cross_keys = round_up(1)
+        self._plan()
         self.on_admit: Callable[[str], None] | None = None
         self.n_steps = 0
         self.n_busy_rows = 0
@@ -130,14 +142,24 @@ class Engine:
         self._waiting.append(Task(request, request.prompt_codes))
 
     @torch.no_grad()
+    def cancel(self, key: str) -> bool:
+        """Drop a request, waiting or in its rows, without a result; whether it was there."""
+        before = len(self._waiting) + len(self._active)
+        self._waiting = deque(task for task in self._waiting if task.request.key != key)
+        for clip in [clip for clip in self._active if clip.task.request.key == key]:
+            self._active.remove(clip)
+            self._release(clip.rows, wipe=True)
+        self._plan()
+        return len(self._waiting) + len(self._active) < before
+
+    @torch.no_grad()
     def step(self) -> list[Finished]:
         """Admit what fits, run one decode step for all rows, return the clips that ended."""
         refused = self._admit()
         if not self._active:
             return refused
         n_keys = round_up(1 + max(clip.position for clip in self._active))
-        shape = StepShape(n_keys, self._n_cross_keys, self._filters)
-        decode_step(self._weights, self._state, shape)
+        self._step(replace(self._shape, n_keys=n_keys))
         self.n_steps += 1
         self.n_busy_rows += self.n_rows - len(self._free_rows)
         for clip in self._active:
@@ -160,8 +182,7 @@ class Engine:
     def _admit(self) -> list[Finished]:
         """Move tasks into free rows, first come, first served; return those that can't go on."""
         refused, admitted = [], False
-        while self._waiting and self._waiting[0].request.n_rows <= len(self._free_rows):
-            task = self._waiting.popleft()
+        while (task := self._next_task()) is not None:
             if task.n_windows == 0 and self.on_admit is not None:
                 self.on_admit(task.request.key)
             try:
@@ -171,13 +192,29 @@ class Engine:
             except Exception as error:
                 refused.append(Finished(task.request.key, None, error, task.n_steps))
                 continue
-            rows = self._free_rows[: task.request.n_rows]
-            del self._free_rows[: task.request.n_rows]
-            self._active.append(self._enter(task, conditions, rows))
+            self._active.append(self._enter(task, conditions, self._take_rows(task)))
             admitted = True
         if admitted:
             self._plan()
         return refused
+
+    def _next_task(self) -> Task | None:
+        """The task that enters next, taken from the queue, if there are rows for it."""
+        if not self._waiting:
+            return None
+        task = self._waiting[0]
+        if self._longest_first:
+            task = max(self._waiting, key=lambda waiting: waiting.n_frames_left)
+        if task.request.n_rows > len(self._free_rows):
+            return None
+        self._waiting.remove(task)
+        return task
+
+    def _take_rows(self, task: Task) -> list[int]:
+        """The first free row and as many of the last ones as the task's guidance needs."""
+        n_more = task.request.n_rows - 1
+        rows = [self._free_rows.pop(0)]
+        return rows + [self._free_rows.pop() for _ in range(n_more)]
 
     def _conditions(self, task: Task) -> ClipConditions:
         """Conditions of the window that `task` runs next."""
@@ -202,15 +239,16 @@ class Engine:
         prefix = conditions[0].prefix
         n_prefix = 0 if prefix is None else len(prefix)
 
-        state.sequence[rows, :, :n_steps] = sequence.to(weights.device)
-        state.noise[rows, :, :n_steps] = noise.to(weights.device)
+        state.sequence[rows, :, :n_steps] = upload(sequence, weights.device)
+        state.noise[rows, :, :n_steps] = upload(noise, weights.device)
         state.n_prefix[rows] = n_prefix
         state.step[rows] = window.n_prompt
         state.running[rows] = 1
         state.failed[rows] = False
         state.guidance.set(rows, request.sampling)
         state.sampling.set(rows[0], request.sampling)
-        fill_cross(weights, state, rows, conditions)
+        if fill_cross(weights, state, rows, conditions):
+            self._step.forget()
         fill_prefix(weights, state, rows, conditions, sequence[:, : window.n_prompt])
         # Steps 0 .. T0 - 1 are fed by now. Step T0 comes next and decides T0 + 1; S - 1 is the last
         # to be decided and never fed.
@@ -264,11 +302,14 @@ class Engine:
 
     def _plan(self) -> None:
         """Fix what stays the same until a clip enters or leaves."""
-        self._filters = FilterShape.of(clip.task.request.sampling for clip in self._active)
-        self._n_cross_keys = round_up(max((clip.n_text for clip in self._active), default=1))
-
-    def _max_prefix(self) -> int:
-        """Cells that precede the tokens of any clip."""
-        if self.cfg.fuse == "cross":
-            return 0
-        return self.limits.max_audio_frames + self.limits.max_text_tokens
+        params = [clip.task.request.sampling for clip in self._active]
+        n_leads = 1 + max((clip.rows[0] for clip in self._active), default=0)
+        n_text = max((clip.n_text for clip in self._active), default=1)
+        self._shape = StepShape(
+            n_keys=round_up(1),
+            n_cross_keys=round_up(n_text, self._weights.text_block),
+            # Only packed linears give the same bits for every number of rows, and not for one.
+            n_leads=max(2, n_leads) if self._weights.packed else self.n_rows,
+            filters=FilterShape.of(params),
+            double=any(p.guidance == "double" for p in params),
+        )

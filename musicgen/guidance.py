@@ -71,10 +71,21 @@ class RowGuidance:
         self.double[lead] = kind == "double"
 
 
-def mix(logits: Tensor, rows: RowGuidance) -> Tensor:
-    """Guided logits float32 [R, K, card] of each clip, in its lead row."""
-    coef, beta = rows.coef[:, None, None], rows.beta[:, None, None]
-    guided, double = rows.guided[:, None, None], rows.double[:, None, None]
-    audio, null = logits[rows.audio], logits[rows.null]  # [R, K, card]
-    pulled = torch.where(double, audio + beta * (logits - audio), logits)
-    return torch.where(guided, null + coef * (pulled - null), logits)
+def mix(logits: Tensor, rows: RowGuidance, n_leads: int, *, double: bool = True) -> Tensor:
+    """Guided logits float32 [n_leads, K, card] of each clip, in its lead row.
+
+    Args:
+        logits: float32 [R, K, card].
+        rows: How the rows combine.
+        n_leads: How many rows, from the first one, may lead a clip.
+        double: Whether any of them has double guidance.
+    """
+    own, lead = logits[:n_leads], slice(n_leads)
+    null = logits[rows.null[lead]]  # [n_leads, K, card]
+    pulled = own
+    if double:
+        audio = logits[rows.audio[lead]]
+        beta = rows.beta[lead, None, None]
+        pulled = torch.where(rows.double[lead, None, None], audio + beta * (own - audio), own)
+    mixed = null + rows.coef[lead, None, None] * (pulled - null)
+    return torch.where(rows.guided[lead, None, None], mixed, own)

@@ -169,7 +169,7 @@ class LMModel(nn.Module):
         shape = FilterShape.of([sampling])
         for step in range(n_prompt + 1, sequence.shape[-1]):
             fed = sequence[:, :step].expand(len(rows), -1, -1)  # [R, K, step]
-            logits = mix(self(fed, rows)[:, :, -1].float(), guidance)  # [R, K, card]
+            logits = mix(self(fed, rows)[:, :, -1].float(), guidance, len(rows))  # [R, K, card]
             token = choose(logits, filters, noise[:, step].expand(len(rows), -1), shape)  # [R, K]
             known = sequence[:, step]  # [K]
             sequence[:, step] = torch.where(known == UNKNOWN, token[0], known)

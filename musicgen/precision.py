@@ -11,7 +11,9 @@ that a CPU attends in float32: its batched bfloat16 product copies the cache fir
 step several times as slow.
 
 On a CPU with oneDNN the weights are also packed once into its blocked layout: several times as fast
-with few rows and, unlike the plain float32 linear, indifferent to row position and thread count.
+with few rows and, unlike the plain float32 linear, indifferent to row position, row count (from two
+rows on) and thread count. It also applies a GELU, or in float32 adds the residual, on the way out:
+the same bits without another pass over memory.
 """
 
 from collections.abc import Callable
@@ -23,6 +25,7 @@ from torch import Tensor
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 Linear = Callable[[Tensor], Tensor]
+ResidualLinear = Callable[[Tensor, Tensor], Tensor]
 
 
 def compute_dtype(name: str, device: torch.device) -> torch.dtype:
@@ -39,16 +42,45 @@ def cache_dtype(compute: torch.dtype, device: torch.device) -> torch.dtype:
     return torch.float32 if device.type == "cpu" else compute
 
 
+def upload(tensor: Tensor, device: torch.device) -> Tensor:
+    """`tensor` from the host on `device`; to a GPU from pinned memory, without waiting."""
+    if device.type != "cuda":
+        return tensor.to(device)
+    return tensor.pin_memory().to(device, non_blocking=True)
+
+
+def text_block(*, packed: bool) -> int:
+    """Cells by which cross-attention reads texts: a smaller block leaves the sums of a CPU's
+    batched product unchanged too."""
+    return 16 if packed else 64
+
+
 def can_pack(device: torch.device) -> bool:
     """Whether linears on `device` run from weights packed by oneDNN."""
     return device.type == "cpu" and bool(torch.backends.mkldnn.is_available())  # type: ignore[no-untyped-call]
 
 
-def make_linear(weight: Tensor, dtype: torch.dtype, *, packed: bool) -> Linear:
-    """The map [..., in] -> [..., out] of `weight` [out, in], in `dtype`, without a bias."""
+def make_linear(weight: Tensor, dtype: torch.dtype, *, packed: bool, gelu: bool = False) -> Linear:
+    """The map [..., in] -> [..., out] of `weight` [out, in], in `dtype`, without a bias; then a
+    GELU, if asked for."""
     weight = weight.detach().to(dtype).contiguous()
-    if not packed:
-        return lambda x: F.linear(x.to(dtype), weight)
-    blocked = torch.ops.mkldnn._reorder_linear_weight(weight)
-    apply = torch.ops.mkldnn._linear_pointwise
-    return lambda x: apply(x.to(dtype), blocked, None, "none", [], "")
+    if packed:
+        blocked = torch.ops.mkldnn._reorder_linear_weight(weight)
+        apply, then, how = torch.ops.mkldnn._linear_pointwise, "none", ""
+        if gelu:
+            then, how = "gelu", "none"
+        return lambda x: apply(x.to(dtype), blocked, None, then, [], how)
+    if gelu:
+        return lambda x: F.gelu(F.linear(x.to(dtype), weight))
+    return lambda x: F.linear(x.to(dtype), weight)
+
+
+def make_residual_linear(weight: Tensor, dtype: torch.dtype, *, packed: bool) -> ResidualLinear:
+    """Adds the map [..., in] -> [..., out] of `weight` [out, in], in `dtype`, to the residual
+    stream float32 [..., out]."""
+    if packed and dtype == torch.float32:
+        blocked = torch.ops.mkldnn._reorder_linear_weight(weight.detach().to(dtype).contiguous())
+        apply = torch.ops.mkldnn._linear_pointwise.binary
+        return lambda residual, x: apply(x, residual, blocked, None, "add")
+    linear = make_linear(weight, dtype, packed=packed)
+    return lambda residual, x: residual + linear(x)

@@ -12,14 +12,19 @@ from musicgen.weights import StepWeights
 
 def fill_cross(
     weights: StepWeights, state: DecodeState, rows: list[int], conditions: list[RowCondition]
-) -> None:
-    """Keys and values of the text of each row, once per clip; zero for a row without text."""
+) -> bool:
+    """Keys and values of the text of each row, once per clip; zero for a row without text.
+
+    Returns:
+        Whether the caches had to grow, and so are other tensors now.
+    """
     if not state.cross_caches:
-        return
+        return False
+    grown = False
     for row, condition in zip(rows, conditions, strict=True):
         text = condition.cross  # [L, D] or None
         n_text = 1 if text is None else len(text)
-        _grow(weights, state, n_text)
+        grown |= _grow(weights, state, n_text)
         state.n_cross[row] = n_text
         for layer, cache in zip(weights.layers, state.cross_caches, strict=True):
             if text is None or layer.cross is None:
@@ -29,17 +34,19 @@ def fill_cross(
             keys, values = kv.view(n_text, 2, weights.cfg.n_heads, -1).unbind(1)  # [L, H, D / H]
             cache.keys[row, :, :n_text] = keys.transpose(0, 1).to(cache.keys.dtype)
             cache.values[row, :, :n_text] = values.transpose(0, 1).to(cache.values.dtype)
+    return grown
 
 
-def _grow(weights: StepWeights, state: DecodeState, n_text: int) -> None:
-    """Make room for `n_text` cells of text in every row."""
+def _grow(weights: StepWeights, state: DecodeState, n_text: int) -> bool:
+    """Make room for `n_text` cells of text in every row; whether that was needed."""
     if n_text <= state.cross_caches[0].keys.shape[2]:
-        return
+        return False
     for index, old in enumerate(state.cross_caches):
         new = Cache.empty(len(state.step), round_up(n_text), weights)
         new.keys[:, :, : old.keys.shape[2]] = old.keys
         new.values[:, :, : old.values.shape[2]] = old.values
         state.cross_caches[index] = new
+    return True
 
 
 def fill_prefix(
@@ -70,7 +77,7 @@ def fill_prefix(
             q, k, v = (split_heads(t, n_heads) for t in qkv.chunk(3, dim=-1))
             cache.keys[rows, :, :n_fed] = k.to(cache.keys.dtype)
             cache.values[rows, :, :n_fed] = v.to(cache.values.dtype)
-            return merge_heads(F.scaled_dot_product_attention(q, k, v, is_causal=True))
+            return merge_heads(F.scaled_dot_product_attention(q, k, v, is_causal=True, scale=1.0))
 
         def attend_cross(query: Tensor, index: int = index) -> Tensor:
             cache = state.cross_caches[index]
@@ -78,9 +85,10 @@ def fill_prefix(
             keys = cache.keys[rows, :, : cross_bias.shape[-1]]
             values = cache.values[rows, :, : cross_bias.shape[-1]]
             mask = cross_bias.to(q.dtype)
-            return merge_heads(F.scaled_dot_product_attention(q, keys, values, attn_mask=mask))
+            out = F.scaled_dot_product_attention(q, keys, values, attn_mask=mask, scale=1.0)
+            return merge_heads(out)
 
-        x = layer(x, attend, attend_cross)
+        x = layer(x, attend, attend_cross, n_texts=len(x))
 
 
 def _inputs(weights: StepWeights, conditions: list[RowCondition], tokens: Tensor) -> Tensor:

@@ -6,9 +6,11 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from musicgen import codebooks
 from musicgen.conditioning.fuser import ClipConditions
 from musicgen.config import GUIDANCE_ROWS, LMConfig, SamplingParams
 from musicgen.longform import Window
+from musicgen.step import round_up
 
 
 class NonFiniteLogitsError(RuntimeError):
@@ -98,6 +100,11 @@ class Task:
         return self.request.plan[self.n_windows]
 
     @property
+    def n_frames_left(self) -> int:
+        """Frames that its windows have still to make."""
+        return sum(window.n_new for window in self.request.plan[self.n_windows :])
+
+    @property
     def complete(self) -> bool:
         """Whether all windows are behind it."""
         return self.n_windows == len(self.request.plan)
@@ -130,6 +137,11 @@ class Limits:
     max_frames: int
     max_text_tokens: int
     max_audio_frames: int
+
+    def n_cells(self, cfg: LMConfig) -> int:
+        """Cache cells of a row: the longest prefix and window, in whole blocks."""
+        n_prefix = 0 if cfg.fuse == "cross" else self.max_audio_frames + self.max_text_tokens
+        return round_up(n_prefix + codebooks.n_steps(self.max_frames, cfg.delays))
 
 
 def check_request(request: Request, cfg: LMConfig, limits: Limits) -> None:

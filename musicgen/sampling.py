@@ -52,7 +52,8 @@ class FilterShape:
 
     Attributes:
         draws: Whether any row draws; else every row takes its most likely token.
-        max_top_k: At least the largest `top_k` among the rows that filter by it; 0 if none does.
+        max_top_k: A power of two that is at least the largest `top_k` among the rows that filter by
+            it (so that few shapes occur); 0 if none does.
         top_p: Whether any row filters by `top_p`.
     """
 
@@ -64,9 +65,10 @@ class FilterShape:
     def of(cls, params: Iterable[SamplingParams]) -> "FilterShape":
         """The least that serves all of `params`."""
         drawn = [p for p in params if not p.greedy]
+        top_k = max((p.top_k for p in drawn if p.top_p == 0), default=0)
         return cls(
             draws=bool(drawn),
-            max_top_k=max((p.top_k for p in drawn if p.top_p == 0), default=0),
+            max_top_k=1 << (top_k - 1).bit_length() if top_k else 0,
             top_p=any(p.top_p > 0 for p in drawn),
         )
 
@@ -95,6 +97,13 @@ class RowSampling:
             temperature=torch.ones(n_rows, device=device),
             top_k=torch.zeros(n_rows, dtype=torch.int64, device=device),
             top_p=torch.zeros(n_rows, device=device),
+        )
+
+    def first(self, n_rows: int) -> "RowSampling":
+        """The first `n_rows` of them, a view."""
+        lead = slice(n_rows)
+        return RowSampling(
+            self.greedy[lead], self.temperature[lead], self.top_k[lead], self.top_p[lead]
         )
 
     def set(self, row: int, params: SamplingParams) -> None:

@@ -20,9 +20,9 @@ from musicgen.weights import StepWeights
 KEY_BLOCK = 64
 
 
-def round_up(n: int) -> int:
-    """The next multiple of `KEY_BLOCK`."""
-    return -(-n // KEY_BLOCK) * KEY_BLOCK
+def round_up(n: int, block: int = KEY_BLOCK) -> int:
+    """The next multiple of `block`."""
+    return -(-n // block) * block
 
 
 @dataclass(frozen=True)
@@ -31,13 +31,19 @@ class StepShape:
 
     Attributes:
         n_keys: Cache cells that self-attention reads, a multiple of `KEY_BLOCK`.
-        n_cross_keys: Text cells that cross-attention reads, a multiple of `KEY_BLOCK`.
+        n_cross_keys: Text cells that cross-attention reads, a multiple of
+            `StepWeights.text_block`.
+        n_leads: How many rows, from the first one, may lead a clip: those that see a text and whose
+            tokens are chosen.
         filters: What the sampling filters need.
+        double: Whether any clip has double guidance.
     """
 
     n_keys: int
     n_cross_keys: int
+    n_leads: int
     filters: FilterShape
+    double: bool = True
 
 
 @dataclass
@@ -120,11 +126,13 @@ def decode_step(weights: StepWeights, state: DecodeState, shape: StepShape) -> N
     """Feed every row's current step, decide its next one and move on; all in place."""
     tokens = _column(state.sequence, state.step)  # [R, K]
     logits = step_logits(weights, state, shape, tokens)  # [R, K, card]
-    mixed = mix(logits, state.guidance)
-    state.failed |= ~mixed.isfinite().flatten(1).all(1)
+    leads = slice(shape.n_leads)
+    mixed = mix(logits, state.guidance, shape.n_leads, double=shape.double)  # [leads, K, card]
+    state.failed[leads] |= ~mixed.isfinite().flatten(1).all(1)
     following = state.step + 1
-    noise = _column(state.noise, following)  # [R, K]
-    chosen = choose(mixed, state.sampling, noise, shape.filters)[state.guidance.lead]  # [R, K]
+    noise = _column(state.noise[leads], following[leads])  # [leads, K]
+    chosen = choose(mixed, state.sampling.first(shape.n_leads), noise, shape.filters)  # [leads, K]
+    chosen = chosen[state.guidance.lead.clamp(max=shape.n_leads - 1)]  # [R, K]; idle rows: any
     known = _column(state.sequence, following)
     decided = torch.where(known == UNKNOWN, chosen, known)
     state.sequence.scatter_(2, _index(following, decided), decided[..., None])
@@ -135,10 +143,10 @@ def step_logits(
     weights: StepWeights, state: DecodeState, shape: StepShape, tokens: Tensor
 ) -> Tensor:
     """Logits float32 [R, K, card] after feeding `tokens` [R, K]; appends to the caches."""
-    n_rows, n_heads = len(tokens), weights.cfg.n_heads
+    n_rows, n_heads, n_leads = len(tokens), weights.cfg.n_heads, shape.n_leads
     position = state.n_prefix + state.step  # [R]
     bias = key_bias(position + 1, shape.n_keys)  # [R, 1, n_keys]
-    cross_bias = key_bias(state.n_cross, shape.n_cross_keys)  # [R, 1, n_cross_keys]
+    cross_bias = key_bias(state.n_cross[:n_leads], shape.n_cross_keys)  # [leads, 1, n_cross_keys]
     rows = torch.arange(n_rows, device=tokens.device)
     x = weights.embed(tokens) + weights.positions[position]  # [R, D]
 
@@ -152,10 +160,10 @@ def step_logits(
             return attend_one(q, cache, bias)
 
         def attend_cross(query: Tensor, index: int = index) -> Tensor:
-            q = query.view(n_rows, n_heads, -1)  # [R, H, D / H]
+            q = query.view(n_leads, n_heads, -1)  # [leads, H, D / H]
             return attend_one(q, state.cross_caches[index], cross_bias)
 
-        x = layer(x, attend, attend_cross)  # [R, D]
+        x = layer(x, attend, attend_cross, n_leads)  # [R, D]
     return weights.logits(x)
 
 
@@ -163,24 +171,24 @@ def attend_one(q: Tensor, cache: Cache, bias: Tensor) -> Tensor:
     """Attention of one query per row and head, as two batched products.
 
     Faster than `scaled_dot_product_attention` with one query on a CPU, and indifferent to the
-    row's position, which that is not.
+    row's position, which that is not. Keys on the left are read faster than on the right.
 
     Args:
-        q: Queries [R, H, D / H].
-        cache: Keys and values; the first `bias.shape[-1]` cells are read.
-        bias: float32 [R, 1, cells], 0 where a cell is seen, else -inf.
+        q: Queries [rows, H, D / H], the scores' scale in them.
+        cache: Keys and values; of its first rows the first `bias.shape[-1]` cells are read.
+        bias: float32 [rows, 1, cells], 0 where a cell is seen, else -inf.
 
     Returns:
-        The heads' output [R, D].
+        The heads' output [rows, D].
     """
     n_rows, n_heads, head_dim = q.shape
     n_keys = bias.shape[-1]
-    keys = cache.keys[:, :, :n_keys].flatten(0, 1)  # [R * H, cells, D / H], a view
-    values = cache.values[:, :, :n_keys].flatten(0, 1)
-    q = (q.to(keys.dtype) * head_dim**-0.5).reshape(n_rows * n_heads, 1, head_dim)
-    scores = torch.bmm(q, keys.transpose(1, 2)).view(n_rows, n_heads, n_keys)  # [R, H, cells]
-    share = torch.softmax(scores.float() + bias, dim=-1).to(values.dtype)
-    out = torch.bmm(share.view(n_rows * n_heads, 1, n_keys), values)  # [R * H, 1, D / H]
+    keys = cache.keys[:n_rows, :, :n_keys].flatten(0, 1)  # [rows * H, cells, D / H], a view
+    values = cache.values[:n_rows, :, :n_keys].flatten(0, 1)
+    q = q.to(keys.dtype).reshape(n_rows * n_heads, 1, head_dim)
+    scores = torch.bmm(keys, q.transpose(1, 2)).view(n_rows, n_heads, n_keys)
+    share = torch.softmax(scores.float() + bias, dim=-1).to(values.dtype)  # [rows, H, cells]
+    out = torch.bmm(share.view(n_rows * n_heads, 1, n_keys), values)  # [rows * H, 1, D / H]
     return out.view(n_rows, n_heads * head_dim)
 
 

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from typing import cast
 
 import torch
@@ -11,8 +10,17 @@ from torch import Tensor, nn
 
 from musicgen.config import LMConfig
 from musicgen.lm import LMModel
-from musicgen.precision import Linear, cache_dtype, can_pack, compute_dtype, make_linear
-from musicgen.transformer import Layer, sinusoid
+from musicgen.precision import (
+    Linear,
+    ResidualLinear,
+    cache_dtype,
+    can_pack,
+    compute_dtype,
+    make_linear,
+    make_residual_linear,
+    text_block,
+)
+from musicgen.transformer import Attention, Layer, sinusoid
 
 Norm = Callable[[Tensor], Tensor]
 Attend = Callable[[Tensor], Tensor]
@@ -25,7 +33,7 @@ class CrossWeights:
     norm: Norm
     query: Linear
     key_value: Linear
-    out: Linear
+    out: ResidualLinear
 
 
 @dataclass(frozen=True)
@@ -34,19 +42,28 @@ class LayerWeights:
 
     norm1: Norm
     qkv: Linear
-    out: Linear
+    out: ResidualLinear
     cross: CrossWeights | None
     norm2: Norm
     linear1: Linear
-    linear2: Linear
+    linear2: ResidualLinear
 
-    def __call__(self, x: Tensor, attend: Attend, attend_cross: Attend) -> Tensor:
-        """One layer over `x` float32 [..., D]; `attend` takes the fused projection [..., 3 D],
-        `attend_cross` the query [..., D], and both give the heads' output [..., D]."""
-        x = x + self.out(attend(self.qkv(self.norm1(x))))
+    def __call__(self, x: Tensor, attend: Attend, attend_cross: Attend, n_texts: int) -> Tensor:
+        """One layer over `x` float32 [rows, ..., D].
+
+        Args:
+            x: The residual stream.
+            attend: From the fused projection [rows, ..., 3 D] to the heads' output [rows, ..., D].
+            attend_cross: The same from the query [n_texts, ..., D].
+            n_texts: How many rows, from the first one, can see a text. To the others
+                cross-attention would add exactly zero.
+        """
+        x = self.out(x, attend(self.qkv(self.norm1(x))))
         if self.cross is not None:
-            x = x + self.cross.out(attend_cross(self.cross.query(self.cross.norm(x))))
-        return x + self.linear2(F.gelu(self.linear1(self.norm2(x))))
+            head = x[:n_texts]
+            head = self.cross.out(head, attend_cross(self.cross.query(self.cross.norm(head))))
+            x = head if n_texts == len(x) else torch.cat([head, x[n_texts:]])
+        return self.linear2(x, self.linear1(self.norm2(x)))
 
 
 @dataclass(frozen=True)
@@ -55,6 +72,7 @@ class StepWeights:
 
     Attributes:
         cfg: Shape of the model.
+        packed: Whether linears run from packed weights, for which the number of rows is free.
         cache_dtype: Number format of caches and attention.
         embeddings: One table for all codebooks, float32 [K * (card + 1), D].
         offsets: Where each codebook's part begins: int64 [K].
@@ -65,6 +83,7 @@ class StepWeights:
     """
 
     cfg: LMConfig
+    packed: bool
     cache_dtype: torch.dtype
     embeddings: Tensor
     offsets: Tensor
@@ -72,6 +91,11 @@ class StepWeights:
     layers: tuple[LayerWeights, ...]
     out_norm: Norm
     heads: Linear
+
+    @property
+    def text_block(self) -> int:
+        """Cells by which cross-attention reads texts."""
+        return text_block(packed=self.packed)
 
     @property
     def device(self) -> torch.device:
@@ -89,54 +113,104 @@ class StepWeights:
         return out.view(*x.shape[:-1], self.cfg.n_codebooks, self.cfg.card)
 
 
-def prepare(lm: LMModel, dtype: str, n_cells: int, *, packed: bool | None = None) -> StepWeights:
+def prepare(
+    lm: LMModel,
+    dtype: str,
+    n_cells: int,
+    *,
+    packed: bool | None = None,
+    device: torch.device | None = None,
+) -> StepWeights:
     """Make the weights of `lm` ready for steps in `dtype` with up to `n_cells` positions.
 
     Args:
-        lm: The model, on the device where the step is to run; it is left as it is.
+        lm: The model; it is left as it is.
         dtype: fp32, bf16 or fp16.
         n_cells: Prefix and steps of the longest row.
         packed: Whether linears run from packed weights; None where the device can.
+        device: Where the steps are to run; None where the model is. Weights get there one by one,
+            in `dtype`.
     """
     cfg = lm.cfg
-    device = lm.out_norm.weight.device
+    device = device or lm.out_norm.weight.device
     compute = compute_dtype(dtype, device)
     packed = can_pack(device) if packed is None else packed
-    linear = partial(make_linear, dtype=compute, packed=packed)
+    maps = _Maps(compute, packed, device)
     embeddings = torch.cat([table.detach().float() for table in lm.emb.parameters()])
     heads = torch.cat([head.detach() for head in lm.linears.parameters()])
     return StepWeights(
         cfg=cfg,
+        packed=packed,
         cache_dtype=cache_dtype(compute, device),
-        embeddings=embeddings,
+        embeddings=embeddings.to(device),
         offsets=torch.arange(cfg.n_codebooks, device=device) * (cfg.card + 1),
         positions=sinusoid(torch.arange(n_cells, device=device), cfg.dim),
-        layers=tuple(_layer(cast(Layer, x), cfg.dim, linear) for x in lm.transformer.layers),
-        out_norm=_norm(lm.out_norm),
-        heads=linear(heads),
+        layers=tuple(_layer(cast(Layer, x), maps) for x in lm.transformer.layers),
+        out_norm=_norm(lm.out_norm, device),
+        heads=maps.plain(heads),
     )
 
 
-def _layer(layer: Layer, dim: int, linear: Callable[[Tensor], Linear]) -> LayerWeights:
-    cross = None
+def drop_weights(lm: LMModel) -> None:
+    """Free what `prepare` has copied; what projects conditions stays."""
+    for part in (lm.emb, lm.transformer, lm.out_norm, lm.linears):
+        part.to("meta")
+
+
+@dataclass(frozen=True)
+class _Maps:
+    """Makes linear maps in one number format on one device."""
+
+    dtype: torch.dtype
+    packed: bool
+    device: torch.device
+
+    def plain(self, weight: Tensor) -> Linear:
+        return make_linear(self._move(weight), self.dtype, packed=self.packed)
+
+    def gelu(self, weight: Tensor) -> Linear:
+        return make_linear(self._move(weight), self.dtype, packed=self.packed, gelu=True)
+
+    def residual(self, weight: Tensor) -> ResidualLinear:
+        return make_residual_linear(self._move(weight), self.dtype, packed=self.packed)
+
+    def norm(self, norm: nn.LayerNorm) -> Norm:
+        return _norm(norm, self.device)
+
+    def _move(self, weight: Tensor) -> Tensor:
+        return weight.detach().to(self.device, self.dtype)
+
+
+def _layer(layer: Layer, maps: _Maps) -> LayerWeights:
+    attention, cross = layer.self_attn, None
+    query, key_value = _scaled_query(attention)
     if layer.cross_attention is not None and layer.norm_cross is not None:
+        cross_query, cross_key_value = _scaled_query(layer.cross_attention)
         cross = CrossWeights(
-            norm=_norm(layer.norm_cross),
-            query=linear(layer.cross_attention.in_proj_weight[:dim]),
-            key_value=linear(layer.cross_attention.in_proj_weight[dim:]),
-            out=linear(layer.cross_attention.out_proj.weight),
+            norm=maps.norm(layer.norm_cross),
+            query=maps.plain(cross_query),
+            key_value=maps.plain(cross_key_value),
+            out=maps.residual(layer.cross_attention.out_proj.weight),
         )
     return LayerWeights(
-        norm1=_norm(layer.norm1),
-        qkv=linear(layer.self_attn.in_proj_weight),
-        out=linear(layer.self_attn.out_proj.weight),
+        norm1=maps.norm(layer.norm1),
+        qkv=maps.plain(torch.cat([query, key_value])),
+        out=maps.residual(attention.out_proj.weight),
         cross=cross,
-        norm2=_norm(layer.norm2),
-        linear1=linear(layer.linear1.weight),
-        linear2=linear(layer.linear2.weight),
+        norm2=maps.norm(layer.norm2),
+        linear1=maps.gelu(layer.linear1.weight),
+        linear2=maps.residual(layer.linear2.weight),
     )
 
 
-def _norm(norm: nn.LayerNorm) -> Norm:
-    weight, bias = norm.weight.detach().float(), norm.bias.detach().float()
+def _scaled_query(attention: Attention) -> tuple[Tensor, Tensor]:
+    """Projections to queries [D, D] and to keys and values [2 D, D]; the queries come out with the
+    scale of the scores, 1 / sqrt(D / H), in them."""
+    weight = attention.in_proj_weight.detach()
+    dim = weight.shape[1]
+    return weight[:dim] * (dim // attention.n_heads) ** -0.5, weight[dim:]
+
+
+def _norm(norm: nn.LayerNorm, device: torch.device) -> Norm:
+    weight, bias = (p.detach().to(device, torch.float32) for p in (norm.weight, norm.bias))
     return lambda x: F.layer_norm(x, weight.shape, weight, bias, norm.eps)

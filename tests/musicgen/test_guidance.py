@@ -40,7 +40,7 @@ def test_three_kinds_mix_side_by_side() -> None:
     rows.set([5, 0], SamplingParams(cfg_coef=3.0))
     rows.set([2, 6, 1], SamplingParams(cfg_coef=2.0, cfg_coef_beta=5.0))
     rows.set([4], SamplingParams(cfg_coef=1.0))
-    mixed = mix(logits, rows)
+    mixed = mix(logits, rows, len(logits))
     full, null = logits[5], logits[0]
     assert torch.equal(mixed[5], null + 3.0 * (full - null))
     full, audio, null = logits[2], logits[6], logits[1]
@@ -56,7 +56,7 @@ def test_rows_forget_their_last_clip() -> None:
     rows.set([0, 1, 2], SamplingParams(cfg_coef=2.0, cfg_coef_beta=5.0))
     rows.set([0], SamplingParams(cfg_coef=1.0))
     rows.set([2, 1], SamplingParams(cfg_coef=3.0))
-    mixed = mix(logits, rows)
+    mixed = mix(logits, rows, len(logits))
     assert torch.equal(mixed[0], logits[0])
     assert torch.equal(mixed[2], logits[1] + 3.0 * (logits[2] - logits[1]))
     assert rows.lead.tolist() == [0, 2, 2]

@@ -56,6 +56,7 @@ def stepwise_logits(
         shape = StepShape(
             n_keys=round_up(n_prefix + step + 1) + extra_keys,
             n_cross_keys=round_up(len(conditions.text)),
+            n_leads=N_ROWS,
             filters=FilterShape(),
         )
         tokens = state.sequence[torch.arange(N_ROWS), :, state.step]  # [R, K]
@@ -105,6 +106,20 @@ def test_bf16_steps_are_autocast_with_weights_converted_once(fuse: FuseMethod) -
     reference_off = (autocast - exact).square().mean().sqrt() / exact.std()
     assert off < 1.5 * reference_off
     assert off < 0.03
+
+
+@pytest.mark.parametrize("fuse", ["cross", "prepend"])
+def test_weights_held_in_bf16_give_what_autocast_makes_of_fp32_weights(fuse: FuseMethod) -> None:
+    lm = toy_lm(fuse)
+    conditions = clip(lm, 9)
+    with torch.autocast("cpu", torch.bfloat16):
+        autocast = stepwise_logits(lm, conditions, packed=False)
+    held = stepwise_logits(lm, conditions, dtype="bf16", packed=False)
+    exact = stepwise_logits(lm, conditions, packed=False)
+    assert not torch.equal(autocast, exact)
+    rms = exact.std()
+    assert (held - autocast).square().mean().sqrt() / rms < 0.03
+    assert (held - exact).square().mean().sqrt() < 1.2 * (autocast - exact).square().mean().sqrt()
 
 
 @pytest.mark.parametrize("fuse", ["cross", "prepend"])
