@@ -2,16 +2,17 @@
 
 Memory of an engine with S slots, in bytes:
 
-    4 * (LM + T5 + EnCodec + MERT)    parameters as loaded, in fp32
-    + w * LM                          the language model as the engine runs it
-    + 2 * S * row_bytes               caches of 2 S rows
+    4 * (T5 + EnCodec + MERT)     parameters beside the language model, in fp32
+    + w * LM                      the language model as the engine runs it
+    + 2 * S * row_bytes           caches of 2 S rows
 
     row_bytes = 2 * layers * D * (cells + 64 where text is cross-attended) * c
     cells     = (prefix + text + frames + largest delay + 1), up to a multiple of 64
 
 w and c are bytes per number: 4 for fp32, else 2, but c is 4 on any CPU, where caches stay fp32. The
 prefix is the melody's or style's, text is up to 512 tokens (where it is a prefix), frames are those
-of one window. Activations come on top; they are small beside this.
+of one window. Activations come on top; they are small beside this. So does, in a script that keeps
+`MusicGen.lm` usable, 4 * LM; a job drops it (`keep_lm=False`).
 """
 
 from dataclasses import dataclass
@@ -75,7 +76,8 @@ class Member:
     def memory_bytes(self, *, dtype: str, slots: int, cpu: bool = False) -> int:
         """Memory of an engine with `slots` slots in `dtype` (see this module's head)."""
         rows = 2 * slots * row_bytes(self.lm, "fp32" if cpu else dtype)
-        return 4 * self.n_parameters + BYTES[dtype] * self.lm_parameters + rows
+        beside = 4 * (self.n_parameters - self.lm_parameters)
+        return beside + BYTES[dtype] * self.lm_parameters + rows
 
 
 def count_lm(cfg: LMConfig) -> int:

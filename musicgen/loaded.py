@@ -1,6 +1,8 @@
 """A loaded model as a job uses it: requests for its engine, audio from its codes."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -10,10 +12,13 @@ from musicgen.checkpoints.load import Checkpoint
 from musicgen.conditioning.chroma import ChromaExtractor
 from musicgen.conditioning.separation import load_separator
 from musicgen.config import SamplingParams, n_frames
-from musicgen.engine import Engine, Request
+from musicgen.engine import ROWS_PER_SLOT, Engine, Request
 from musicgen.files import ModelInfo
 from musicgen.inputs import RequestMaker
 from musicgen.longform import DEFAULT_EXTEND_STRIDE_S, plan_windows, stride_frames
+from musicgen.protocol import Limits
+from musicgen.transformer import sinusoid
+from musicgen.weights import StepWeights, drop_weights, prepare
 
 LONGEST_S = 3600.0
 
@@ -22,6 +27,14 @@ class LoadedModel:
     """Language model, text encoder, codec and what reads melodies or styles, on one device.
 
     A clip depends on its own prompt, audio, parameters and seed, never on its batch-mates.
+
+    Args:
+        info: The model.
+        checkpoint: Its parts.
+        device: Where all of it computes.
+        dtype: What the language model computes in.
+        keep_lm: Whether `lm` stays usable. Without, it never enters the GPU and is freed once the
+            engine's weights are made of it, so that memory holds them once, in `dtype`.
     """
 
     def __init__(
@@ -30,11 +43,17 @@ class LoadedModel:
         checkpoint: Checkpoint,
         device: torch.device | str = "cpu",
         dtype: str = "fp32",
+        *,
+        keep_lm: bool = True,
     ) -> None:
         self.info = info
         self.device = torch.device(device)
         self.dtype = dtype
-        self.lm = checkpoint.lm.to(self.device)
+        self.lm = checkpoint.lm
+        self._keep_lm = keep_lm
+        self._weights: StepWeights | None = None
+        self._side = torch.cuda.Stream(self.device) if self.device.type == "cuda" else None
+        (self.lm if keep_lm else self.lm.condition_provider).to(self.device)
         self.text_encoder = checkpoint.text.to(self.device)
         self.compression_model = checkpoint.codec.to(self.device)
         features = checkpoint.style_features
@@ -69,17 +88,53 @@ class LoadedModel:
         """Longest window in seconds; longer clips are made in several."""
         return self.info.max_duration_s
 
-    def make_engine(self, slots: int) -> Engine:
-        """An engine of 2 · `slots` rows for windows of up to `max_duration`."""
+    def make_engine(
+        self, slots: int, *, graphs: bool | None = None, longest_first: bool = False
+    ) -> Engine:
+        """An engine of 2 · `slots` rows for windows of up to `max_duration`; engines of one model
+        share their weights. See `Engine` for the options."""
         style = self._requests.style
+        limits = Limits(
+            ROWS_PER_SLOT * slots,
+            self._requests.max_frames,
+            self.text_encoder.max_tokens,
+            self.lm.cfg.max_audio_frames if style is None else style.max_frames,
+        )
         return Engine(
             self.lm,
             slots=slots,
-            max_frames=self._requests.max_frames,
-            max_text_tokens=self.text_encoder.max_tokens,
-            max_audio_frames=None if style is None else style.max_frames,
+            max_frames=limits.max_frames,
+            max_text_tokens=limits.max_text_tokens,
+            max_audio_frames=limits.max_audio_frames,
             dtype=self.dtype,
+            weights=self._prepared(limits.n_cells(self.lm.cfg)),
+            graphs=graphs,
+            longest_first=longest_first,
         )
+
+    def _prepared(self, n_cells: int) -> StepWeights:
+        """The engine's weights, made once; with more positions if a style's prefix has grown."""
+        if self._weights is None:
+            self._weights = prepare(self.lm, self.dtype, n_cells, device=self.device)
+            if not self._keep_lm:
+                drop_weights(self.lm)
+        if len(self._weights.positions) < n_cells:
+            positions = sinusoid(torch.arange(n_cells, device=self.device), self.lm.cfg.dim)
+            self._weights = replace(self._weights, positions=positions)
+        return self._weights
+
+    @contextmanager
+    def beside_the_engine(self) -> Iterator[None]:
+        """Around work for other clips than those in the engine, in another thread than its own.
+
+        On a GPU that work gets a stream of its own, and is complete at the end of the block.
+        """
+        if self._side is None:
+            yield
+            return
+        with torch.cuda.stream(self._side):
+            yield
+        self._side.synchronize()
 
     def make_request(
         self,

@@ -44,8 +44,9 @@ class MusicGen(LoadedModel):
         device: torch.device | str = "cpu",
         dtype: str = "fp32",
         max_slots: int = MAX_SLOTS,
+        keep_lm: bool = True,
     ) -> None:
-        super().__init__(info, checkpoint, device, dtype)
+        super().__init__(info, checkpoint, device, dtype, keep_lm=keep_lm)
         self._runner = Runner(self.make_engine, max_slots)
         self.sampling = SamplingParams()
         self.duration = min(DEFAULT_DURATION_S, info.max_duration_s)
@@ -64,6 +65,7 @@ class MusicGen(LoadedModel):
         codec: str | EncodecModel | CompressionModel | None = None,
         style_encoder: str | MertFeatures | HubertModel | None = None,
         max_slots: int = MAX_SLOTS,
+        keep_lm: bool = True,
     ) -> "MusicGen":
         """Loads `tiny`, a short name, a hub id or a local folder (see `files.describe`).
 
@@ -76,6 +78,8 @@ class MusicGen(LoadedModel):
             codec: An EnCodec likewise.
             style_encoder: A MERT likewise.
             max_slots: Clips that `generate` and its kin run side by side.
+            keep_lm: Whether `lm` itself stays usable, beside the engine's copy of its weights; a
+                job says False and holds them once.
         """
         if device is None:
             device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -86,7 +90,7 @@ class MusicGen(LoadedModel):
             codec=codec,
             style_encoder=style_encoder,
         )
-        return cls(info, checkpoint, device, dtype, max_slots)
+        return cls(info, checkpoint, device, dtype, max_slots, keep_lm)
 
     def set_generation_params(
         self,

@@ -36,17 +36,18 @@ class Runner:
     def run(
         self, requests: Sequence[Request], max_delay: int, on_progress: Progress | None
     ) -> list[Tensor]:
-        """Codes [K, T] of every request, in order."""
+        """Codes [K, T] of every request, in order; the longest are made first."""
+        longest_first = sorted(requests, key=lambda request: -request.n_frames)
         widest = sorted((request.n_rows for request in requests), reverse=True)
         slots = -(-sum(widest[: self.max_slots]) // ROWS_PER_SLOT)
         if self._engine is None or self._engine[0] != slots:
             self._engine = (slots, self._make_engine(slots))
         engine = self._engine[1]
-        n_total = count_steps(requests, engine.n_rows, max_delay)
+        n_total = count_steps(longest_first, engine.n_rows, max_delay)
         codes: dict[str, Tensor] = {}
         n_done = 0
         try:
-            for request in requests:
+            for request in longest_first:
                 engine.submit(request)
             while len(codes) < len(requests):
                 for clip in engine.step():

@@ -54,6 +54,18 @@ def test_device_and_precision_are_chosen_where_a_model_is_loaded(
     assert seen["dtype"] == "bf16"
 
 
+def test_a_job_holds_the_weights_once_and_its_engines_share_them() -> None:
+    kept, lean = (MusicGen.get_pretrained("tiny", keep_lm=keep) for keep in (True, False))
+    first, second = lean.make_engine(1), lean.make_engine(2)
+    assert first._weights is second._weights
+    layers = [*lean.lm.transformer.parameters(), *lean.lm.linears.parameters()]
+    assert {p.device.type for p in layers} == {"meta"}
+    for model in (kept, lean):
+        model.set_generation_params(duration=0.2)
+    assert torch.equal(lean.generate(["a flute"]), kept.generate(["a flute"]))
+    assert {p.device.type for p in kept.lm.parameters()} == {"cpu"}
+
+
 def test_the_defaults_are_the_references(model: MusicGen) -> None:
     model.set_generation_params()
     assert (model.duration, model.extend_stride) == (30.0, 18.0)

@@ -1,4 +1,4 @@
-"""How a step is launched changes nothing: graphs and compilers give the tokens of the eager step."""
+"""How a step is launched changes nothing: graphs and compilers give the eager tokens."""
 
 import random
 from collections.abc import Callable
