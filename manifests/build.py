@@ -11,6 +11,7 @@ import re
 import tempfile
 import uuid
 from collections.abc import Collection, Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from hashlib import blake2b
@@ -255,7 +256,8 @@ def write_parquet(
             else:
                 attempt(uri, lambda: fs.put_file(str(temporary), path), "written")
         finally:
-            temporary.unlink(missing_ok=True)
+            with suppress(FileNotFoundError, NotADirectoryError):
+                temporary.unlink()
 
 
 def _write_rows(uri: str, path: Path, schema: pa.Schema, rows: Iterable[Mapping[str, Any]]) -> None:

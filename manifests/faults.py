@@ -28,6 +28,9 @@ _KINDS: dict[type, str] = {
     list: "a list",
     dict: "an object",
 }
+# What pydantic says of text that it tries to read as a number, as in settings.
+_PARSING = {"int_parsing": "int_type", "float_parsing": "float_type", "bool_parsing": "bool_type"}
+_PARSING["int_from_float"] = "int_type"
 _OTHER_FAULTS = {
     "finite_number": ("is not finite", "write an ordinary number, or leave it empty"),
     "string_pattern_mismatch": ("holds control characters", "remove them"),
@@ -44,6 +47,7 @@ _BOUNDS = {
 def from_pydantic(error: Mapping[str, Any]) -> Fault:
     """One entry of `ValidationError.errors()` in our words."""
     column, kind = str(error["loc"][0]), str(error["type"])
+    kind = _PARSING.get(kind, kind)
     if kind in _TYPE_WORDS:
         must, way_out = _TYPE_WORDS[kind]
         kind = _KINDS.get(type(error["input"]), type(error["input"]).__name__)
@@ -54,6 +58,8 @@ def from_pydantic(error: Mapping[str, Any]) -> Fault:
         if column == "duration_s" and kind == "less_than_equal":
             return Fault(column, f"exceeds {limit}", "shorten it, or split it into several rows")
         return Fault(column, f"{words} {limit}", "correct it, or leave it empty for the default")
+    if kind == "literal_error":
+        return Fault(column, f"is not one of {error['ctx']['expected']}", "choose one of them")
     if kind == "string_too_long":
         limit = error["ctx"]["max_length"]
         rule = f"has {len(error['input'])} characters, over the limit of {limit}"

@@ -201,10 +201,12 @@ def _describe_audiocraft(folder: Path, given: Parts) -> tuple[dict[str, Any], Pa
 
 def _find(name: str, revision: str | None) -> tuple[Path, str | None]:
     if name == TINY:
+        _no_revision(name, revision)
         return TINY_FOLDER, None
     hub_id = SHORT_NAMES.get(name, name)
     folder = local_folder(hub_id)
     if folder is not None:
+        _no_revision(name, revision)
         return folder, None
     if not is_hub_id(hub_id):
         raise ModelNotFoundError(
@@ -217,6 +219,14 @@ def _find(name: str, revision: str | None) -> tuple[Path, str | None]:
         # In AudioCraft's layout only, as musicgen-style is.
         folder = from_hub(hub_id, revision, AUDIOCRAFT_FILES, checkpoint_files)
     return folder, folder.name
+
+
+def _no_revision(name: str, revision: str | None) -> None:
+    if revision is not None:
+        raise ModelNotFoundError(
+            f"model {name!r}: it has no revision {revision!r}, only hub ids have revisions; leave "
+            "--revision out"
+        )
 
 
 def _hash(folder: Path, layout: Layout, parts: Parts) -> str:

@@ -10,8 +10,17 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
+from manifests.faults import from_pydantic
 from manifests.schema import GenerationDefaults
 
 AudioMode = Literal["files", "parquet", "webdataset"]
@@ -22,6 +31,15 @@ Device = Literal["auto", "cpu", "cuda"]
 # Storage options that hold credentials, at any depth; they belong in the environment.
 _SECRET_NAME = re.compile(r"^key$|secret|token|passw|access_key|account_key|credential", re.I)
 _SECRET_IN_URL = re.compile(r"://[^/@\s]+:[^/@\s]+@")
+
+
+# Flags whose name differs from the field: these are given once per item.
+REPEATED_FLAGS = {
+    "storage_options": "--storage-option",
+    "replica_resources": "--replica-resource",
+    "extra_columns": "--extra-column",
+}
+OBJECT_STORES = ("s3://", "s3a://", "gs://", "gcs://")
 
 
 class ConfigError(ValueError):
@@ -36,6 +54,21 @@ def refuse_credentials(options: Mapping[str, Any]) -> None:
             f"storage option {', '.join(secret)}: credentials are not accepted here, they would "
             "end in logs; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY in the environment"
         )
+
+
+def check_location(uri: str, what: str) -> str:
+    """The address of a manifest or an output, if it can be used as it is; else a ConfigError.
+
+    It is logged and recorded, so it may hold no password; and object stores take `..` for a name.
+    """
+    if _SECRET_IN_URL.search(uri):
+        raise ConfigError(
+            f"{what} holds user:password@: credentials are not accepted there, they would end in "
+            "logs; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY in the environment"
+        )
+    if uri.startswith(OBJECT_STORES) and ".." in uri.split("/"):
+        raise ConfigError(f"{what} {uri}: object stores know no `..`; write the path that is meant")
+    return uri
 
 
 def secret_names(options: Mapping[str, Any]) -> Iterator[str]:
@@ -130,8 +163,9 @@ class JobConfig(BaseModel):
 
     @field_validator("manifest", "output")
     @classmethod
-    def _absolute(cls, uri: str) -> str:
+    def _absolute(cls, uri: str, info: ValidationInfo) -> str:
         """Workers have working folders of their own."""
+        check_location(uri, _flag(info.field_name or "address"))
         return uri if "://" in uri else str(Path(uri).expanduser().absolute())
 
     @field_validator("text_encoder", "codec", "style_encoder")
@@ -170,14 +204,15 @@ def load_config(
         ConfigError: unreadable file, unknown key, or a value out of range; names every one.
     """
     merged = {**(inherited or {}), **(_read_yaml(path) if path else {})}
-    generation = dict(merged.get("generation") or {})
+    generation = _mapping(merged, "generation", path)
+    options = _mapping(merged, "storage_options", path)
     for name, value in flags.items():
         if value is None:
             continue
         if name in GenerationDefaults.model_fields:
             generation[name] = value
         elif name == "storage_options":
-            merged[name] = {**(merged.get(name) or {}), **value}
+            merged[name] = {**options, **value}
         else:
             merged[name] = value
     if generation:
@@ -186,6 +221,15 @@ def load_config(
         return JobConfig.model_validate(merged)
     except ValidationError as error:
         raise ConfigError("\n".join(_explain(error, path))) from None
+
+
+def _mapping(settings: Mapping[str, Any], name: str, path: str | None) -> dict[str, Any]:
+    value = settings.get(name) or {}
+    if not isinstance(value, Mapping):
+        raise ConfigError(
+            f"{path}: {name} is a {type(value).__name__}; write `key: value` lines below `{name}:`"
+        )
+    return dict(value)
 
 
 def load_defaults(duration_s: float | None) -> GenerationDefaults:
@@ -202,8 +246,12 @@ def _read_yaml(path: str) -> dict[str, Any]:
         loaded = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read ({error.strerror}); check --config") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: is not YAML: {error}") from None
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark
+        where = f" at line {mark.line + 1}, column {mark.column + 1}" if mark else ""
+        raise ConfigError(f"{path}: is not YAML{where}: {error.problem}; mend it") from None
+    except (yaml.YAMLError, UnicodeDecodeError):
+        raise ConfigError(f"{path}: is not YAML, nor even text; check --config") from None
     if loaded is None:
         return {}
     if not isinstance(loaded, dict):
@@ -223,8 +271,15 @@ def _explain(error: ValidationError, path: str | None) -> list[str]:
             hint = f"did you mean {near[0]}?" if near else f"known keys: {', '.join(known)}"
             lines.append(f"{path or 'settings'}: unknown key {key}; {hint}")
         elif fault["type"] == "missing":
-            lines.append(f"{key} is missing; give --{key} or `{key}:` in job.yaml")
+            lines.append(f"{key} is missing; give {_flag(key)} or `{key}:` in job.yaml")
+        elif fault["type"] == "value_error":  # our own words, which name what they are about
+            lines.append(fault["msg"].removeprefix("Value error, "))
         else:
-            said = fault["msg"].removeprefix("Value error, ")
-            lines.append(f"{key}={fault['input']!r}: {said}" if fault["loc"] else said)
+            rule = from_pydantic({**fault, "loc": fault["loc"][-1:]}).rule
+            flag = REPEATED_FLAGS.get(str(fault["loc"][0])) or _flag(fault["loc"][-1])
+            lines.append(f"{key}={fault['input']!r} {rule}; correct {flag} or job.yaml")
     return lines
+
+
+def _flag(field: int | str) -> str:
+    return "--" + str(field).replace("_", "-")

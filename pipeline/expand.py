@@ -21,7 +21,7 @@ from manifests.schema import (
     resolve_uri,
 )
 from pipeline.ledger import SETTLED, DoneSet
-from pipeline.storage import StorageError
+from pipeline.storage import StorageError, redact
 from pipeline.storage.references import reference_token
 
 Outcome = Literal["pending", "done", "standing", "refused", "unasked"]
@@ -87,7 +87,26 @@ class Letter:
 
 
 class RowError(ValueError):
-    """A row can't be made; the message says where, what, the limit and the way out."""
+    """A row can't be made; the message says where, what, the limit and the way out.
+
+    The name of the class is what reports and metrics count failures by.
+    """
+
+
+class UnsuitableRowError(RowError):
+    """The row asks for what this model can't do."""
+
+
+class ReferenceNotFoundError(RowError):
+    """Nothing lies where a reference points."""
+
+
+class UnreachableReferenceError(RowError):
+    """The store of a reference did not give it."""
+
+
+class BadReferenceError(RowError):
+    """What lies there is no audio that can be used."""
 
 
 @dataclass(frozen=True)
@@ -196,7 +215,7 @@ class Expander:
             source=self.unit_of(number).source,
             stage="manifest",
             error_class="DuplicateId" if row is not None else "InvalidRow",
-            message=message,
+            message=redact(message),
             row_json=_row_json(known),
         )
 
@@ -213,7 +232,7 @@ class Expander:
         references = row.references()
         for role in references:
             if role not in limits.roles:
-                raise RowError(
+                raise UnsuitableRowError(
                     f"{role} is not something that {limits.name} takes (it takes "
                     f"{', '.join(sorted(limits.roles))}); remove it or choose another --model"
                 )
@@ -250,9 +269,11 @@ class Expander:
             try:
                 self._tokens[uri] = reference_token(uri, self.spec.storage_options)
             except FileNotFoundError:
-                raise RowError(f"{uri}: no such file; correct the path, then `retry`") from None
+                raise ReferenceNotFoundError(
+                    f"{redact(uri)}: no such file; correct the path, then `retry`"
+                ) from None
             except StorageError as error:
-                raise RowError(f"{error}; then `retry`") from error
+                raise UnreachableReferenceError(f"{error}; then `retry`") from error
         return self._tokens[uri]
 
 
@@ -291,4 +312,5 @@ def take_letter(
 
 
 def _row_json(row: Mapping[str, Any]) -> str:
-    return identity.canonical_json(row).decode("utf-8", "replace")
+    """For people; what signs a URI is no part of it."""
+    return redact(identity.canonical_json(row).decode("utf-8", "replace"))

@@ -6,6 +6,7 @@ the model's rate. A row that fails travels on as a dead letter; nothing here sto
 """
 
 import json
+import math
 import pickle
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -17,15 +18,24 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from manifests.reader import Manifest
-from manifests.schema import resolve_uri
+from manifests.schema import ROLES, resolve_uri
 from musicgen.config import n_frames
 from musicgen.files import ModelInfo
 from musicgen.longform import DEFAULT_EXTEND_STRIDE_S, Window, plan_windows, stride_frames
 from pipeline.encode import decode_reference
-from pipeline.expand import Clip, Expander, Letter, RowError, Selection, take_letter
+from pipeline.expand import (
+    BadReferenceError,
+    Clip,
+    Expander,
+    Letter,
+    Selection,
+    UnreachableReferenceError,
+    UnsuitableRowError,
+    take_letter,
+)
 from pipeline.ledger import DoneSet
 from pipeline.settings import PrepareSettings
-from pipeline.storage import StorageError
+from pipeline.storage import StorageError, redact
 from pipeline.storage.references import read_uri
 
 if TYPE_CHECKING:
@@ -34,6 +44,7 @@ if TYPE_CHECKING:
 
 FETCH_THREADS = 8
 READ_ROWS = 2_000
+SILENT_PEAK = 1e-4  # of a melody or style, full scale = 1
 
 # Parameters that become columns of clips/; the first six are the engine's sampling parameters.
 SAMPLING = ("use_sampling", "temperature", "top_k", "top_p", "cfg_coef", "cfg_coef_beta")
@@ -107,7 +118,7 @@ class Prepare:
         if isinstance(item, Clip):
             try:
                 return self.fetcher.prepared(item)
-            except (ValueError, StorageError) as error:
+            except ValueError as error:
                 item = take_letter(
                     *(item.row, item.source, item.row_number, item.take),
                     *(item.row_key, item.clip_id, error),
@@ -149,7 +160,7 @@ class ReferenceReader:
             return self._listener
 
     def prepared(self, clip: Clip) -> dict[str, Any]:
-        """A row of PREPARED_SCHEMA. Raises ValueError or StorageError: the row's own trouble."""
+        """A row of PREPARED_SCHEMA. Raises ValueError: the row's own trouble."""
         info, references, number = self.info, clip.row.references(), clip.row_number
         frames = n_frames(clip.params.duration_us, info.frame_rate_hz)
         row: dict[str, Any] = {"kind": "clip"}
@@ -158,7 +169,7 @@ class ReferenceReader:
             samples = self.listener.at_rate(*self.decoded(references["continuation"], number))
             n_given = -(-samples.shape[-1] // info.hop_samples)
             if n_given >= frames:
-                raise RowError(
+                raise UnsuitableRowError(
                     f"continuation has {samples.shape[-1] / info.sample_rate_hz:.2f} s, but "
                     f"duration_s={clip.params.duration_s:g} includes it; raise duration_s or cut "
                     "the audio"
@@ -167,31 +178,50 @@ class ReferenceReader:
         windows, heard = self._windows(clip, frames, n_given), None
         if "melody" in references:
             heard = self.listener.heard
-            row["melody"] = self.listener.melody(
-                *self.decoded(references["melody"], number), windows
-            )
+            melody = _audible("melody", *self.decoded(references["melody"], number))
+            row["melody"] = self.listener.melody(*melody, windows)
         if "style" in references:
-            samples = self.listener.at_rate(*self.decoded(references["style"], number))
-            row["style"] = samples.tobytes()
+            style = _audible("style", *self.decoded(references["style"], number))
+            row["style"] = self.listener.at_rate(*style).tobytes()
         spec = clip_spec(clip, frames, heard) | {"n_windows": len(windows)}
         return row | {"spec": json.dumps(spec)}
 
     def _windows(self, clip: Clip, frames: int, n_given: int) -> tuple[Window, ...]:
-        """The windows in which the clip will be made; ValueError where its stride does not fit."""
+        """The windows in which the clip will be made."""
         stride = None
-        if frames > self.window_frames:
-            stride_s = clip.params.extend_stride_s or DEFAULT_EXTEND_STRIDE_S
-            stride = stride_frames(stride_s, self.info.frame_rate_hz, self.window_frames)
-        return plan_windows(frames, window=self.window_frames, stride=stride, n_prompt=n_given)
+        try:
+            if frames > self.window_frames:
+                stride_s = clip.params.extend_stride_s or DEFAULT_EXTEND_STRIDE_S
+                stride = stride_frames(stride_s, self.info.frame_rate_hz, self.window_frames)
+            return plan_windows(frames, window=self.window_frames, stride=stride, n_prompt=n_given)
+        except ValueError as error:
+            raise UnsuitableRowError(str(error)) from error
 
     def _decode(self, reference: str | bytes, row_number: int) -> tuple["Samples", int]:
         """Samples [C, N] and their rate."""
         if isinstance(reference, bytes):
             data, where = reference, "embedded audio"
         else:
-            where = resolve_uri(reference, self.expander.unit_of(row_number).uri)
-            data = read_uri(where, self.expander.spec.storage_options)
-        return decode_reference(data, where)
+            uri = resolve_uri(reference, self.expander.unit_of(row_number).uri)
+            where = redact(uri)
+            try:
+                data = read_uri(uri, self.expander.spec.storage_options)
+            except StorageError as error:  # it was there when it was planned
+                raise UnreachableReferenceError(f"{error}; then `retry`") from error
+        try:
+            return decode_reference(data, where)
+        except ValueError as error:
+            raise BadReferenceError(str(error)) from error
+
+
+def _audible(role: str, wav: "Samples", rate: int) -> tuple["Samples", int]:
+    """The reference as it is, unless nothing can be heard in it: a model would follow the zeros."""
+    if max(wav.max(), -wav.min()) < SILENT_PEAK:
+        raise BadReferenceError(
+            f"the {role} is silent (its peak is below {20 * math.log10(SILENT_PEAK):.0f} dBFS): "
+            f"there is nothing to follow; give another file, or leave the {role} empty"
+        )
+    return wav, rate
 
 
 def clip_spec(clip: Clip, frames: int, heard: str | None) -> dict[str, Any]:
@@ -208,16 +238,16 @@ def clip_spec(clip: Clip, frames: int, heard: str | None) -> dict[str, Any]:
         "take": clip.take,
         "row": clip.row_number,
         "source": clip.source,
-        "row_json": json.dumps(
-            {k: v for k, v in row.as_written().items() if not isinstance(v, bytes)},
-            ensure_ascii=False,
+        "row_json": redact(
+            json.dumps(
+                {k: v for k, v in row.as_written().items() if not isinstance(v, bytes)},
+                ensure_ascii=False,
+            )
         ),
         "prompt": row.prompt,
         "duration_s": clip.params.duration_s,
         "n_frames": frames,
-        "melody_uri": row.melody_uri,
-        "continuation_uri": row.continuation_uri,
-        "style_uri": row.style_uri,
+        **{f"{role}_uri": _shown(getattr(row, f"{role}_uri")) for role in ROLES},
         "references": clip.references,
         "seed": row.seed,
         "seed_used": clip.seed_used,
@@ -226,3 +256,8 @@ def clip_spec(clip: Clip, frames: int, heard: str | None) -> dict[str, Any]:
             "separation": heard,
         },
     }
+
+
+def _shown(uri: str | None) -> str | None:
+    """A reference as the dataset names it: without what signs its URI."""
+    return None if uri is None else redact(uri)

@@ -97,7 +97,7 @@ class Recorder:
             **{name: spec[name] for name in names},
             **self._signature(spec["row_key"]),
             "stage": stage,
-            "error_class": type(error).__name__,
+            "error_class": error_class(error),
             "message": f"{where}: {error}",
         }
 
@@ -111,3 +111,8 @@ class Recorder:
             "attempts": 1 + self.attempts.get(row_key, 0),
             "created_at": datetime.now(UTC),
         }
+
+
+def error_class(error: Exception) -> str:
+    """The name that failures are counted by: the engine says of what it can't do a ValueError."""
+    return "UnsuitableRowError" if type(error) is ValueError else type(error).__name__

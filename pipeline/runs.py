@@ -15,7 +15,7 @@ from pipeline import ledger
 from pipeline.config import JobConfig
 from pipeline.plan import Plan
 from pipeline.progress import Tally
-from pipeline.storage import Storage
+from pipeline.storage import Storage, redact
 from pipeline.timing import RunTimes
 
 State = Literal["running", "done", "failed", "interrupted"]
@@ -40,7 +40,7 @@ class RunRecord:
             "done_before": outcomes["done"],
             "skipped_failed": outcomes["standing"],
             "invalid": outcomes["refused"],
-            "config": config.model_dump(mode="json"),
+            "config": config.model_dump(mode="json") | {"manifest": redact(config.manifest)},
             "model": model,
             "versions": {"python": platform.python_version()}
             | {name: version(name) for name in _PACKAGES},

@@ -7,6 +7,7 @@ import click
 from manifests.schema import RowIssue
 from pipeline.cli.errors import EXIT_BAD_INPUT, errors_to_exit_codes, say
 from pipeline.cli.options import storage_pairs
+from pipeline.config import check_location
 from pipeline.ledger.tables import RESERVED_COLUMNS
 
 _SHOWN = 100  # issues printed; the rejects file holds all
@@ -56,8 +57,8 @@ def build(
     from manifests.build import build as build_manifest
 
     built = build_manifest(
-        source,
-        target,
+        check_location(source, "IN"),
+        check_location(target, "OUT"),
         storage_options=storage_pairs(storage_options),
         extra_columns=extra_columns,
         reserved=RESERVED_COLUMNS,
@@ -109,7 +110,7 @@ def check(
 
         limits = check_limits(model)
     report = check_manifest(
-        source,
+        check_location(source, "IN"),
         storage_options=storage_pairs(storage_options),
         extra_columns=extra_columns,
         reserved=RESERVED_COLUMNS,

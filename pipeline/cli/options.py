@@ -11,16 +11,9 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from manifests.schema import GenerationDefaults
-from pipeline.config import JobConfig, refuse_credentials
+from pipeline.config import REPEATED_FLAGS, JobConfig, refuse_credentials
 
 F = TypeVar("F", bound=Callable[..., Any])
-
-# Flags whose name differs from the field: these are given once per item.
-_REPEATED = {
-    "storage_options": "--storage-option",
-    "replica_resources": "--replica-resource",
-    "extra_columns": "--extra-column",
-}
 
 
 def job_options(command: F) -> F:
@@ -43,14 +36,14 @@ def given_flags(values: dict[str, Any]) -> dict[str, Any]:
     if "storage_options" in given:
         given["storage_options"] = storage_pairs(given["storage_options"])
     if "replica_resources" in given:
-        flag = _REPEATED["replica_resources"]
+        flag = REPEATED_FLAGS["replica_resources"]
         given["replica_resources"] = dict(_pair(text, flag) for text in given["replica_resources"])
     return given
 
 
 def storage_pairs(texts: Iterable[str]) -> dict[str, Any]:
     """`KEY=VALUE` texts of --storage-option as fsspec options; credentials are refused."""
-    pairs = dict(_pair(text, _REPEATED["storage_options"]) for text in texts)
+    pairs = dict(_pair(text, REPEATED_FLAGS["storage_options"]) for text in texts)
     refuse_credentials(pairs)
     return pairs
 
@@ -61,7 +54,7 @@ def flags_of(config: JobConfig) -> list[str]:
     fields |= fields.pop("generation", {})
     flags = []
     for name, value in fields.items():
-        flag = _REPEATED.get(name, "--" + name.replace("_", "-"))
+        flag = REPEATED_FLAGS.get(name, "--" + name.replace("_", "-"))
         if isinstance(value, bool):
             flags.append(flag if value else f"--no-{flag[2:]}")
         elif isinstance(value, dict):
@@ -99,9 +92,11 @@ def _option(name: str, field: FieldInfo, prefix: str | None) -> Callable[[F], F]
     help_text = f"{field.description or ''}{_default_text(field)}"
     if prefix:
         help_text = f"({prefix}) {help_text}"
-    if name in _REPEATED:
+    if name in REPEATED_FLAGS:
         metavar = "NAME" if name == "extra_columns" else "KEY=VALUE"
-        return click.option(_REPEATED[name], name, multiple=True, metavar=metavar, help=help_text)
+        return click.option(
+            REPEATED_FLAGS[name], name, multiple=True, metavar=metavar, help=help_text
+        )
     kind = _plain_type(field.annotation)
     if kind is bool:
         return click.option(f"{flag}/--no-{flag[2:]}", name, default=None, help=help_text)

@@ -10,9 +10,11 @@ import click
 from manifests.reader import Manifest
 from pipeline.cli.errors import EXIT_CRASH, errors_to_exit_codes, say
 from pipeline.cli.options import storage_pairs
-from pipeline.config import ConfigError, JobConfig, load_config
+from pipeline.config import ConfigError, JobConfig, check_location, load_config
 from pipeline.ledger.done_set import NO_IDS, Ids
 from pipeline.storage import Storage, StorageError, open_storage
+
+OUTPUT_FOLDERS = ("clips", "failed", "runs", "lease")
 
 
 def on_output(command: Callable[..., None]) -> Callable[..., None]:
@@ -38,12 +40,15 @@ def on_output(command: Callable[..., None]) -> Callable[..., None]:
 def existing_output(output: str, options: dict[str, Any]) -> Storage:
     """The storage of an output; ConfigError where there is none, or it can't be reached."""
     try:
-        storage = open_storage(output, options)
-        found = storage.exists_root()
+        storage = open_storage(check_location(output, "--output"), options)
+        found = any(storage.exists(folder) for folder in OUTPUT_FOLDERS)
     except StorageError as error:
         raise ConfigError(f"--output {output} can't be used: {error}") from error
     if not found:
-        raise ConfigError(f"{output}: no such output; check --output, or let `run` make it")
+        raise ConfigError(
+            f"{output}: no such output (none of {', '.join(OUTPUT_FOLDERS)} is there); check "
+            "--output, or let `run` make it"
+        )
     return storage
 
 
@@ -125,7 +130,7 @@ def compact(storage: Storage, prune: bool, manifest: str | None, wait: bool) -> 
 
 
 @click.command(epilog="Example: musicgen-batch gc --output out/demo --min-age-s 3600")
-@click.option("--min-age-s", type=float, default=3600.0, help="Younger objects stay.")
+@click.option("--min-age-s", type=click.FloatRange(0), default=3600.0, help="Younger objects stay.")
 @click.option("--wait", is_flag=True, help="Wait for a run on this output to end.")
 @on_output
 def gc(storage: Storage, min_age_s: float, wait: bool) -> None:
@@ -141,7 +146,9 @@ def gc(storage: Storage, min_age_s: float, wait: bool) -> None:
 
 
 @click.command(epilog="Example: musicgen-batch report --output out/demo --sample 24")
-@click.option("--sample", type=int, default=12, help="Clips with players, drawn at random.")
+@click.option(
+    "--sample", type=click.IntRange(0, 500), default=12, help="Clips with players, drawn at random."
+)
 @click.option("--seed", type=int, default=0, help="Another seed draws other clips.")
 @click.option("--embed/--link", default=True, help="Audio inside the page, or linked beside it.")
 @on_output

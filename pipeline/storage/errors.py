@@ -34,6 +34,20 @@ PASSING_S3_ERRORS = frozenset(
     {"RequestTimeout", "BadDigest", "XAmzContentSHA256Mismatch", "OperationAborted"}
 )
 PASSING_ERRNOS = frozenset({errno.EIO, errno.ESTALE, errno.EAGAIN, errno.EBUSY, errno.EINTR})
+_DISK_IS_FULL = "the disk is full: make room and run the same command again"
+LOCAL_WAYS_OUT = {
+    errno.ENOSPC: _DISK_IS_FULL,
+    errno.EDQUOT: _DISK_IS_FULL,
+    errno.ENOTDIR: "a file stands where a folder is needed: choose another path",
+    errno.ELOOP: "a symbolic link there leads back to itself: remove it, or choose another path",
+    errno.EROFS: "this file system is read-only: choose another path",
+    errno.ENAMETOOLONG: "a name on this path is too long: shorten it",
+}
+SIGNED_QUERY = re.compile(
+    r"([?&](?:[\w-]*(?:signature|credential|token|secret|password|accesskeyid)|api_?key|sig)=)"
+    r"[^&#\s\"']+",
+    re.IGNORECASE,
+)
 SECRET_OPTION = re.compile(r"key|secret|token|password|credential", re.IGNORECASE)
 
 
@@ -146,8 +160,8 @@ def explain(error: Exception, doing: str, uri: str, secrets: Iterable[str]) -> S
         )
     elif isinstance(error, PermissionError) or status in (401, 403):
         way_out = "access was denied: check the credentials and the permissions on this path"
-    elif isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-        way_out = "the disk is full: make room and run the same command again"
+    elif isinstance(error, OSError) and error.errno in LOCAL_WAYS_OUT:
+        way_out = LOCAL_WAYS_OUT[error.errno]
     elif is_transient(error):
         way_out = "the store did not recover: check the endpoint and the network, then run again"
     else:
@@ -167,10 +181,11 @@ def secrets_in(options: Mapping[str, Any]) -> list[str]:
 
 
 def redact(text: str, secrets: Iterable[str] = ()) -> str:
-    """`text` without the given secrets and without user:password@ in URIs."""
+    """`text` without the given secrets, and without what gives access in the URIs in it:
+    user:password@, and the signatures and tokens of a presigned query."""
     for secret in secrets:
         text = text.replace(secret, "***")
-    return re.sub(r"://[^/@\s]+@", "://***@", text)
+    return SIGNED_QUERY.sub(r"\1***", re.sub(r"://[^/@\s\"]+@", "://***@", text))
 
 
 def retrying(

@@ -71,7 +71,10 @@ def _make_folder(folder: Path) -> None:
     if folder.is_dir():
         return
     _make_folder(folder.parent)
-    folder.mkdir(exist_ok=True)
+    try:
+        folder.mkdir(exist_ok=True)
+    except FileExistsError:  # a file, or a symbolic link to nothing
+        raise NotADirectoryError(errno.ENOTDIR, "not a folder", str(folder)) from None
     _sync_folder(folder.parent)
 
 

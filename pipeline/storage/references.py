@@ -11,6 +11,7 @@ from pipeline.storage.errors import RetryPolicy, StorageError, redact, retrying,
 from pipeline.storage.filesystems import make_filesystem, split_uri
 
 MAX_REFERENCE_BYTES = 256 * 2**20
+PROTOCOLS = ("file", "http", "https", "s3", "gs", "memory")
 # The storage options of the job belong to its object stores, not to local or web references.
 WITH_OPTIONS = ("s3", "gs")
 
@@ -52,21 +53,22 @@ def _stat(uri: str, options: Mapping[str, Any]) -> tuple[str, str, dict[str, Any
     protocol, location = split_uri(uri)
     info = dict(_call(uri, options, lambda fs: fs.info(location)))
     if info.get("type") == "directory":
-        raise StorageError(f"{redact(uri)} is a folder, not a file")
+        raise StorageError(f"{redact(uri)} is a folder: name a file in it")
     return protocol, location, info
 
 
 def _call(uri: str, options: Mapping[str, Any], action: Any) -> Any:
     protocol, _ = split_uri(uri)
+    if protocol not in PROTOCOLS:
+        raise StorageError(
+            f"cannot read {redact(uri)}: {protocol}:// is not known here; give a file, https://, "
+            "s3:// or gs:// URI"
+        )
     mine = dict(options) if protocol in WITH_OPTIONS else {}
     retry = RetryPolicy()
 
     def attempt() -> Any:
-        try:
-            fs = make_filesystem(protocol, mine, retry)
-        except ValueError as error:  # fsspec does not know the protocol
-            raise StorageError(f"cannot read {redact(uri)}: {error}") from error
-        return action(fs)
+        return action(make_filesystem(protocol, mine, retry))
 
     try:
         return retrying(attempt, "read", redact(uri), retry, secrets_in(mine))

@@ -141,17 +141,16 @@ class Storage:
         shown = [info for info in found if hidden or not _name(info.path).startswith(".")]
         return sorted(shown, key=lambda info: info.path)
 
-    def exists_root(self) -> bool:
-        """Whether anything is there: the folder, or any object below the prefix.
+    def exists(self, folder: str = "") -> bool:
+        """Whether anything is there: the folder (by default the root), or any object below it.
 
         A bucket that does not exist is a StorageError, not an empty place.
         """
+        full = self._full(folder) if folder else self._base
         if self.protocol == "file":
-            return Path(self._base).is_dir()
+            return Path(full).is_dir()
         try:
-            return bool(
-                self._retrying("list", "", lambda: self._ask("ls", self._base, detail=False))
-            )
+            return bool(self._retrying("list", folder, lambda: self._ask("ls", full, detail=False)))
         except ObjectNotFoundError:
             return False
 

@@ -25,10 +25,10 @@ def test_flags_override_yaml_which_overrides_an_earlier_run(tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("yaml", "message"),
     [
-        ("slots: many", r"slots='many'.*integer"),
+        ("slots: many", r"slots='many' is text, not a whole number; correct --slots or job.yaml"),
         ("- slots", r"holds a list; write `key: value`"),
         ("slots: [", r"is not YAML"),
-        ("replicas: 0", r"replicas=0: .*greater than or equal to 1"),
+        ("replicas: 0", r"replicas=0 must be at least 1"),
         ("storage_options: {key: AKIA}", r"storage option key: credentials are not accepted"),
         ("storage_options: {client_kwargs: {aws_secret_access_key: x}}", r"aws_secret_access_key"),
         ("storage_options: {endpoint_url: 'http://me:pw@host'}", r"option endpoint_url: credent"),

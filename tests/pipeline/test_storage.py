@@ -40,11 +40,11 @@ def shaky(s3: S3Server, proxy: FaultProxy) -> Storage:
 
 
 def test_what_was_put_can_be_read_listed_and_deleted(storage: Storage) -> None:
-    assert not storage.exists_root()
+    assert not storage.exists()
     storage.put_many({"audio/ab/1.flac": b"one", "audio/cd/2.flac": b"two", "clips/p": b""})
     storage.put("audio/ab/1.flac", b"replaced")
 
-    assert storage.exists_root()
+    assert storage.exists()
     assert storage.get("audio/ab/1.flac") == b"replaced"
     assert storage.get("clips/p") == b""
     assert storage.get_range("audio/ab/1.flac", 2, 5) == b"pla"
@@ -286,7 +286,7 @@ def test_objects_past_the_multipart_size_are_one_request(shaky: Storage, proxy: 
 @pytest.mark.s3
 def test_a_missing_bucket_is_named(s3: S3Server) -> None:
     storage = open_storage("s3://no-such-bucket-here/out", retry=IMPATIENT)
-    for action in (lambda: storage.put("a", b""), storage.list, storage.exists_root):
+    for action in (lambda: storage.put("a", b""), storage.list, storage.exists):
         with pytest.raises(StorageError, match=r"no-such-bucket-here.*the bucket does not exist"):
             action()
 
@@ -311,7 +311,7 @@ def test_denied_access_is_explained_without_showing_secrets(
     options = {"endpoint_url": proxy.endpoint, "key": "AK12345", "secret": "hush-hush-1234"}
     storage = open_storage(s3.bucket(), options, retry=IMPATIENT)
     actions = (lambda: storage.get("a"), lambda: storage.put("a", b""), lambda: storage.size("a"))
-    for action in (*actions, storage.list, storage.exists_root):
+    for action in (*actions, storage.list, storage.exists):
         with pytest.raises(StorageError, match="access was denied") as caught:
             action()
         assert "hush" not in str(caught.value)
