@@ -22,9 +22,11 @@ from pydantic import (
 
 from manifests.faults import from_pydantic
 from manifests.schema import GenerationDefaults
+from pipeline.qc import QualityLimits
 
 AudioMode = Literal["files", "parquet", "webdataset"]
-AudioFormat = Literal["flac", "wav"]
+AudioFormat = Literal["flac", "wav", "mp3", "ogg", "opus"]
+Normalize = Literal["none", "clip", "peak", "rms", "loudness"]
 DType = Literal["auto", "fp32", "bf16", "fp16"]
 Device = Literal["auto", "cpu", "cuda"]
 
@@ -38,6 +40,7 @@ REPEATED_FLAGS = {
     "storage_options": "--storage-option",
     "replica_resources": "--replica-resource",
     "extra_columns": "--extra-column",
+    "qc": "--qc",
 }
 OBJECT_STORES = ("s3://", "s3a://", "gs://", "gcs://")
 
@@ -131,8 +134,44 @@ class JobConfig(BaseModel):
     part_seconds: float = Field(300.0, gt=0, description="Commit at the latest after S seconds.")
     part_megabytes: float = Field(64.0, gt=0, description="Commit at the latest after M MB.")
     audio: AudioMode = Field("files", description="Where audio goes: objects, Parquet or tars.")
-    audio_format: AudioFormat = Field("flac", description="Audio coding.")
+    audio_format: AudioFormat = Field(
+        "flac", description="Audio coding; ogg = Vorbis; opus is resampled to 48 kHz."
+    )
     audio_bits: Literal[16, 24] = Field(16, description="Bits per sample of FLAC and WAV.")
+    mp3_kbps: int = Field(192, ge=32, le=320, description="Constant bitrate of MP3.")
+    ogg_quality: float | None = Field(
+        None, gt=0, le=1, description="Quality of Vorbis and Opus, up to 1; default the codec's."
+    )
+
+    normalize: Normalize = Field(
+        "none", description="Level of the clips, as AudioCraft names it; none = the model's own."
+    )
+    peak_headroom_db: float = Field(
+        1.0, ge=0, le=60, description="normalize=peak and clip: highest sample below full scale."
+    )
+    rms_headroom_db: float = Field(
+        18.0, ge=0, le=60, description="normalize=rms: RMS below full scale."
+    )
+    target_lufs: float = Field(
+        -14.0, ge=-60, le=0, description="normalize=loudness: BS.1770 loudness of the clips."
+    )
+    loudness_compressor: bool = Field(
+        False, description="normalize=loudness: bend peaks with tanh, as AudioCraft can."
+    )
+    true_peak_dbtp: float = Field(
+        0.0, ge=-20, le=20, description="Turn down what peaks above this, between samples too; "
+        "20 = never, then what exceeds full scale is cut off."
+    )  # fmt: skip
+
+    qc: QualityLimits = Field(
+        default_factory=QualityLimits, description="Limits on what a clip may measure."
+    )
+    qc_action: Literal["fail", "keep"] = Field(
+        "fail", description="A clip past a limit: a dead letter, or kept and named in qc_failed."
+    )
+    max_retakes: int = Field(
+        0, ge=0, le=20, description="Make a clip that fails QC again, with the next seed."
+    )
 
     separation: Literal["auto", "none"] = Field(
         "auto", description="Hear melodies through Demucs where it is installed; none = plain mix."
@@ -205,14 +244,14 @@ def load_config(
     """
     merged = {**(inherited or {}), **(_read_yaml(path) if path else {})}
     generation = _mapping(merged, "generation", path)
-    options = _mapping(merged, "storage_options", path)
+    sections = {name: _mapping(merged, name, path) for name in ("storage_options", "qc")}
     for name, value in flags.items():
         if value is None:
             continue
         if name in GenerationDefaults.model_fields:
             generation[name] = value
-        elif name == "storage_options":
-            merged[name] = {**options, **value}
+        elif name in sections:
+            merged[name] = sections[name] | value
         else:
             merged[name] = value
     if generation:
@@ -259,13 +298,16 @@ def _read_yaml(path: str) -> dict[str, Any]:
     return loaded
 
 
+_SECTIONS: dict[str, type[BaseModel]] = {"generation": GenerationDefaults, "qc": QualityLimits}
+
+
 def _explain(error: ValidationError, path: str | None) -> list[str]:
     """One line per fault: where, what, and the nearest known key for a misspelt one."""
     lines = []
     for fault in error.errors():
         key = ".".join(str(part) for part in fault["loc"]) or "(settings)"
-        nested = fault["loc"][:1] == ("generation",)
-        known = list((GenerationDefaults if nested else JobConfig).model_fields)
+        section = str(fault["loc"][0]) if len(fault["loc"]) > 1 else ""
+        known = list(_SECTIONS.get(section, JobConfig).model_fields)
         if fault["type"] == "extra_forbidden":
             near = difflib.get_close_matches(str(fault["loc"][-1]), known, n=1)
             hint = f"did you mean {near[0]}?" if near else f"known keys: {', '.join(known)}"

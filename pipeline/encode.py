@@ -1,21 +1,38 @@
-"""Samples to file bytes and back: FLAC and WAV out, any libsndfile format in.
+"""Samples to file bytes and back: FLAC, WAV, MP3, Vorbis and Opus out, any libsndfile format in.
 
-Bytes repeat: the same samples, format and comment give the same file, which the audio file names
-(a hash of the bytes) and the comparison of resumed runs rely on.
+Bytes repeat: the same samples, format and tags give the same file, which the audio file names (a
+hash of the bytes) and the comparison of resumed runs rely on.
 """
 
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import soundfile as sf
 from numpy.typing import NDArray
 
 from pipeline.config import AudioFormat
+from pipeline.containers import chunks, id3_tag, riff_chunks, with_serial_number
 
-MEDIA_TYPES: dict[str, str] = {"flac": "audio/flac", "wav": "audio/wav"}  # key = file extension
+MEDIA_TYPES: dict[AudioFormat, str] = {  # key = file extension
+    "flac": "audio/flac",
+    "wav": "audio/wav",
+    "mp3": "audio/mpeg",
+    "ogg": "audio/ogg",
+    "opus": "audio/ogg",
+}
+_CODERS: dict[AudioFormat, tuple[str, str]] = {  # libsndfile's names for container and coding
+    "mp3": ("MP3", "MPEG_LAYER_III"),
+    "ogg": ("OGG", "VORBIS"),
+    "opus": ("OGG", "OPUS"),
+}
+_MP3_RATES_HZ = (8000, 11_025, 12_000, 16_000, 22_050, 24_000, 32_000, 44_100, 48_000)
+OPUS_RATE_HZ = 48_000  # what every Opus decoder gives, whatever went in
+MAX_TITLE = 120  # characters
+WRITE_SAMPLES = 2**20  # at once: libsndfile's Vorbis encoder takes long clips onto its stack
 MAX_REFERENCE_S = 15 * 60
 MAX_REFERENCE_CHANNELS = 8
 MAX_REFERENCE_SAMPLES = MAX_REFERENCE_S * 192_000  # all channels together: 690 MB once decoded
@@ -23,46 +40,119 @@ MAX_REFERENCE_SAMPLES = MAX_REFERENCE_S * 192_000  # all channels together: 690 
 _READABLE = "WAV, FLAC, OGG (Vorbis or Opus), MP3 or AIFF"
 
 
+@dataclass(frozen=True)
+class Coding:
+    """How clips become files.
+
+    Attributes:
+        bits: Per sample of FLAC and WAV.
+        mp3_kbps: Constant bitrate of MP3, for both channels together.
+        ogg_quality: Of Vorbis and Opus, above 0 up to 1; None leaves it to the codec.
+    """
+
+    fmt: AudioFormat = "flac"
+    bits: int = 16
+    mp3_kbps: int = 192
+    ogg_quality: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.fmt not in MEDIA_TYPES:
+            raise ValueError(
+                f"audio format {self.fmt!r} is unknown; choose one of {sorted(MEDIA_TYPES)}"
+            )
+        if self.bits not in (16, 24):
+            raise ValueError(f"bits={self.bits} is not supported; choose 16 or 24")
+
+    def rate_hz(self, made_hz: int) -> int:
+        """Rate of the file for audio at `made_hz`: the same wherever the format has it."""
+        if self.fmt == "opus":
+            return OPUS_RATE_HZ
+        if self.fmt == "mp3":
+            return next((rate for rate in _MP3_RATES_HZ if rate >= made_hz), _MP3_RATES_HZ[-1])
+        return made_hz
+
+
 def encode(
     wav: NDArray[np.float32],
     sample_rate_hz: int,
-    fmt: AudioFormat = "flac",
-    bits: int = 16,
+    coding: Coding,
+    *,
     comment: str = "",
+    title: str = "",
 ) -> bytes:
     """Encodes one clip; what exceeds full scale is clipped, never wrapped.
 
     Args:
-        wav: [C, N] samples, 1.0 = full scale.
+        wav: [C, N] samples, 1.0 = full scale, at a rate that the format has (`Coding.rate_hz`).
         sample_rate_hz: Rate of `wav`.
-        fmt: "flac" or "wav".
-        bits: 16 or 24 bits per sample.
         comment: Text for the file's comment tag (the provenance JSON).
+        title: Text for its title tag; the first `MAX_TITLE` characters count.
 
     Raises:
-        ValueError: Unknown format or bits, wrong shape, or NaN or infinite samples.
+        ValueError: A rate that the format does not have, a wrong shape, NaN or infinite samples.
     """
-    if fmt not in MEDIA_TYPES:
-        raise ValueError(f"audio format {fmt!r} is unknown; choose one of {sorted(MEDIA_TYPES)}")
-    if bits not in (16, 24):
-        raise ValueError(f"bits={bits} is not supported; choose 16 or 24")
+    if coding.rate_hz(sample_rate_hz) != sample_rate_hz:
+        raise ValueError(
+            f"{coding.fmt} has no {sample_rate_hz} Hz; resample to {coding.rate_hz(sample_rate_hz)}"
+        )
     if wav.ndim != 2 or wav.size == 0:
         raise ValueError(f"audio must be [channels, samples] and not empty, got {wav.shape}")
     if not np.isfinite(wav).all():
         raise ValueError("audio holds NaN or infinite samples and can't be encoded")
+    title = " ".join(title[:MAX_TITLE].split())
+    if coding.fmt in ("flac", "wav"):
+        container, subtype = coding.fmt.upper(), f"PCM_{coding.bits}"
+        return _write(
+            _quantise(wav, coding.bits), sample_rate_hz, container, subtype, comment, title
+        )
+    clipped = np.clip(wav, -1.0, 1.0)
+    container, subtype = _CODERS[coding.fmt]
+    if coding.fmt == "mp3":
+        # libsndfile writes UTF-8 into fields that it declares Latin-1, so the tag is ours.
+        mp3_level = _mp3_level(coding.mp3_kbps, sample_rate_hz)
+        data = _write(clipped, sample_rate_hz, container, subtype, level=mp3_level)
+        return id3_tag(comment, title) + data
+    level = None if coding.ogg_quality is None else 1.0 - coding.ogg_quality
+    data = _write(clipped, sample_rate_hz, container, subtype, comment, title, level)
+    return with_serial_number(data, 0)
+
+
+def _write(
+    samples: NDArray[Any],
+    sample_rate_hz: int,
+    container: str,
+    subtype: str,
+    comment: str = "",
+    title: str = "",
+    level: float | None = None,
+) -> bytes:
+    """One file of samples [C, N]; `level` is libsndfile's compression level, 0 is the best."""
     buffer = io.BytesIO()
     with sf.SoundFile(
         buffer,
         "w",
         samplerate=sample_rate_hz,
-        channels=wav.shape[0],
-        format=fmt.upper(),
-        subtype=f"PCM_{bits}",
+        channels=samples.shape[0],
+        format=container,
+        subtype=subtype,
+        compression_level=level,
+        bitrate_mode="CONSTANT" if container == "MP3" else None,
     ) as file:
+        if title:
+            file.title = title
         if comment:
             file.comment = comment
-        file.write(_quantise(wav, bits).T)  # [N, C]
+        for start in range(0, samples.shape[1], WRITE_SAMPLES):
+            file.write(samples[:, start : start + WRITE_SAMPLES].T)  # [N, C]
     return buffer.getvalue()
+
+
+def _mp3_level(kbps: int, sample_rate_hz: int) -> float:
+    """The compression level that stands for a bitrate: libsndfile spreads 0..1 over those that
+    MPEG-1 has, or MPEG-2 at rates below 32 kHz; what is not among them becomes the nearest."""
+    lowest, highest = (32, 320) if sample_rate_hz >= 32_000 else (8, 160)
+    level = (highest - min(kbps, highest)) / (highest - lowest)
+    return min(level, 0.999)  # libsndfile refuses 1.0
 
 
 def _quantise(wav: NDArray[np.float32], bits: int) -> NDArray[np.integer]:
@@ -77,11 +167,12 @@ def _quantise(wav: NDArray[np.float32], bits: int) -> NDArray[np.integer]:
 
 def read_comment(data: bytes) -> str:
     """The comment tag of an encoded file, "" where it has none."""
-    for name, start, size in _riff_chunks(data):
-        if name == b"LIST" and data[start : start + 8] == b"INFOICMT":
+    for name, start, size in riff_chunks(data):
+        if name == b"LIST" and data[start : start + 4] == b"INFO":
             # libsndfile writes a WAV comment of any length, but reads none above 2046 bytes.
-            length = int.from_bytes(data[start + 8 : start + 12], "little")
-            return data[start + 12 : start + 12 + min(length, size)].rstrip(b"\0").decode()
+            for field, at, length in chunks(data, start + 4, min(start + size, len(data))):
+                if field == b"ICMT":
+                    return data[at : at + length].rstrip(b"\0").decode()
     with sf.SoundFile(io.BytesIO(data)) as file:
         return str(file.comment)
 
@@ -151,21 +242,10 @@ def _missing_wav_bytes(data: bytes) -> int:
     libsndfile reads such a file to its end without a word. Sizes of 2 GiB and more are what
     programs that write into a pipe leave in the header: nothing is promised then.
     """
-    for name, start, size in _riff_chunks(data):
+    for name, start, size in riff_chunks(data):
         if name == b"data" and size < 0x7FFF_0000:
             return max(0, start + size - len(data))
     return 0
-
-
-def _riff_chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
-    """Name, start and declared size of every chunk of a WAV; nothing for other files."""
-    if data[:4] != b"RIFF" or data[8:12] != b"WAVE":
-        return
-    at = 12
-    while at + 8 <= len(data):
-        size = int.from_bytes(data[at + 4 : at + 8], "little")
-        yield data[at : at + 4], at + 8, size
-        at += 8 + size + size % 2
 
 
 def _why_unreadable(data: bytes) -> str:

@@ -1,4 +1,4 @@
-"""What a clip measures: level, BS.1770 loudness, silence, clipping, offset, noisiness.
+"""What a clip measures: level, BS.1770 loudness and true peak, silence, clipping, offset, noise.
 
 The field names of `Quality` are column names of `clips/`. Nothing here is infinite or NaN: levels
 stop at `FLOOR_DBFS`, and a loudness that does not exist is null with a reason.
@@ -7,7 +7,7 @@ stop at `FLOOR_DBFS`, and a loudness that does not exist is null with a reason.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +23,16 @@ RELATIVE_GATE_LU = -10.0
 
 N_FFT = 2048
 HOP = 512
+FRAMES_AT_ONCE = 4096  # of the spectra of a long clip, which would not fit into memory together
+
+OVERSAMPLING = 4  # BS.1770-4 annex 2
+SINC_ZEROS, SINC_ROLLOFF = 24, 0.99  # of the interpolator: a sine is read within 0.02 dB
+SINC_REACH = 32  # samples that the interpolator looks to each side
+PIECE_SAMPLES = 2**20  # that are oversampled at once
+
+
+class NotFiniteError(ValueError):
+    """The audio holds NaN or infinite samples."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +40,9 @@ class Quality:
     """Measurements of one clip, over all channels together unless said."""
 
     peak_dbfs: float
-    """Largest absolute sample, dB of full scale; above 0 where the model overshot."""
+    """Largest absolute sample, dB of full scale; what is above 0 is cut off in the file."""
+    true_peak_dbtp: float
+    """Largest value between the samples too, BS.1770-4 annex 2, dB of full scale."""
     rms_dbfs: float
     """Root mean square, dB of full scale: a full-scale square is 0, a full-scale sine -3.01."""
     loudness_lufs: float | None
@@ -48,6 +60,28 @@ class Quality:
     """Geometric over arithmetic mean of the power spectrum, averaged over the frames that are not
     silent: near 0 for a tone, about 0.56 for white noise, 0 for silence."""
 
+    def raised(self, wav: NDArray[np.float32], gain_db: float) -> Quality:
+        """What the same clip measures after a gain, without measuring it all again.
+
+        Silence and flatness stay: a gain makes no music of silence.
+
+        Args:
+            wav: [C, N] the samples after the gain.
+        """
+
+        def level(db: float) -> float:
+            return max(db + gain_db, FLOOR_DBFS) if db > FLOOR_DBFS else db
+
+        return replace(
+            self,
+            peak_dbfs=_dbfs(float(np.abs(wav).max())),
+            true_peak_dbtp=level(self.true_peak_dbtp),
+            rms_dbfs=level(self.rms_dbfs),
+            loudness_lufs=None if self.loudness_lufs is None else self.loudness_lufs + gain_db,
+            clip_ratio=_clip_ratio(wav),
+            dc_offset=self.dc_offset * 10.0 ** (gain_db / 20.0),
+        )
+
 
 def measure(wav: NDArray[np.float32], sample_rate_hz: int) -> Quality:
     """Measures one clip.
@@ -57,13 +91,14 @@ def measure(wav: NDArray[np.float32], sample_rate_hz: int) -> Quality:
         sample_rate_hz: Rate of `wav`.
 
     Raises:
-        ValueError: The audio is empty, has another shape, or holds NaN or infinite samples.
+        NotFiniteError: The audio holds NaN or infinite samples.
+        ValueError: The audio is empty or has another shape.
     """
     if wav.ndim != 2 or wav.size == 0:
         raise ValueError(f"audio must be [channels, samples] and not empty, got {wav.shape}")
     n_bad = int(wav.size - np.count_nonzero(np.isfinite(wav)))
     if n_bad:
-        raise ValueError(
+        raise NotFiniteError(
             f"audio holds {n_bad} NaN or infinite samples of {wav.size}: "
             "the model or codec diverged; try another seed, or dtype fp32"
         )
@@ -73,12 +108,13 @@ def measure(wav: NDArray[np.float32], sample_rate_hz: int) -> Quality:
     silence_ratio, early_silence_s = _silence(x, sample_rate_hz)
     return Quality(
         peak_dbfs=_dbfs(float(np.abs(x).max())),
+        true_peak_dbtp=_dbfs(_true_peak(wav)),
         rms_dbfs=_dbfs(math.sqrt(float(np.mean(x**2)))),
         loudness_lufs=lufs,
         loudness_reason=reason,
         silence_ratio=silence_ratio,
         early_silence_s=early_silence_s,
-        clip_ratio=float(np.mean(np.abs(x) >= CLIP_LEVEL)),
+        clip_ratio=_clip_ratio(wav),
         dc_offset=float(means[np.argmax(np.abs(means))]),
         spectral_flatness=_spectral_flatness(x),
     )
@@ -86,6 +122,31 @@ def measure(wav: NDArray[np.float32], sample_rate_hz: int) -> Quality:
 
 def _dbfs(amplitude: float) -> float:
     return max(20.0 * math.log10(amplitude), FLOOR_DBFS) if amplitude > 0.0 else FLOOR_DBFS
+
+
+def _clip_ratio(wav: NDArray[np.float32]) -> float:
+    return float(np.mean(np.abs(wav) >= CLIP_LEVEL))
+
+
+def _true_peak(wav: NDArray[np.float32]) -> float:
+    """Largest absolute value of wav [C, N] oversampled; the first and last sample are held."""
+    import torch  # here, so that the report can know this file without loading torch
+    import torchaudio.functional as taf
+
+    highest = float(np.abs(wav).max())
+    held = np.pad(wav, ((0, 0), (SINC_REACH, SINC_REACH)), mode="edge")  # [C, N + 2·reach]
+    for start in range(0, wav.shape[1], PIECE_SAMPLES):
+        piece = np.ascontiguousarray(held[:, start : start + PIECE_SAMPLES + 2 * SINC_REACH])
+        fine = taf.resample(
+            torch.from_numpy(piece),
+            1,
+            OVERSAMPLING,
+            lowpass_filter_width=SINC_ZEROS,
+            rolloff=SINC_ROLLOFF,
+        )
+        edge = OVERSAMPLING * SINC_REACH
+        highest = max(highest, float(fine[:, edge:-edge].abs().max()))
+    return highest
 
 
 def _silence(x: NDArray[np.float64], sample_rate_hz: int) -> tuple[float, float]:
@@ -124,7 +185,7 @@ def _loudness(x: NDArray[np.float64], sample_rate_hz: int) -> tuple[float | None
     block, hop = round(BLOCK_S * sample_rate_hz), round(BLOCK_S / 4 * sample_rate_hz)
     if x.shape[1] < block:
         return None, f"shorter than {BLOCK_S} s"
-    import torch  # here, so that the report can know this file without loading torch
+    import torch
     import torchaudio.functional as taf
 
     weighted = torch.from_numpy(x)
@@ -148,11 +209,14 @@ def _energy(lufs: float) -> float:
 def _spectral_flatness(x: NDArray[np.float64]) -> float:
     mono = x.mean(axis=0)  # [N]
     padded = np.pad(mono, (0, max(0, N_FFT - mono.size)))
-    frames = np.lib.stride_tricks.sliding_window_view(padded, N_FFT)[::HOP]  # [F, N_FFT]
-    loud = np.mean(frames**2, axis=1) >= 10.0 ** (SILENCE_DBFS / 10.0)
-    if not loud.any():
-        return 0.0
-    spectrum = np.fft.rfft(frames[loud] * np.hanning(N_FFT + 1)[:-1], axis=1)
-    power = np.maximum(np.abs(spectrum[:, 1:]) ** 2, 1e-10)  # [F, N_FFT/2], without the offset
-    flatness = np.exp(np.log(power).mean(axis=1)) / power.mean(axis=1)  # [F]
-    return float(flatness.mean())
+    frames = np.lib.stride_tricks.sliding_window_view(padded, N_FFT)[::HOP]  # [F, N_FFT], a view
+    window = np.hanning(N_FFT + 1)[:-1]
+    total, n_loud = 0.0, 0
+    for start in range(0, len(frames), FRAMES_AT_ONCE):
+        some = frames[start : start + FRAMES_AT_ONCE]
+        loud = some[np.mean(some**2, axis=1) >= 10.0 ** (SILENCE_DBFS / 10.0)]
+        spectrum = np.fft.rfft(loud * window, axis=1)
+        power = np.maximum(np.abs(spectrum[:, 1:]) ** 2, 1e-10)  # [F, N_FFT/2], without the offset
+        flatness = np.exp(np.log(power).mean(axis=1)) / power.mean(axis=1)  # [F]
+        total, n_loud = total + float(flatness.sum()), n_loud + len(loud)
+    return total / n_loud if n_loud else 0.0

@@ -3,7 +3,7 @@
 import json
 import platform
 import posixpath
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -13,7 +13,7 @@ import torch
 
 from musicgen.files import ModelInfo
 from pipeline.config import JobConfig
-from pipeline.quality import Quality
+from pipeline.level import Levelled
 
 _FROM_SPEC = (
     *("clip_id", "row_key", "id", "take", "prompt", "duration_s", "n_frames", "seed", "seed_used"),
@@ -57,34 +57,46 @@ class Recorder:
             "ai_generated": True,
         }
 
-    def comment(self, spec: Mapping[str, Any]) -> str:
+    def comment(self, spec: Mapping[str, Any], levelled: Levelled) -> str:
         """The provenance that travels inside the audio file, as JSON. It holds nothing of run,
         time, host or path, so that the bytes of a clip repeat."""
         named = {name: spec[name] for name in _IN_COMMENT}
-        made = named | spec["generation"] | self.provenance()
+        made = named | spec["generation"] | _level(levelled) | self.provenance()
         if posixpath.isabs(self.info.name) or self.info.name.startswith((".", "~")):
             made["model"] = posixpath.basename(self.info.name.rstrip("/"))
         return json.dumps(made, sort_keys=True, ensure_ascii=False)
 
     def clip(
-        self, spec: Mapping[str, Any], measured: Quality, shape: tuple[int, int]
+        self,
+        spec: Mapping[str, Any],
+        levelled: Levelled,
+        *,
+        shape: tuple[int, int],
+        sample_rate_hz: int,
+        retake: int,
+        qc_failed: Sequence[str],
     ) -> dict[str, Any]:
         """The row of `clips/`, without the columns that the commit fills and without extras.
 
         Args:
             spec: From `prepare.clip_spec`.
-            shape: (channels, samples) of the audio.
+            shape: (channels, samples) of the audio in the file.
+            sample_rate_hz: Of the file.
+            retake: How often the clip was made again.
+            qc_failed: The checks that it failed and was kept with.
         """
         return {
             **{name: spec[name] for name in _FROM_SPEC},
             **spec["generation"],
-            **asdict(measured),
+            **asdict(levelled.quality),
+            **_level(levelled),
             **self.provenance(),
             **self._signature(spec["row_key"]),
             "references": json.dumps(spec["references"], sort_keys=True),
-            "retake": 0,
+            "retake": retake,
+            "qc_failed": "; ".join(qc_failed) or None,
             "replica": self.replica,
-            "sample_rate_hz": self.info.sample_rate_hz,
+            "sample_rate_hz": sample_rate_hz,
             "channels": shape[0],
             "n_samples": shape[1],
         }
@@ -111,6 +123,15 @@ class Recorder:
             "attempts": 1 + self.attempts.get(row_key, 0),
             "created_at": datetime.now(UTC),
         }
+
+
+def _level(levelled: Levelled) -> dict[str, Any]:
+    """What was done to the clip's level."""
+    return {
+        "normalize_applied": levelled.normalize_applied,
+        "gain_db": levelled.gain_db,
+        "true_peak_limited": levelled.true_peak_limited,
+    }
 
 
 def error_class(error: Exception) -> str:

@@ -20,12 +20,13 @@ from typing import Any
 import numpy as np
 import torch
 
+from manifests.identity import retake_seed
 from musicgen.config import SamplingParams
 from musicgen.engine import Request
 from musicgen.longform import DEFAULT_EXTEND_STRIDE_S
-from pipeline import ledger, quality
+from pipeline import ledger
 from pipeline.commit import PartWriter
-from pipeline.encode import encode
+from pipeline.finish import Finisher, QualityError
 from pipeline.ledger.lease import LeaseLostError, holds
 from pipeline.loading import is_broken_cuda, load_model, pick_device, pick_dtype
 from pipeline.prepare import SAMPLING, extras_of
@@ -46,6 +47,7 @@ class Job:
     call: "Call"
     twins: list["Job"] = field(default_factory=list)  # the same clip, asked for again meanwhile
     codes: torch.Tensor | None = None  # [K, T]
+    retake: int = 0  # how often the clip was made again
 
 
 class Call:
@@ -100,6 +102,7 @@ class Stations:
             self.dtype,
             settings.attempts,
         )
+        self.finisher = Finisher(config, self.recorder)
         self.parts_seen = ledger.PartCache()
         self._parts_lock = threading.Lock()
         self.times = ReplicaTimes()
@@ -293,9 +296,11 @@ class Stations:
                 if ended is None:
                     return
                 job, error = ended
-                uncommitted.append((job, self._collect(job, error)))
-                with self._lock:
-                    job.call.unfinished -= 1
+                status = self._collect(job, error)
+                if status is not None:
+                    uncommitted.append((job, status))
+                    with self._lock:
+                        job.call.unfinished -= 1
             if uncommitted and (self.writer.due_in_s() == 0.0 or self._starved()):
                 with self.times.beside("commit_s"):
                     self.writer.commit(self._done())
@@ -334,8 +339,9 @@ class Stations:
         for twin in job.twins:
             self._settle(twin, status | {"status": "known", "audio_s": None})
 
-    def _collect(self, job: Job, error: Exception | None) -> dict[str, Any]:
-        """Puts the clip, or the dead letter that it became, into the part; its status row."""
+    def _collect(self, job: Job, error: Exception | None) -> dict[str, Any] | None:
+        """Puts the clip, or the dead letter that it became, into the part; its status row, or None
+        where the clip is made again."""
         if job.prepared["kind"] == "letter":
             self.writer.add_letter(self.recorder.passed_on(job.spec))
             return {"status": "letter", "clip_id": job.spec["clip_id"]}
@@ -343,6 +349,11 @@ class Stations:
         if error is None and job.codes is not None:
             try:
                 return self._add_clip(job, job.codes)
+            except QualityError as failed:
+                if job.retake < self.config.max_retakes:
+                    self._take_again(job, failed)
+                    return None
+                stage, error = "qc", self.finisher.verdict(failed, job.retake)
             except (ValueError, RuntimeError) as invalid:
                 if is_broken_cuda(invalid):
                     raise
@@ -354,15 +365,28 @@ class Stations:
     def _add_clip(self, job: Job, codes: torch.Tensor) -> dict[str, Any]:
         with self.times.beside("decode_s"):
             wav = self.model.decode(codes).numpy()  # [C, N]
-        rate = self.settings.info.sample_rate_hz
         with self.times.beside("encode_s"):
-            measured = quality.measure(wav, rate)
-            comment = self.recorder.comment(job.spec)
-            data = encode(wav, rate, self.config.audio_format, self.config.audio_bits, comment)
-        row = self.recorder.clip(job.spec, measured, (wav.shape[0], wav.shape[1]))
-        self.writer.add_clip(row | extras_of(job.prepared), data)
-        audio_s = wav.shape[1] / rate
-        return {"status": "clip", "clip_id": job.spec["clip_id"], "audio_s": audio_s}
+            clip = self.finisher.finish(
+                job.spec, wav, self.settings.info.sample_rate_hz, job.retake
+            )
+        self.writer.add_clip(clip.row | extras_of(job.prepared), clip.data)
+        return {"status": "clip", "clip_id": job.spec["clip_id"], "audio_s": clip.audio_s}
+
+    def _take_again(self, job: Job, failed: QualityError) -> None:
+        """Sends a clip back to the queue with the next seed. It is the same clip to everybody else:
+        its id hashes the seed of the take, so `_in_flight`, twins and the call stay as they are."""
+        spec = job.spec
+        take_seed = spec.setdefault("take_seed", spec["seed_used"])
+        job.retake += 1
+        spec["seed_used"] = retake_seed(take_seed, job.retake)
+        job.codes = None
+        log.info("re-take %d of clip_id=%s id=%s take=%d run=%s replica=%s: %s", job.retake,
+                 spec["clip_id"], spec["id"], spec["take"], self.settings.run_id, self.name,
+                 failed)  # fmt: skip
+        with self._lock:
+            self._behind -= 1
+            self._waiting += 1
+        self._incoming.put(job)
 
     def _guard(self) -> None:
         s = self.settings

@@ -26,13 +26,13 @@ READING_ORDER = {
         inputs runner loaded model
     """,
     "pipeline": """
-        config
+        qc config
         storage.errors storage.filesystems storage.local_files storage.range_file storage.store
         storage.references storage
         ledger.lease ledger.tables ledger.parts ledger.done_set ledger.book ledger.verify
         ledger.maintain ledger
-        expand plan checkpoint settings quality encode listen prepare records commit loading timing
-        stations replica
+        expand plan checkpoint settings quality level containers encode listen prepare records
+        finish commit loading timing stations replica
         progress runs
         report.pictures report.highlights report.cards report.page report
         job
@@ -48,7 +48,9 @@ MAY_IMPORT = {
 SCRIPTS = {"examples.make_audio", "tiny.make", "cli.__main__"}
 # Free of torch, so that the driver's checks stay fast.
 LIGHT_MUSICGEN = {"musicgen.files", "musicgen.family"}
-IMPORTS_THE_MODEL = {"listen", "prepare", "records", "loading", "stations", "cli.models"}
+IMPORTS_THE_MODEL = {
+    *("listen", "prepare", "records", "finish", "loading", "stations", "cli.models"),
+}
 IMPORTS_RAY = {"job", "cli.submit"}  # the actors of the job know nothing of Ray
 
 

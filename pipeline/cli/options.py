@@ -35,9 +35,12 @@ def given_flags(values: dict[str, Any]) -> dict[str, Any]:
     given = {name: value for name, value in values.items() if value is not None and value != ()}
     if "storage_options" in given:
         given["storage_options"] = storage_pairs(given["storage_options"])
-    if "replica_resources" in given:
-        flag = REPEATED_FLAGS["replica_resources"]
-        given["replica_resources"] = dict(_pair(text, flag) for text in given["replica_resources"])
+    for name in ("replica_resources", "qc"):
+        if name in given:
+            given[name] = dict(_pair(text, REPEATED_FLAGS[name]) for text in given[name])
+    if "qc" in given:  # `off` lifts a limit that job.yaml or the last run has set
+        limits = given["qc"].items()
+        given["qc"] = {name: None if value == "off" else value for name, value in limits}
     return given
 
 
@@ -93,7 +96,7 @@ def _option(name: str, field: FieldInfo, prefix: str | None) -> Callable[[F], F]
     if prefix:
         help_text = f"({prefix}) {help_text}"
     if name in REPEATED_FLAGS:
-        metavar = "NAME" if name == "extra_columns" else "KEY=VALUE"
+        metavar = {"extra_columns": "NAME", "qc": "LIMIT=VALUE"}.get(name, "KEY=VALUE")
         return click.option(
             REPEATED_FLAGS[name], name, multiple=True, metavar=metavar, help=help_text
         )

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 
 from pipeline.config import AudioMode
 
-SCHEMA_VERSION = "1"
+SCHEMA_VERSION = "2"
 VERSION_KEY = b"musicgen_batch.schema_version"
 TOKEN_KEY = b"musicgen_batch.token"
 REPLACES_KEY = b"musicgen_batch.replaces"
@@ -67,7 +67,12 @@ CLIP_FIELDS = _columns(
         "audio_format": pa.string(),
         "audio_bytes": pa.int64(),
         "audio_sha256": pa.string(),
+        "normalize_applied": pa.string(),
+        "gain_db": pa.float64(),
+        "true_peak_limited": pa.bool_(),
+        "qc_failed": pa.string(),
         "peak_dbfs": pa.float64(),
+        "true_peak_dbtp": pa.float64(),
         "rms_dbfs": pa.float64(),
         "loudness_lufs": pa.float64(),
         "loudness_reason": pa.string(),
@@ -94,7 +99,8 @@ CLIP_FIELDS = _columns(
     nullable=(
         *("prompt", "melody_uri", "continuation_uri", "style_uri", "seed", "cfg_coef_beta"),
         *("extend_stride_s", "style_eval_q", "style_excerpt_s", "separation"),
-        *("audio_path", "audio_member", "loudness_lufs", "loudness_reason", "weights_revision"),
+        *("audio_path", "audio_member", "qc_failed", "loudness_lufs", "loudness_reason"),
+        "weights_revision",
     ),
 )
 

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from pipeline.cli.options import given_flags
 from pipeline.config import ConfigError, load_config
 
 NEEDED = {"manifest": "m.parquet", "output": "o", "model": "tiny"}
@@ -33,7 +34,14 @@ def test_flags_override_yaml_which_overrides_an_earlier_run(tmp_path: Path) -> N
         ("storage_options: {client_kwargs: {aws_secret_access_key: x}}", r"aws_secret_access_key"),
         ("storage_options: {endpoint_url: 'http://me:pw@host'}", r"option endpoint_url: credent"),
         ("generation: {duration_s: 9999}", r"generation.duration_s=9999.*3600"),
-        ("audio_format: aac", r"audio_format='aac'.*'flac' or 'wav'"),
+        ("audio_format: aac", r"audio_format='aac'.*'flac', 'wav', 'mp3', 'ogg' or 'opus'"),
+        ("normalize: loud", r"normalize='loud'.*'rms' or 'loudness'"),
+        ("ogg_quality: 0", r"ogg_quality=0: .*greater than 0"),
+        ("max_retakes: -1", r"max_retakes=-1"),
+        ("qc: {max_silence: 0.5}", r"unknown key qc.max_silence; did you mean max_silence_ratio"),
+        ("qc: {max_silence_ratio: 50}", r"qc.max_silence_ratio=50.*less than or equal to 1"),
+        ("qc: {min_loudness_lufs: -9, max_loudness_lufs: -20}", r"no clip could pass"),
+        ("qc: strict", r"qc is a str; write `key: value` lines below `qc:`"),
     ],
 )
 def test_a_bad_file_is_one_clear_error(yaml: str, message: str, tmp_path: Path) -> None:
@@ -42,6 +50,19 @@ def test_a_bad_file_is_one_clear_error(yaml: str, message: str, tmp_path: Path) 
 
     with pytest.raises(ConfigError, match=message):
         load_config(str(path), NEEDED)
+
+
+def test_limits_of_job_yaml_and_flags_add_up_and_can_be_lifted(tmp_path: Path) -> None:
+    yaml = tmp_path / "job.yaml"
+    yaml.write_text("qc: {max_silence_ratio: 0.5, max_dc_offset: 0.1}\n")
+    flags = given_flags({"qc": ("max_dc_offset=off", "min_loudness_lufs=-40")})
+
+    limits = load_config(str(yaml), NEEDED | flags).qc
+
+    assert limits.model_dump(exclude_none=True) == {
+        "max_silence_ratio": 0.5,
+        "min_loudness_lufs": -40.0,
+    }
 
 
 @pytest.mark.parametrize(

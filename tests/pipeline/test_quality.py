@@ -85,9 +85,42 @@ def test_clip_ratio_is_the_share_of_samples_at_full_scale() -> None:
     assert measure(wav, RATE_HZ).clip_ratio == pytest.approx(0.01)
 
 
+@pytest.mark.parametrize("hz", [997, 4000, 8000, 12_000])
+@pytest.mark.parametrize("n_samples", [RATE_HZ, 2**20 + 5000])  # the second takes two pieces
+def test_true_peak_sees_between_the_samples(hz: int, n_samples: int) -> None:
+    """A sine of amplitude 0.5 whose samples miss its top by up to 3 dB."""
+    t = (np.arange(n_samples) + 0.5) / RATE_HZ
+    fade = np.clip(np.minimum(t, t[::-1]) / 0.01, 0, 1)  # what is cut off rings
+    wav = (0.5 * fade * np.sin(2 * np.pi * hz * t)).astype(np.float32)[None]
+
+    quality = measure(wav, RATE_HZ)
+
+    assert quality.true_peak_dbtp == pytest.approx(-6.02, abs=0.2)
+    assert quality.true_peak_dbtp >= quality.peak_dbfs
+    if hz == 8000:
+        assert quality.peak_dbfs == pytest.approx(-9.03, abs=0.01)
+
+
+def test_true_peak_holds_the_ends() -> None:
+    """A level that begins and ends at once has no ringing: no silence is imagined around it."""
+    assert measure(np.full((1, 500), 0.5, np.float32), RATE_HZ).true_peak_dbtp == pytest.approx(
+        -6.02, abs=0.01
+    )
+
+
+@pytest.mark.parametrize("gain_db", [-20.0, 12.0])
+def test_what_a_gain_does_to_the_measures_need_not_be_measured(gain_db: float) -> None:
+    wav = np.concatenate([sine(0.2) + 0.01, noise(0.05)])
+    louder = (wav * 10 ** (gain_db / 20)).astype(np.float32)
+
+    derived = dataclasses.asdict(measure(wav, RATE_HZ).raised(louder, gain_db))
+
+    assert derived == pytest.approx(dataclasses.asdict(measure(louder, RATE_HZ)), abs=1e-4)
+
+
 def test_silence_has_floors_and_a_reason_in_place_of_infinities() -> None:
     quality = measure(np.zeros((2, 2 * RATE_HZ), np.float32), RATE_HZ)
-    assert quality.peak_dbfs == quality.rms_dbfs == FLOOR_DBFS
+    assert quality.peak_dbfs == quality.true_peak_dbtp == quality.rms_dbfs == FLOOR_DBFS
     assert (quality.loudness_lufs, quality.loudness_reason) == (None, "silence")
     assert (quality.silence_ratio, quality.early_silence_s) == (1.0, 2.0)
     assert (quality.clip_ratio, quality.dc_offset, quality.spectral_flatness) == (0.0, 0.0, 0.0)

@@ -20,7 +20,7 @@ import pytest
 from numpy.typing import NDArray
 
 from pipeline import ledger
-from pipeline.encode import encode
+from pipeline.encode import Coding, encode
 from pipeline.ledger.tables import CLIP_FIELDS, FAILED_SCHEMA, clip_schema
 from pipeline.quality import measure
 from pipeline.report import cards
@@ -51,7 +51,7 @@ def tune(number: int, duration_s: float, channels: int = 1) -> NDArray[np.float3
 
 def clip_row(number: int, wav: NDArray[np.float32], **changes: Any) -> tuple[Row, bytes]:
     """A row of clips/ and its audio bytes."""
-    data = encode(wav, RATE_HZ, "flac", 16, json.dumps({"number": number}))
+    data = encode(wav, RATE_HZ, Coding(), comment=json.dumps({"number": number}))
     clip_id = hashlib.blake2b(str(number).encode(), digest_size=16).hexdigest()
     digest = hashlib.sha256(data).hexdigest()
     row: Row = dict.fromkeys(CLIP_FIELDS.names)

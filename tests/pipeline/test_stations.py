@@ -7,10 +7,12 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
+from manifests.identity import retake_seed
 from manifests.reader import Manifest
 from pipeline import ledger
 from pipeline.checkpoint import inspect_model, limits_of
 from pipeline.config import load_config
+from pipeline.encode import decode_reference, read_comment
 from pipeline.expand import Clip, Expander, PlanSpec, Selection
 from pipeline.ledger.done_set import NO_IDS, DoneSet
 from pipeline.ledger.lease import Lease
@@ -24,23 +26,41 @@ from tests.integration.jobs import write_manifest
 @pytest.fixture
 def replica(tmp_path: Path) -> Any:
     """Stations on the bundled model, and the prepared rows of six clips."""
-    rows = [{"id": f"r{i}", "prompt": f"song {i}", "duration_s": 0.2} for i in range(6)]
+    started = start(tmp_path)
+    yield started
+    started[0].close()
+
+
+def start(folder: Path, rows: list[dict[str, Any]] | None = None, **settings: Any) -> Any:
+    rows = rows or [{"id": f"r{i}", "prompt": f"song {i}", "duration_s": 0.2} for i in range(6)]
+    folder.mkdir(exist_ok=True)
     flags = {
-        "manifest": str(write_manifest(tmp_path / "m.parquet", rows)),
-        "output": str(tmp_path / "out"),
+        "manifest": str(write_manifest(folder / "m.parquet", rows)),
+        "output": str(folder / "out"),
         "model": "tiny",
         "slots": 2,
         "part_clips": 3,
     }
-    config = load_config(None, flags)
+    config = load_config(None, flags | settings)
     info = inspect_model(config)
     spec = PlanSpec(Manifest.open(config.manifest), config.generation, limits_of(info))
     lease = Lease.acquire(open_storage(config.output))
-    schema = ledger.clip_schema(pa.schema([]), "files")
-    settings = ReplicaSettings(config, info, "20260101T000000-abcdef", 1, lease.token, schema)
-    stations = Stations(settings)
-    yield stations, prepared_rows(spec, info), open_storage(config.output), lease
+    schema = ledger.clip_schema(pa.schema([]), config.audio)
+    settings_ = ReplicaSettings(config, info, "20260101T000000-abcdef", 1, lease.token, schema)
+    return Stations(settings_), prepared_rows(spec, info), open_storage(config.output), lease
+
+
+def make(folder: Path, rows: list[dict[str, Any]] | None = None, **settings: Any) -> Any:
+    """What a replica makes of rows: its clips by id, its dead letters by id, and the storage."""
+    stations, prepared, storage, _ = start(folder, rows, **settings)
+    call = stations.accept(prepared)
+    call.done.result(timeout=60)
+    assert (stations._waiting, stations._behind, stations._in_flight) == (0, 0, {})
+    assert len(call.statuses) == len(prepared)
+    tables = (ledger.read_clips(storage), ledger.read_failed(storage))
+    clips, letters = ({row["id"]: row for row in table.to_pylist()} for table in tables)
     stations.close()
+    return clips, letters, storage
 
 
 def prepared_rows(spec: PlanSpec, info: Any) -> list[dict[str, Any]]:
@@ -100,3 +120,111 @@ def test_after_the_lease_is_gone_nothing_is_committed(replica: Any) -> None:
         stations.accept(rows).done.result(timeout=60)
 
     assert ledger.list_parts(storage) == []
+
+
+# --- quality checks
+
+SEEDED = [{"id": f"r{i}", "prompt": f"song {i}", "duration_s": 0.2, "seed": i} for i in range(4)]
+
+
+def test_a_clip_that_fails_is_made_again_with_the_next_seed(tmp_path: Path) -> None:
+    """What re-take r gives is known from a row that has its seed; the limit lies between them."""
+    tries = [
+        {**row, "id": f"{row['id']} re {r}", "seed": retake_seed(row["seed"], r)}
+        for row in SEEDED
+        for r in range(3)
+    ]
+    known, _, _ = make(tmp_path / "known", tries)
+    levels = {
+        row["id"]: [known[f"{row['id']} re {r}"]["rms_dbfs"] for r in range(3)] for row in SEEDED
+    }
+    limit = sorted(max(three) for three in levels.values())[1]  # one row never reaches it
+    expected = {
+        id: next((r for r, level in enumerate(three) if level >= limit), None)
+        for id, three in levels.items()
+    }
+    assert {0, None} < set(expected.values())  # some pass at once, some later
+
+    limits = {"qc": {"min_rms_dbfs": limit}, "max_retakes": 2}
+    clips, letters, storage = make(tmp_path / "again", SEEDED, **limits)
+
+    assert {id: clips[id]["retake"] for id in clips} == {
+        id: r for id, r in expected.items() if r is not None
+    }
+    for id, clip in clips.items():
+        same = known[f"{id} re {clip['retake']}"]
+        assert (clip["seed_used"], clip["rms_dbfs"]) == (same["seed_used"], same["rms_dbfs"])
+        assert clip["seed"] == int(id[1:])
+        assert clip["qc_failed"] is None
+        assert provenance(storage, clip)["seed_used"] == same["seed_used"]
+    assert sorted(letters) == sorted(id for id, r in expected.items() if r is None)
+    for id, letter in letters.items():
+        assert (letter["stage"], letter["error_class"]) == ("qc", "QualityError")
+        assert f"failed QC in 3 tries: rms_dbfs {levels[id][2]:.4g}" in letter["message"]
+        assert "raise --max-retakes (now 2)" in letter["message"]
+    repeated, _, _ = make(tmp_path / "repeated", SEEDED, **limits)
+    assert [repeated[id]["audio_sha256"] for id in clips] == [
+        clip["audio_sha256"] for clip in clips.values()
+    ]
+
+
+def test_what_always_fails_ends_as_dead_letters_or_is_kept(tmp_path: Path) -> None:
+    limits = {"min_rms_dbfs": -1.0}
+
+    clips, letters, _ = make(tmp_path / "fail", SEEDED, qc=limits)
+    assert (len(clips), len(letters)) == (0, 4)
+    assert "failed QC: rms_dbfs" in letters["r0"]["message"]
+
+    clips, letters, _ = make(tmp_path / "keep", SEEDED, qc=limits, qc_action="keep", max_retakes=1)
+    assert (len(clips), letters) == (4, {})
+    for id, clip in clips.items():
+        assert clip["retake"] == 1
+        assert clip["seed_used"] == retake_seed(int(id[1:]), 1)
+        made = clip["rms_dbfs"] - clip["gain_db"]  # judged before any gain
+        assert clip["qc_failed"] == f"rms_dbfs {made:.4g} (qc.min_rms_dbfs -1)"
+
+
+def test_a_clip_that_holds_nan_is_made_again_and_never_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stations, rows, storage, _ = start(tmp_path, max_retakes=1, qc_action="keep")
+    decode, broken = stations.model.decode, iter([True])
+
+    def nan_once(codes: Any) -> Any:
+        wav = decode(codes)
+        return wav * float("nan") if next(broken, False) else wav
+
+    monkeypatch.setattr(stations.model, "decode", nan_once)
+    stations.accept(rows).done.result(timeout=60)
+
+    assert sorted(row["retake"] for row in ledger.read_clips(storage).to_pylist()) == [0] * 5 + [1]
+
+
+# --- files
+
+
+@pytest.mark.parametrize("fmt", ["mp3", "ogg", "opus"])
+def test_a_clip_in_a_lossy_format_says_what_its_file_holds(tmp_path: Path, fmt: str) -> None:
+    clips, _, storage = make(tmp_path, SEEDED[:2], audio_format=fmt, normalize="peak")
+
+    for clip in clips.values():
+        data = storage.get(clip["audio_path"])
+        wav, rate_hz = decode_reference(data, "clip")
+        assert clip["audio_path"].endswith(f".{fmt}")
+        assert (clip["audio_format"], clip["sample_rate_hz"]) == (fmt, rate_hz)
+        assert rate_hz == (48_000 if fmt == "opus" else 16_000)
+        assert (clip["channels"], clip["n_samples"]) == wav.shape
+        assert clip["n_samples"] == 0.2 * rate_hz
+        assert (clip["normalize_applied"], clip["true_peak_limited"]) == ("peak", False)
+        assert clip["peak_dbfs"] == pytest.approx(-1.0, abs=1e-4)
+        told = provenance(storage, clip)
+        assert (told["gain_db"], told["ai_generated"]) == (clip["gain_db"], True)
+    again, _, _ = make(tmp_path / "again", SEEDED[:2], audio_format=fmt, normalize="peak")
+    assert {clip["audio_sha256"] for clip in again.values()} == {
+        clip["audio_sha256"] for clip in clips.values()
+    }
+
+
+def provenance(storage: Any, clip: dict[str, Any]) -> dict[str, Any]:
+    told: dict[str, Any] = json.loads(read_comment(storage.get(clip["audio_path"])))
+    return told
