@@ -2,16 +2,22 @@
 
 import ast
 import re
+from dataclasses import fields
 from functools import cache
 from pathlib import Path
+from typing import get_args
 
 import click
 import pytest
 
 from pipeline.cli.root import main
+from pipeline.config import AudioFormat, JobConfig, Normalize
+from pipeline.qc import QualityLimits
+from pipeline.quality import Quality
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
+MEASURES = ["measure", "is", "limits"]
 FEATURES = ["feature", "where", "test"]
 COMMANDS = ["command", "does"]
 # AudioCraft's classes whose every public method and parameter has a row, and where ours are.
@@ -152,3 +158,26 @@ def existing_commands() -> list[str]:
         else:
             found.append(name)
     return found
+
+
+def test_the_measures_and_limits_are_those_of_the_code() -> None:
+    rows = table(MEASURES)
+    measures = [name for row in rows for name in re.findall(r"`(\w+)`", row[0])]
+    assert sorted(measures) == sorted(field.name for field in fields(Quality))
+    limits = [name for row in rows for name in re.findall(r"`(\w+)`", row[2])]
+    assert sorted(limits) == sorted(QualityLimits.model_fields)
+
+
+def test_the_strategies_and_formats_are_those_of_the_settings() -> None:
+    for header, setting in (
+        (["`--normalize`", "does", "setting (default)"], Normalize),
+        (["format", "coding", "settings"], AudioFormat),
+    ):
+        named = [name for row in table(header) for name in re.findall(r"`(\w+)`", row[0])]
+        assert sorted(named) == sorted(get_args(setting))
+
+
+def test_every_setting_that_is_named_exists() -> None:
+    part = README.partition("## Level, format, quality checks")[2].partition("\n## ")[0]
+    flags = {flag.replace("-", "_") for flag in re.findall(r"--([a-z][a-z0-9-]+)", part)}
+    assert flags - set(JobConfig.model_fields) == {"config"}

@@ -80,6 +80,26 @@ def write_failed_part(
     return publish_part(storage, path, table, FAILED_SCHEMA)
 
 
+def standing_schema(storage: Storage) -> pa.Schema | None:
+    """The schema that `clips/` was begun with; None where it holds nothing yet.
+
+    Raises:
+        SchemaError: its columns are those of another version of this program.
+    """
+    parts = list_parts(storage, "clips")
+    if not parts:
+        return None
+    with reading(storage, parts[0]) as part:
+        standing: pa.Schema = part.schema_arrow
+    version = (standing.metadata or {}).get(VERSION_KEY, b"none").decode()
+    if version != SCHEMA_VERSION:
+        raise SchemaError(
+            f"{storage.uri('clips')} has schema version {version}, this program reads and writes "
+            f"{SCHEMA_VERSION}; write to a new --output, or go on with the program that began it"
+        )
+    return standing
+
+
 def check_schema(storage: Storage, extras: pa.Schema, audio_mode: AudioMode) -> pa.Schema:
     """The schema to write with: the first run's, if this run's columns fit into it.
 
@@ -91,18 +111,10 @@ def check_schema(storage: Storage, extras: pa.Schema, audio_mode: AudioMode) -> 
     Raises:
         SchemaError: the output was begun with other columns.
     """
-    parts = list_parts(storage, "clips")
-    if not parts:
+    standing = standing_schema(storage)
+    if standing is None:
         return clip_schema(extras, audio_mode)
-    with reading(storage, parts[0]) as part:
-        standing: pa.Schema = part.schema_arrow
     where = storage.uri("clips")
-    version = (standing.metadata or {}).get(VERSION_KEY, b"none").decode()
-    if version != SCHEMA_VERSION:
-        raise SchemaError(
-            f"{where} has schema version {version}, this program writes {SCHEMA_VERSION}; "
-            "write to a new --output"
-        )
     if ("audio" in standing.names) != (audio_mode == "parquet"):
         raise SchemaError(
             f"{where} was begun with audio {'inside' if 'audio' in standing.names else 'beside'} "

@@ -63,8 +63,12 @@ def _lowest_hashes(names: Iterable[str], n: int, seed: int) -> list[int]:
 
 
 def flagged(clips: pa.Table) -> dict[str, NDArray[np.intp]]:
-    """Row numbers per flag title, the worst first; flags that nothing trips are absent."""
-    found = {}
+    """Row numbers per flag title, the worst first; flags that nothing trips are absent. What was
+    kept although it failed its quality checks comes before all else."""
+    found: dict[str, NDArray[np.intp]] = {}
+    kept = np.flatnonzero(pc.is_valid(clips.column("qc_failed")).to_numpy())
+    if kept.size:
+        found["past a QC limit"] = kept
     for flag in FLAGS:
         badness = flag.badness(numbers(clips, flag.column))
         limit = float(flag.badness(np.array([flag.limit]))[0])
@@ -88,7 +92,7 @@ def worst_rows(flags: dict[str, NDArray[np.intp]], limit: int = MAX_WORST) -> li
 
 def phrases(row: dict[str, Any]) -> list[str]:
     """What is suspicious about one clip, in words."""
-    said = []
+    said = [f"failed QC: {row['qc_failed']}"] if row["qc_failed"] else []
     for flag in FLAGS:
         value = row[flag.column]
         if value is None:

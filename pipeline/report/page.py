@@ -76,7 +76,8 @@ class Measure:
 MEASURES = (
     Measure("duration_s", "Duration", lambda v: span_text(v)),
     Measure("loudness_lufs", "Loudness", lambda v: f"{v:.1f} LUFS"),
-    Measure("peak_dbfs", "Peak", lambda v: f"{v:.1f} dBFS"),
+    Measure("true_peak_dbtp", "True peak", lambda v: f"{v:.1f} dBTP"),
+    Measure("gain_db", "Gain", lambda v: f"{v:+.1f} dB"),
     Measure("rms_dbfs", "RMS", lambda v: f"{v:.1f} dBFS"),
     Measure("silence_ratio", "Silence", lambda v: f"{100 * v:.1f} %"),
     Measure("clip_ratio", "Clipped samples", lambda v: f"{100 * v:.2f} %"),
@@ -99,6 +100,7 @@ def build_report(storage: Storage, *, sample: int = 12, seed: int = 0, embed: bo
 
 def load(storage: Storage) -> ReportData:
     """Reads what the ledger holds: all clips but their audio, standing letters, run records."""
+    ledger.standing_schema(storage)  # or an error that says which program wrote it
 
     def read(info: ObjectInfo) -> pa.Table:
         table = read_part(storage, info, COLUMNS)

@@ -23,7 +23,7 @@ from pipeline.report.highlights import (
 NOW = datetime(2026, 1, 2, tzinfo=UTC)
 FINE = {
     "early_silence_s": 0.0, "silence_ratio": 0.0, "clip_ratio": 0.0, "loudness_lufs": -16.0,
-    "spectral_flatness": 0.02, "dc_offset": 0.0,
+    "spectral_flatness": 0.02, "dc_offset": 0.0, "qc_failed": None,
 }  # fmt: skip
 
 
@@ -154,3 +154,11 @@ def test_many_messages_are_cut_and_counted() -> None:
 
 def test_no_failures_no_groups() -> None:
     assert failure_groups(FAILED_SCHEMA.empty_table()) == []
+
+
+def test_what_was_kept_past_a_limit_comes_first_and_says_so() -> None:
+    table = clips({"clip_ratio": 0.5}, {}, {"qc_failed": "clip_ratio 0.1 (qc.max_clip_ratio 0)"})
+    flags = flagged(table)
+    assert list(flags) == ["past a QC limit", "clipped"]
+    assert worst_rows(flags) == [2, 0]
+    assert phrases(table.to_pylist()[2]) == ["failed QC: clip_ratio 0.1 (qc.max_clip_ratio 0)"]

@@ -27,7 +27,9 @@ from pipeline.ledger import (
     write_clip_part,
     write_run,
 )
-from pipeline.ledger.parts import READ_WHOLE_BYTES, publish_part
+from pipeline.ledger.parts import READ_WHOLE_BYTES, publish_part, reading
+from pipeline.ledger.tables import VERSION_KEY, encode_part
+from pipeline.report import build_report
 from pipeline.storage import Storage, StorageError, open_storage
 from tests.faults import fault_proxy
 from tests.pipeline.outputs import RUN, audio_of, clip, commit, fail, hex_id, letter
@@ -215,6 +217,22 @@ def test_the_first_run_fixes_the_columns(storage: Storage) -> None:
         check_schema(storage, extras, "parquet")
     all_null = pa.schema([("bpm", pa.null())])
     assert check_schema(storage, all_null, "files").field("bpm").type == pa.int64()
+
+
+def test_an_output_of_another_version_is_refused_with_the_way_out(local: Storage) -> None:
+    commit(local, [clip("a")], 0)
+    (part,) = list_parts(local, "clips")
+    with reading(local, part) as opened:
+        table = opened.read()
+    older = table.schema.with_metadata({**table.schema.metadata, VERSION_KEY: b"1"})
+    local.put(part.path, encode_part(table, older, "token"))
+
+    for use in (
+        lambda: check_schema(local, pa.schema([]), "files"),
+        lambda: build_report(local),
+    ):
+        with pytest.raises(SchemaError, match=r"schema version 1, .*; write to a new --output"):
+            use()
 
 
 def test_extra_columns_may_not_take_our_names(local: Storage) -> None:
