@@ -325,8 +325,8 @@ OUTPUTS = (
             "were fixed by the first run; drop them from the manifest or write to a new --output",
             use=both(an_output, table("mood.parquet", prompt=["x"], mood=["sad"]))),
     Command("an output of a newer version", RUN_GOOD,
-            "file://{out/clips} has schema version 99, this program writes …; write to a new "
-            "--output", use=a_newer_output),
+            "file://{out/clips} has schema version 99, this program reads and writes …; write to "
+            "a new --output, or go on with the program that began it", use=a_newer_output),
     Command("an output with a damaged part", RUN_GOOD,
             "file://{out/clips}/part-… can't be read as a part (…); `musicgen-batch verify` lists "
             "such parts; delete it and run again to make its clips anew", code=1,
