@@ -10,6 +10,7 @@ import json
 import logging
 import tarfile
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from itertools import compress
@@ -19,6 +20,8 @@ import pyarrow as pa
 
 from pipeline import ledger
 from pipeline.config import AudioFormat, AudioMode
+from pipeline.logs import line
+from pipeline.metrics import Sample
 from pipeline.storage import Storage
 
 log = logging.getLogger(__name__)
@@ -36,6 +39,38 @@ class _Pending:
 
     def __len__(self) -> int:
         return len(self.clips) + len(self.letters)
+
+
+@dataclass
+class Committed:
+    """What one writer has published so far; every number only grows."""
+
+    parts: int = 0
+    clips: int = 0
+    audio_s: float = 0.0
+    audio_bytes: int = 0
+    failures: Counter[tuple[str, str]] = field(default_factory=Counter)  # by stage, error class
+
+    def add(self, published: _Pending) -> None:
+        """A part stands."""
+        self.parts += 1
+        self.clips += len(published.clips)
+        self.audio_s += sum(row["n_samples"] / row["sample_rate_hz"] for row in published.clips)
+        self.audio_bytes += sum(row["audio_bytes"] for row in published.clips)
+        self.failures.update((row["stage"], row["error_class"]) for row in published.letters)
+
+    def samples(self) -> list[Sample]:
+        """For the metrics."""
+        return [
+            Sample("parts", self.parts),
+            Sample("clips", self.clips),
+            Sample("audio_seconds", self.audio_s),
+            Sample("audio_bytes", self.audio_bytes),
+            *(
+                Sample("failures", count, (("stage", stage), ("error_class", error_class)))
+                for (stage, error_class), count in list(self.failures.items())
+            ),
+        ]
 
 
 class PartWriter:
@@ -72,6 +107,7 @@ class PartWriter:
         self._max_clips, self._max_bytes, self._max_age_s = max_clips, max_bytes, max_age_s
         self._pending = _Pending()
         self._seq = 0
+        self.committed = Committed()
 
     def __len__(self) -> int:
         return len(self._pending)
@@ -84,11 +120,19 @@ class PartWriter:
         self._pending.audio.append(audio)
         self._pending.n_bytes += len(audio)
         self._mark()
+        audio_s = row["n_samples"] / row["sample_rate_hz"]
+        log.info(line("finished", **self._named(row), audio_s=audio_s, bytes=len(audio)))
 
     def add_letter(self, letter: dict[str, Any]) -> None:
         """Adds a dead letter: a row of `failed/`."""
         self._pending.letters.append(letter)
         self._mark()
+        said = {name: letter[name] for name in ("stage", "error_class", "message")}
+        log.warning(line("failed", **self._named(letter), **said))
+
+    def _named(self, row: dict[str, Any]) -> dict[str, Any]:
+        ids = {name: row[name] for name in ("clip_id", "id", "take")}
+        return {"run": self._run_id, "replica": self._replica, **ids}
 
     def _mark(self) -> None:
         if self._pending.since is None:
@@ -127,11 +171,18 @@ class PartWriter:
         if p.letters:
             table = pa.Table.from_pylist(p.letters, schema=ledger.FAILED_SCHEMA)
             ledger.write_failed_part(self._storage, table, self._run_id, self._replica, self._seq)
-        took = time.monotonic() - started
+        self.committed.add(p)
         log.info(
-            "committed part=%s-%s-%06d clips=%d failed=%d bytes=%d in %.2f s",
-            *(self._run_id, self._replica, self._seq),
-            *(len(p.clips), len(p.letters), p.n_bytes, took),
+            line(
+                "committed",
+                run=self._run_id,
+                replica=self._replica,
+                part=f"{self._run_id}-{self._replica}-{self._seq:06d}",
+                clips=len(p.clips),
+                failed=len(p.letters),
+                bytes=p.n_bytes,
+                seconds=time.monotonic() - started,
+            )
         )
         self._seq += 1
 

@@ -41,9 +41,15 @@ class Replica:
         self.stations: Stations | None = None
         self.broken: Exception | None = None
         try:
-            from pipeline import stations  # torch and transformers: seconds
+            from pipeline import exporter, stations  # torch and transformers: seconds
 
             self.stations = stations.Stations(settings)
+            exporter.export(
+                self.stations.samples,
+                run_id=settings.run_id,
+                replica=self.stations.name,
+                closed=self.stations.closed,
+            )
         except Exception as error:  # told by the first call
             if "CUDA error" in str(error):
                 os._exit(1)  # Ray starts a new actor; a clean exit would leave a zombie slot

@@ -14,7 +14,7 @@ import queue
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -29,6 +29,8 @@ from pipeline.commit import PartWriter
 from pipeline.finish import Finisher, QualityError
 from pipeline.ledger.lease import LeaseLostError, holds
 from pipeline.loading import is_broken_cuda, load_model, pick_device, pick_dtype
+from pipeline.logs import line
+from pipeline.metrics import Sample
 from pipeline.prepare import SAMPLING, extras_of
 from pipeline.records import Recorder
 from pipeline.settings import ReplicaSettings
@@ -116,7 +118,7 @@ class Stations:
         self._behind = 0  # rows that left the engine and are not yet durable
         self._calls: set[Call] = set()
         self._fatal: BaseException | None = None
-        self._closed = threading.Event()
+        self.closed = threading.Event()
         self._threads = [
             threading.Thread(target=self._run, args=(each,), name=each.__name__, daemon=True)
             for each in (self._condition, self._generate, self._finish)
@@ -145,9 +147,25 @@ class Stations:
                 self._incoming.put(job)
         return call
 
+    def samples(self) -> list[Sample]:
+        """What the metrics say of this replica now; see `metrics.METRICS`."""
+        work = asdict(self.times)
+        return [
+            *self.writer.committed.samples(),
+            Sample("steps", self.engine.n_steps),
+            *(
+                Sample("work_seconds", work[f"{kind}_s"], (("kind", kind),))
+                for kind in ("model", "conditioning", "decode", "encode", "commit")
+            ),
+            Sample("slots", self.config.slots),
+            Sample("slots_busy", len(self._jobs)),
+            Sample("rows_waiting", self._waiting),
+            Sample("rows_uncommitted", self._behind),
+        ]
+
     def close(self) -> None:
         """Ends the threads and drops what is under way; a replica ends with its process instead."""
-        self._closed.set()
+        self.closed.set()
         self._incoming.put(None)
         self._ended.put(None)
         for thread in self._threads:
@@ -237,7 +255,7 @@ class Stations:
 
     def _generate(self) -> None:
         engine = self.engine
-        while not self._closed.is_set():
+        while not self.closed.is_set():
             self._admit(block=not self._jobs)
             if not self._jobs:
                 continue
@@ -273,8 +291,8 @@ class Stations:
         engine = self.engine
         self.times.admitted(engine.n_steps * engine.n_rows, engine.n_busy_rows)
         spec = self._jobs[clip_id].spec
-        log.info("admitted run=%s replica=%s clip_id=%s id=%s take=%d", self.settings.run_id,
-                 self.name, clip_id, spec["id"], spec["take"])  # fmt: skip
+        ids = {"clip_id": clip_id, "id": spec["id"], "take": spec["take"]}
+        log.info(line("admitted", run=self.settings.run_id, replica=self.name, **ids))
 
     def _leave(self, job: Job, stage: str, error: Exception) -> None:
         """A row that fails before it was admitted."""

@@ -32,7 +32,7 @@ READING_ORDER = {
         ledger.lease ledger.tables ledger.parts ledger.done_set ledger.book ledger.verify
         ledger.maintain ledger
         expand plan checkpoint settings quality level containers encode listen prepare records
-        finish commit loading timing stations replica
+        finish logs metrics commit loading timing stations exporter replica
         progress runs
         report.pictures report.highlights report.cards report.page report
         job
@@ -51,7 +51,7 @@ LIGHT_MUSICGEN = {"musicgen.files", "musicgen.family"}
 IMPORTS_THE_MODEL = {
     *("listen", "prepare", "records", "finish", "loading", "stations", "cli.models"),
 }
-IMPORTS_RAY = {"job", "cli.submit"}  # the actors of the job know nothing of Ray
+IMPORTS_RAY = {"exporter", "job", "cli.submit"}  # the actors' work knows nothing of Ray
 
 
 def modules(package: str) -> dict[str, Path]:

@@ -27,7 +27,12 @@ def row(number: int) -> dict[str, Any]:
         field.name: None if field.nullable else empty.get(field.type, 0)
         for field in ledger.CLIP_FIELDS
     }
-    given = {"clip_id": f"{number:032x}", "row_key": f"{number:032x}", "id": f"r{number}"}
+    given: dict[str, Any] = {
+        "clip_id": f"{number:032x}",
+        "row_key": f"{number:032x}",
+        "id": f"r{number}",
+    }
+    given |= {"n_samples": 16_000, "sample_rate_hz": 32_000}
     return filled | given | {"created_at": datetime.now(UTC)}
 
 

@@ -1,6 +1,8 @@
 """The threads of a replica, without Ray."""
 
 import json
+import logging
+import re
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ from pipeline.encode import decode_reference, read_comment
 from pipeline.expand import Clip, Expander, PlanSpec, Selection
 from pipeline.ledger.done_set import NO_IDS, DoneSet
 from pipeline.ledger.lease import Lease
+from pipeline.metrics import METRICS
 from pipeline.prepare import PREPARED_SCHEMA, ReferenceReader
 from pipeline.settings import ReplicaSettings
 from pipeline.stations import Stations
@@ -228,3 +231,47 @@ def test_a_clip_in_a_lossy_format_says_what_its_file_holds(tmp_path: Path, fmt: 
 def provenance(storage: Any, clip: dict[str, Any]) -> dict[str, Any]:
     told: dict[str, Any] = json.loads(read_comment(storage.get(clip["audio_path"])))
     return told
+
+
+def test_its_numbers_say_what_was_committed_and_what_failed(
+    replica: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    stations, rows, storage, _ = replica
+    decode, broken = stations.model.decode, iter([True])
+
+    def fail_once(codes: Any) -> Any:
+        if next(broken, False):
+            raise RuntimeError("out of memory")
+        return decode(codes)
+
+    monkeypatch.setattr(stations.model, "decode", fail_once)
+    caplog.set_level("INFO")
+    stations.accept(rows).done.result(timeout=60)
+
+    numbers = {(sample.name, sample.tags): sample.value for sample in stations.samples()}
+    clips = ledger.read_clips(storage)
+    assert numbers[("clips", ())] == 5
+    assert numbers[("audio_seconds", ())] == pytest.approx(5 * 0.2)
+    assert numbers[("audio_bytes", ())] == sum(clips["audio_bytes"].to_pylist())
+    assert numbers[("parts", ())] == 2
+    assert numbers[("failures", (("stage", "encode"), ("error_class", "RuntimeError")))] == 1
+    assert numbers[("steps", ())] >= 10
+    assert numbers[("work_seconds", (("kind", "decode"),))] > 0
+    assert (numbers[("slots", ())], numbers[("slots_busy", ())]) == (2, 0)
+    assert (numbers[("rows_waiting", ())], numbers[("rows_uncommitted", ())]) == (0, 0)
+    assert {name for name, _ in numbers} == {metric.name for metric in METRICS}
+    _logs_name_run_replica_and_clip(caplog, stations)
+
+
+def _logs_name_run_replica_and_clip(caplog: pytest.LogCaptureFixture, stations: Any) -> None:
+    said: dict[str, list[logging.LogRecord]] = {}
+    for record in caplog.records:
+        said.setdefault(record.getMessage().partition(" ")[0], []).append(record)
+    assert [len(said[event]) for event in ("admitted", "finished", "failed")] == [6, 5, 1]
+    assert {record.levelname for record in said["failed"]} == {"WARNING"}
+    for event in ("admitted", "finished", "failed", "committed"):
+        for record in said[event]:
+            message = record.getMessage()
+            assert f" run=20260101T000000-abcdef replica={stations.name} " in message
+            assert event == "committed" or re.search(r" clip_id=\w{32} id=r\d take=0", message)
+    assert 'stage=encode error_class=RuntimeError message="' in said["failed"][0].getMessage()

@@ -1,0 +1,71 @@
+"""What a replica tells its watchers: the names, units and kinds of its numbers. Free of Ray.
+
+The stations keep plain numbers that only grow, and say them as samples whenever they are asked;
+`exporter` asks once a second. So nothing here costs the token loop anything.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+PREFIX = "musicgen_batch_"
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A number of a replica. Ray tells Prometheus of it as `ray_musicgen_batch_<name>`, and of a
+    counter as `..._total`."""
+
+    name: str
+    kind: Literal["counter", "gauge"]
+    description: str
+    tags: tuple[str, ...] = ()  # beside run_id and replica
+
+
+METRICS = (
+    Metric("clips", "counter", "Clips committed."),
+    Metric("audio_seconds", "counter", "Seconds of audio committed."),
+    Metric("audio_bytes", "counter", "Bytes of encoded audio committed."),
+    Metric("parts", "counter", "Parts published."),
+    Metric("failures", "counter", "Dead letters committed.", ("stage", "error_class")),
+    Metric("steps", "counter", "Steps of the token loop."),
+    Metric(
+        "work_seconds",
+        "counter",
+        "Seconds of work by kind: model (the token loop), conditioning, decode, encode, commit.",
+        ("kind",),
+    ),
+    Metric("slots", "gauge", "Clips that fit into the engine at once."),
+    Metric("slots_busy", "gauge", "Clips in the engine."),
+    Metric("rows_waiting", "gauge", "Rows accepted and not yet in the engine."),
+    Metric("rows_uncommitted", "gauge", "Rows that left the engine and are not yet durable."),
+)
+BY_NAME = {metric.name: metric for metric in METRICS}
+
+
+@dataclass(frozen=True)
+class Sample:
+    """The value of one series now; of a counter, since the replica's start."""
+
+    name: str
+    value: float
+    tags: tuple[tuple[str, str], ...] = ()
+
+
+class Increments:
+    """Turns counters since the start into what was added since the last time."""
+
+    def __init__(self) -> None:
+        self._told: dict[Sample, float] = {}
+
+    def since_last(self, samples: list[Sample]) -> Iterator[Sample]:
+        """Gauges as they are; of counters the growth, where there is any."""
+        for sample in samples:
+            if BY_NAME[sample.name].kind == "gauge":
+                yield sample
+                continue
+            series = Sample(sample.name, 0.0, sample.tags)
+            growth = sample.value - self._told.get(series, 0.0)
+            if growth > 0:
+                self._told[series] = sample.value
+                yield Sample(sample.name, growth, sample.tags)

@@ -1,0 +1,101 @@
+"""Credentials are used and never written down: in no output, record, report, log or message."""
+
+import io
+import logging
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+import soundfile as sf
+from click.testing import CliRunner
+
+from pipeline import ledger
+from pipeline.cli.root import main
+from pipeline.storage import open_storage, redact
+from tests.integration.jobs import write_manifest
+from tests.s3 import ACCESS_KEY, SECRET_KEY, S3Server
+
+PASSWORD = "hunter2-hunter2"
+SIGNATURE = "5f3c9a77e1d0"
+
+
+@pytest.mark.s3
+@pytest.mark.usefixtures("ray_cluster")
+def test_a_job_on_s3_writes_no_secret_anywhere(
+    s3: S3Server, tmp_path: Path, capfd: pytest.CaptureFixture[str], caplog: Any
+) -> None:
+    """The keys work (the store wants them), a row's reference carries a password and a signature,
+    a broken reference fails with its URI in the message; then every byte is searched."""
+    import ray
+
+    caplog.set_level(logging.DEBUG, logger="pipeline")
+    output = s3.bucket() + "/music"
+    silent = f"{output.removesuffix('/music')}/refs/none.wav"
+    host = s3.endpoint.removeprefix("http://")
+    signed = f"http://me:{PASSWORD}@{host}/refs/song.wav?X-Amz-Signature={SIGNATURE}&x=1"
+    rows = [
+        {"id": "plain", "prompt": "a song", "duration_s": 0.1},
+        {"id": "signed", "prompt": "a song", "duration_s": 0.1, "melody_uri": signed},
+        {"id": "missing", "prompt": "a song", "duration_s": 0.1, "melody_uri": silent},
+    ]
+    manifest = write_manifest(tmp_path / "rows.parquet", rows)
+
+    result = CliRunner().invoke(
+        main,
+        ["run", "--manifest", str(manifest), "--output", output, "--model", "tiny", "--slots", "1",
+         "--verbose", "--interval-s", "1"],
+    )  # fmt: skip
+    status = CliRunner().invoke(main, ["status", "--output", output, "--json"])
+
+    assert result.exit_code == 3, result.output
+    storage = open_storage(output)
+    written = {info.path: storage.get(info.path) for info in storage.list(hidden=True)}
+    assert len(ledger.read_clips(storage)) >= 1
+    printed = result.output + status.output + "".join(capfd.readouterr()) + caplog.text
+    session = Path(ray._private.worker._global_node.get_session_dir_path())
+    logs = {str(p): p.read_bytes() for p in (session / "logs").rglob("*") if p.is_file()}
+    for secret in (SECRET_KEY, ACCESS_KEY, PASSWORD, SIGNATURE):
+        assert secret not in printed
+        for name, data in {**written, **logs}.items():
+            assert secret.encode() not in data, f"{secret} stands in {name}"
+        for name in [name for name in written if name.endswith(".parquet")]:
+            assert secret not in str(pq.read_table(io.BytesIO(written[name])).to_pylist()), name
+        for name in [name for name in written if name.endswith(".flac")]:
+            with sf.SoundFile(io.BytesIO(written[name])) as file:
+                assert secret not in file.comment
+    recorded = ledger.read_failed(storage).to_pylist()
+    assert {row["id"] for row in recorded} >= {"missing"}
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("s3://me:pw@bucket/x", "s3://***@bucket/x"),
+        ("https://h/x?X-Amz-Credential=AKIA%2F1&X-Amz-Expires=60&X-Amz-Signature=ab1",
+         "https://h/x?X-Amz-Credential=***&X-Amz-Expires=60&X-Amz-Signature=***"),
+        ("https://h/x?sv=2024&sig=ab%2B1%3D", "https://h/x?sv=2024&sig=***"),
+        ("https://h/x?token=abc#part", "https://h/x?token=***#part"),
+        ('{"uri": "https://a:b@h/x?sig=1"}', '{"uri": "https://***@h/x?sig=***"}'),
+        ("https://h/signature.wav?v=2", "https://h/signature.wav?v=2"),
+        ("a song at 5 o'clock @ home", "a song at 5 o'clock @ home"),
+    ],
+)  # fmt: skip
+def test_what_gives_access_is_left_out_of_uris(text: str, shown: str) -> None:
+    assert redact(text) == shown
+
+
+def test_the_record_of_a_run_names_a_signed_manifest_without_its_signature(tmp_path: Path) -> None:
+    from pipeline.config import load_config
+    from pipeline.plan import Plan
+    from pipeline.progress import Tally
+    from pipeline.runs import RunRecord
+
+    storage = open_storage(str(tmp_path))
+    signed = f"https://host/m.parquet?X-Amz-Signature={SIGNATURE}"
+    config = load_config(None, {"manifest": signed, "output": str(tmp_path), "model": "tiny"})
+
+    RunRecord(storage, "run-1", config, {}, Plan()).write("running", Tally(0))
+
+    (record,) = ledger.read_runs(storage)
+    assert record["config"]["manifest"] == "https://host/m.parquet?X-Amz-Signature=***"

@@ -1,0 +1,70 @@
+"""The metrics reach the port that Prometheus scrapes."""
+
+import re
+import threading
+import time
+import urllib.request
+
+import pytest
+import ray
+
+from pipeline.exporter import export
+from pipeline.metrics import METRICS, Sample
+
+
+@ray.remote(num_cpus=0)
+class Telling:
+    """An actor that exports like a replica, with numbers of its own."""
+
+    def __init__(self) -> None:
+        self.closed = threading.Event()
+        self.clips = 0
+
+    def start(self) -> None:
+        export(self.samples, run_id="run-1", replica="aaaaaa", closed=self.closed)
+
+    def samples(self) -> list[Sample]:
+        self.clips += 1
+        tags = {"failures": (("stage", "prepare"), ("error_class", "BadReferenceError"))}
+        tags |= {"work_seconds": (("kind", "model"),)}
+        return [Sample(metric.name, self.clips, tags.get(metric.name, ())) for metric in METRICS]
+
+    def stop(self) -> int:
+        self.closed.set()
+        return self.clips
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_every_number_reaches_the_port_of_its_node() -> None:
+    actor = Telling.remote()
+    ray.get(actor.start.remote())
+    expected = {
+        f"ray_musicgen_batch_{metric.name}{'_total' if metric.kind == 'counter' else ''}"
+        for metric in METRICS
+    }
+
+    series: dict[str, str] = {}
+    deadline = time.monotonic() + 30
+    while expected - series.keys() and time.monotonic() < deadline:
+        time.sleep(0.5)
+        series = scrape()
+    told = ray.get(actor.stop.remote())
+
+    assert expected <= series.keys()
+    assert all('run_id="run-1"' in series[name] for name in expected)
+    assert all('replica="aaaaaa"' in series[name] for name in expected)
+    failures = series["ray_musicgen_batch_failures_total"]
+    assert 'error_class="BadReferenceError"' in failures
+    assert 'stage="prepare"' in failures
+    value = float(series["ray_musicgen_batch_clips_total"].rpartition(" ")[2])
+    assert 1 <= value <= told
+
+
+def scrape() -> dict[str, str]:
+    """Our series by name, as the node's metrics port says them."""
+    (node,) = ray.nodes()
+    address = f"http://{node['NodeManagerAddress']}:{node['MetricsExportPort']}/metrics"
+    with urllib.request.urlopen(address, timeout=5) as answer:
+        text = answer.read().decode()
+    lines = re.findall(r"^ray_musicgen_batch_.*$", text, re.MULTILINE)
+    return {line.partition("{")[0]: line for line in lines}
