@@ -30,6 +30,11 @@ Normalize = Literal["none", "clip", "peak", "rms", "loudness"]
 DType = Literal["auto", "fp32", "bf16", "fp16"]
 Device = Literal["auto", "cpu", "cuda"]
 
+# A clip's default deadline. The largest model on a slow CPU takes about 100 s per second of audio.
+ROW_LIMIT_S, ROW_LIMIT_PER_AUDIO_S = 600.0, 300.0
+_TIME = re.compile(r"(\d+(?:\.\d+)?)\s*([smhd]?)")
+_UNITS_S = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86_400}
+
 # Storage options that hold credentials, at any depth; they belong in the environment.
 _SECRET_NAME = re.compile(r"^key$|secret|token|passw|access_key|account_key|credential", re.I)
 _SECRET_IN_URL = re.compile(r"://[^/@\s]+:[^/@\s]+@")
@@ -191,6 +196,29 @@ class JobConfig(BaseModel):
     stall_timeout_s: float = Field(
         3600.0, gt=0, description="Give up when no clip was committed for this long."
     )
+    row_timeout_s: float | None = Field(
+        None,
+        gt=0,
+        description="A clip that is not generated so long after its admission becomes a dead "
+        "letter; default 10 minutes and 5 more per second of audio.",
+    )
+    hang_timeout_s: float = Field(
+        900.0, gt=0, description="A replica whose work does not move for so long ends itself."
+    )
+    max_deaths: int = Field(
+        8, ge=3, description="Give up when a replica died N times in a row without making a clip."
+    )
+    drain_s: float = Field(
+        20.0, ge=0, description="Seconds that clips in the slots have to finish in a drain."
+    )
+    max_runtime: str | None = Field(
+        None, description="Drain after this time: seconds, or with a unit as in 90m, 8h, 2d."
+    )
+    max_gpu_hours: float | None = Field(
+        None,
+        gt=0,
+        description="Drain after so many GPU hours: replicas x GPUs x time (CPUs are free).",
+    )
     report_sample: int = Field(12, ge=0, le=500, description="Clips with players in report.html.")
     verbose: bool = Field(False, description="Show the log lines of the actors.")
 
@@ -220,6 +248,29 @@ class JobConfig(BaseModel):
         if self.dtype == "fp16" and self.device == "cpu":
             raise ValueError("dtype=fp16 needs a GPU; use bf16 or fp32 with device=cpu")
         return self
+
+    @field_validator("max_runtime", mode="before")
+    @classmethod
+    def _as_text(cls, value: Any) -> Any:
+        """YAML reads 3600 as a number."""
+        return str(value) if isinstance(value, int | float) else value
+
+    @field_validator("max_runtime")
+    @classmethod
+    def _is_a_time(cls, text: str | None) -> str | None:
+        if text is not None and not _TIME.fullmatch(text):
+            raise ValueError("must be seconds, or a number with s, m, h or d, as in 90m or 8h")
+        return text
+
+    @property
+    def max_runtime_s(self) -> float | None:
+        """`max_runtime` in seconds."""
+        found = _TIME.fullmatch(self.max_runtime or "")
+        return float(found[1]) * _UNITS_S[found[2]] if found else None
+
+    def row_limit_s(self, duration_s: float) -> float:
+        """How long a clip of that length may take after its admission."""
+        return self.row_timeout_s or ROW_LIMIT_S + ROW_LIMIT_PER_AUDIO_S * duration_s
 
     @property
     def tasks_in_flight(self) -> int:

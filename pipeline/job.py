@@ -28,14 +28,16 @@ from musicgen.files import ModelInfo
 from pipeline import ledger
 from pipeline.checkpoint import limits_of
 from pipeline.config import ConfigError, JobConfig
+from pipeline.drain import Drain, Leaving
 from pipeline.expand import Letter, PlanSpec, Selection
-from pipeline.ledger import DoneSet, maintain
+from pipeline.ledger import DoneSet, attempts, maintain
 from pipeline.ledger.lease import Lease, LeaseLostError
 from pipeline.plan import Plan, describe_plan, scan
 from pipeline.prepare import Prepare, read_rows
 from pipeline.progress import ProgressView, Tally
 from pipeline.replica import Replica
-from pipeline.runs import RunRecord
+from pipeline.runs import RunRecord, count_clips
+from pipeline.seat import seat_of_actor
 from pipeline.settings import PrepareSettings, ReplicaSettings
 from pipeline.storage import Storage, StorageError, open_storage
 
@@ -63,6 +65,7 @@ class RunSummary:
     tally: Tally
     started_at: float = field(default_factory=time.time)  # seconds since 1970
     replicas: set[str] = field(default_factory=set)
+    drained: str | None = None  # why rows were left, if they were
 
     @property
     def startup_s(self) -> float:
@@ -92,7 +95,7 @@ def run(
         StorageError, SchemaError, ConfigError, StalledError: The job as a whole can't go on;
             whatever is committed stays.
     """
-    with _lease(config, say) as lease:
+    with _lease(config, say) as lease, Drain(config).listening() as drain:
         storage = lease.storage
         lease.start_heartbeat()
         maintain.finish_compaction(storage, lease)
@@ -104,8 +107,8 @@ def run(
         selection = Selection(ledger.committed_ids(storage), retry)
         plan = scan(spec, selection)
         say(describe_plan(plan, retry))
-        attempts = _attempts(storage)
-        _write_letters(storage, plan.letters, run_id, attempts)
+        failures = _failures(storage)
+        _write_letters(storage, plan.letters, run_id, failures)
         tally = Tally(plan.pending, started=time.monotonic())
         summary = RunSummary(run_id, plan, tally)
         record = RunRecord(storage, run_id, config, _public(info), plan)
@@ -113,23 +116,38 @@ def run(
             return summary  # nothing happened: no record, no Ray
         record.write("running", tally)
         try:
-            if plan.pending:
+            if plan.pending and not drain.is_due():
                 known = _known_after(selection, plan.letters)
                 prepare = PrepareSettings(spec, info, plan.repeats, retry)
                 replica = ReplicaSettings(
-                    config, info, run_id, lease.generation, lease.token, schema, attempts
+                    config,
+                    info,
+                    run_id,
+                    lease.generation,
+                    lease.token,
+                    schema,
+                    failures,
+                    seat_of_actor,
                 )
                 _start_ray(config)
+                drain.listen()
                 _check_resources(config, say)
+                if config.max_gpu_hours is not None:
+                    drain.replicas_start(_gpus(config) * config.replicas)
                 dataset = build_dataset(config, plan, prepare, replica, known, Replica)
-                _watch(dataset, config, lease, record, summary)
+                _watch(dataset, config, lease, record, summary, drain, say)
         except KeyboardInterrupt:
             record.write("interrupted", tally)
             raise
+        except SystemExit:  # what Ray makes of a SIGTERM while it starts
+            drain.reason = "SIGTERM"
         except BaseException:
             record.write("failed", tally)
             raise
-        record.write("done", tally)
+        if drain.is_due():
+            _settle_accounts(storage, summary, drain)
+        record.write("drained" if summary.drained else "done", tally)
+        attempts.forget_attempts(storage, run_id)
         return summary
 
 
@@ -209,20 +227,21 @@ def _public(info: ModelInfo) -> dict[str, Any]:
     }
 
 
-def _attempts(storage: Storage) -> dict[str, int]:
+def _failures(storage: Storage) -> dict[str, int]:
+    """How often rows have failed in earlier runs, by row key."""
     letters = ledger.read_failed(storage)
     keys, counts = letters["row_key"].to_pylist(), letters["attempts"].to_pylist()
     return dict(zip(keys, counts, strict=True))
 
 
 def _write_letters(
-    storage: Storage, letters: list[Letter], run_id: str, attempts: dict[str, int]
+    storage: Storage, letters: list[Letter], run_id: str, failures: dict[str, int]
 ) -> None:
     """What the scan refused goes to `failed/` at once; no model is needed for that."""
     writer = ledger.new_replica_id()
     for seq, start in enumerate(range(0, len(letters), LETTERS_PER_PART)):
         rows = [
-            letter.record(run_id, 1 + attempts.get(letter.row_key, 0))
+            letter.record(run_id, 1 + failures.get(letter.row_key, 0))
             for letter in letters[start : start + LETTERS_PER_PART]
         ]
         table = pa.Table.from_pylist(rows, schema=ledger.FAILED_SCHEMA)
@@ -304,19 +323,29 @@ def _watch(
     lease: Lease,
     record: RunRecord,
     summary: RunSummary,
+    drain: Drain,
+    say: Callable[[str], None],
 ) -> None:
-    """Drives the dataset from a thread and keeps books until it ends, stalls, or the lease goes."""
+    """Drives the dataset from a thread and keeps books until it ends, stalls, is drained, or the
+    lease goes."""
     statuses: Queue[pa.Table | BaseException | None] = Queue()
     stop = threading.Event()
     threading.Thread(target=_drive, args=(dataset, statuses, stop), daemon=True).start()
     tally = summary.tally
     view = ProgressView(tally, config.interval_s)
     last_news = next_record = time.monotonic()
+    leaving: Leaving | None = None
     try:
         while True:
             lease.check()
             now = time.monotonic()
             view.update()
+            if leaving is None and drain.is_due():
+                say(drain.words())
+                lease.ask_to_drain()
+                leaving = Leaving(lease.storage, summary.run_id, now + config.drain_s)
+            if leaving is not None and leaving.is_over(now):
+                return
             if now >= next_record:
                 record.write("running", tally)
                 next_record = now + config.interval_s
@@ -340,6 +369,15 @@ def _watch(
         view.close()
 
 
+def _settle_accounts(storage: Storage, summary: RunSummary, drain: Drain) -> None:
+    """Counts what a drained run has committed: not every status reached the driver."""
+    tally, refused = summary.tally, {letter.clip_id for letter in summary.plan.letters}
+    tally.clips, tally.audio_s = count_clips(storage, summary.run_id)
+    tally.failed = len(ledger.letters_of_run(storage, summary.run_id) - refused)
+    if tally.clips + tally.failed < summary.plan.pending:
+        summary.drained = drain.reason
+
+
 def _drive(dataset: ray.data.Dataset, statuses: Queue[Any], stop: threading.Event) -> None:
     try:
         for batch in dataset.iter_batches(
@@ -360,7 +398,7 @@ def _count(batch: pa.Table, summary: RunSummary) -> None:
             raise _fatal(row["error_class"], row["error"])
         tally.times.hear(row["replica"], row["times"])
         tally.failed += row["status"] == "letter"
-        tally.clips += row["status"] != "letter"
+        tally.clips += row["status"] in ("clip", "known")
         tally.audio_s += row["audio_s"] or 0.0
         summary.replicas.add(row["replica"])
 

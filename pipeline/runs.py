@@ -13,12 +13,14 @@ import pyarrow.compute as pc
 
 from pipeline import ledger
 from pipeline.config import JobConfig
+from pipeline.ledger import attempts
+from pipeline.ledger.attempts import QUARANTINE
 from pipeline.plan import Plan
 from pipeline.progress import Tally
 from pipeline.storage import Storage, redact
 from pipeline.timing import RunTimes
 
-State = Literal["running", "done", "failed", "interrupted"]
+State = Literal["running", "done", "drained", "failed", "interrupted"]
 _PACKAGES = ("musicgen-batch", "ray", "torch", "torchaudio", "transformers", "pyarrow")
 
 
@@ -95,6 +97,10 @@ class Status:
     clips: int
     audio_s: float
     dead_letters: int
+    quarantined: int
+    """of those: rows that ended the process that made them"""
+    suspects: int
+    """rows that a replica had in hand when it died, which the running run tries by themselves"""
     parts: int
     last_run: dict[str, Any] | None
 
@@ -102,8 +108,10 @@ class Status:
         """For people."""
         lines = [
             f"{self.clips} clips, {self.audio_s:.1f} s of audio in {self.parts} parts; "
-            f"{self.dead_letters} dead letters stand"
+            f"{self.dead_letters} dead letters stand, {self.quarantined} of them in quarantine"
         ]
+        if self.suspects:
+            lines.append(f"{self.suspects} rows were in hand when a replica died; they run apart")
         run = self.last_run
         if run is not None:
             left = run["pending"] - run["done"] - run["failed"]
@@ -130,16 +138,29 @@ def _busy(timing: Mapping[str, float | None]) -> list[str]:
 def read_status(storage: Storage) -> Status:
     """Counts from the parts, which are the truth, and the latest run's own words."""
     parts = ledger.list_parts(storage, "clips")
-    clips = ledger.read_clips(storage, ["n_samples", "sample_rate_hz"])
-    seconds = pc.divide(clips["n_samples"].cast(pa.float64()), clips["sample_rate_hz"])
+    n_clips, audio_s = count_clips(storage)
+    letters = ledger.read_failed(storage)
     runs = ledger.read_runs(storage)
+    trials: set[str] = set()
+    if runs and runs[-1]["state"] == "running":
+        found = attempts.read_attempts(storage, runs[-1]["run_id"])
+        trials = {clip for attempt in found.values() for clip in attempt.suspects}
     return Status(
-        clips=clips.num_rows,
-        audio_s=pc.sum(seconds).as_py() or 0.0,
-        dead_letters=ledger.read_failed(storage).num_rows,
+        clips=n_clips,
+        audio_s=audio_s,
+        dead_letters=letters.num_rows,
+        quarantined=letters["stage"].to_pylist().count(QUARANTINE),
+        suspects=len(trials),
         parts=len(parts),
         last_run=runs[-1] if runs else None,
     )
+
+
+def count_clips(storage: Storage, run_id: str | None = None) -> tuple[int, float]:
+    """Committed clips, of one run or of all, and their seconds of audio."""
+    clips = ledger.read_clips(storage, ["n_samples", "sample_rate_hz"], run_id)
+    seconds = pc.divide(clips["n_samples"].cast(pa.float64()), clips["sample_rate_hz"])
+    return clips.num_rows, pc.sum(seconds).as_py() or 0.0
 
 
 def _now() -> str:

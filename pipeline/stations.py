@@ -12,6 +12,7 @@ import logging
 import os
 import queue
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import asdict, dataclass, field
@@ -27,6 +28,8 @@ from musicgen.longform import DEFAULT_EXTEND_STRIDE_S
 from pipeline import ledger
 from pipeline.commit import PartWriter
 from pipeline.finish import Finisher, QualityError
+from pipeline.gate import Gate
+from pipeline.ledger.attempts import QUARANTINE, AttemptLog
 from pipeline.ledger.lease import LeaseLostError, holds
 from pipeline.loading import is_broken_cuda, load_model, pick_device, pick_dtype
 from pipeline.logs import line
@@ -36,8 +39,21 @@ from pipeline.records import Recorder
 from pipeline.settings import ReplicaSettings
 from pipeline.storage import open_storage
 from pipeline.timing import ReplicaTimes
+from pipeline.watchdog import Watchdog
 
 log = logging.getLogger(__name__)
+
+LOOK_S = 0.25  # how often clips in the engine are compared with their deadlines
+
+
+class DeadlineError(RuntimeError):
+    """A clip was not ready in time."""
+
+    def __init__(self, took_s: float, limit_s: float) -> None:
+        super().__init__(
+            f"taken out of the engine {took_s:.1f} s after its admission, {limit_s:g} s are "
+            "allowed: shorten the clip or raise --row-timeout-s, then `musicgen-batch retry`"
+        )
 
 
 @dataclass
@@ -50,6 +66,12 @@ class Job:
     twins: list["Job"] = field(default_factory=list)  # the same clip, asked for again meanwhile
     codes: torch.Tensor | None = None  # [K, T]
     retake: int = 0  # how often the clip was made again
+    admitted_at: float | None = None  # when it entered the engine, monotonic seconds
+
+    @property
+    def clip_id(self) -> str:
+        clip_id: str = self.spec["clip_id"]
+        return clip_id
 
 
 class Call:
@@ -69,14 +91,16 @@ class Stations:
 
     Args:
         settings: The job, the model and the lease.
+        attempts: The record of this process.
     """
 
-    def __init__(self, settings: ReplicaSettings) -> None:
+    def __init__(self, settings: ReplicaSettings, attempts: AttemptLog) -> None:
         config = settings.config
         logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
         torch.set_num_threads(config.threads_per_replica)
         self.settings, self.config = settings, config
-        self.name = ledger.new_replica_id()
+        self.attempts = attempts
+        self.name = self.attempts.now.replica
         self.device = pick_device(config)
         self.dtype = pick_dtype(config, self.device)
         self.storage = open_storage(config.output, config.storage_options)
@@ -110,7 +134,8 @@ class Stations:
         self.times = ReplicaTimes()
         self._jobs: dict[str, Job] = {}  # in the engine, by clip id
         self._in_flight: dict[str, Job] = {}  # accepted and not yet durable, by clip id
-        self._incoming: queue.Queue[Job | None] = queue.Queue()  # None: closed
+        self._gate = Gate[Job](self.attempts, config.slots)
+        self._watchdog = Watchdog(config.hang_timeout_s, self.attempts.blame)
         self._ready: queue.Queue[tuple[Job, Request]] = queue.Queue(maxsize=2 * config.slots)
         self._ended: queue.Queue[tuple[Job, Exception | None] | None] = queue.Queue()
         self._lock = threading.Lock()
@@ -118,6 +143,9 @@ class Stations:
         self._behind = 0  # rows that left the engine and are not yet durable
         self._calls: set[Call] = set()
         self._fatal: BaseException | None = None
+        self._drained_at: float | None = None  # when the slots must be empty, monotonic seconds
+        self._hands_back = True  # what a drain leaves undone
+        self._next_look = 0.0  # at the deadlines, monotonic seconds
         self.closed = threading.Event()
         self._threads = [
             threading.Thread(target=self._run, args=(each,), name=each.__name__, daemon=True)
@@ -141,10 +169,12 @@ class Stations:
             job = Job(spec, row, call)
             if row["kind"] == "letter":
                 self._ended.put((job, None))
-            elif spec["clip_id"] in known:
-                self._settle(job, {"status": "known", "clip_id": spec["clip_id"]})
+            elif job.clip_id in known:
+                self._settle(job, {"status": "known", "clip_id": job.clip_id})
+            elif job.clip_id in self.attempts.letters:
+                self._settle(job, {"status": "letter", "clip_id": job.clip_id})
             elif self._is_first(job):
-                self._incoming.put(job)
+                self._let_in(job)
         return call
 
     def samples(self) -> list[Sample]:
@@ -166,10 +196,18 @@ class Stations:
     def close(self) -> None:
         """Ends the threads and drops what is under way; a replica ends with its process instead."""
         self.closed.set()
-        self._incoming.put(None)
+        self._watchdog.stop()
+        self._gate.close()
         self._ended.put(None)
         for thread in self._threads:
             thread.join(timeout=10)
+
+    def _let_in(self, job: Job) -> None:
+        refusal = self.attempts.refusal(job.clip_id)
+        if refusal is not None:
+            self._leave(job, QUARANTINE, refusal)
+        elif not self._gate.put(job.clip_id, job):
+            self._hand_back(job)
 
     def _is_first(self, job: Job) -> bool:
         """Whether nobody works on this clip yet; a twin is settled by the commit of the first."""
@@ -205,6 +243,7 @@ class Stations:
         except BaseException as error:
             log.exception("replica=%s station %s failed", self.name, station.__name__)
             if is_broken_cuda(error):
+                self.attempts.blame([], f"{type(error).__name__}: {error}")
                 os._exit(1)  # Ray starts a new actor; a clean exit would leave a zombie slot
             with self._lock:
                 self._fatal = error
@@ -214,16 +253,21 @@ class Stations:
                     call.done.set_exception(error)
 
     def _condition(self) -> None:
-        while (job := self._incoming.get()) is not None:
-            try:
-                with self.times.beside("conditioning_s"):
-                    request = self._request(job)
-            except (ValueError, RuntimeError) as error:
-                if is_broken_cuda(error):
-                    raise
-                self._leave(job, "conditioning", error)
-            else:
-                self._ready.put((job, request))
+        while group := self._gate.next_group():
+            for job in group:
+                if self._drained_at is not None:
+                    self._hand_back(job)
+                    continue
+                try:
+                    watching = self._watchdog.watching("conditioning", [job.clip_id])
+                    with watching, self.times.beside("conditioning_s"):
+                        request = self._request(job)
+                except (ValueError, RuntimeError, MemoryError) as error:
+                    if is_broken_cuda(error):
+                        raise
+                    self._leave(job, "conditioning", error)
+                else:
+                    self._ready.put((job, request))
 
     def _request(self, job: Job) -> Request:
         spec, prepared = job.spec, job.prepared
@@ -257,9 +301,10 @@ class Stations:
         engine = self.engine
         while not self.closed.is_set():
             self._admit(block=not self._jobs)
+            self._cancel_late()
             if not self._jobs:
                 continue
-            with self.times.model():
+            with self._watchdog.watching("a step of the engine", self._jobs), self.times.model():
                 finished = engine.step()
             for clip in finished:
                 job = self._jobs.pop(clip.key)
@@ -271,6 +316,9 @@ class Stations:
     def _admit(self, block: bool) -> None:
         """Hands waiting requests to the engine while it has room. What a kill can cost is bounded:
         clips in the slots and those not yet durable are at most one part more than the slots."""
+        if self._drained_at is not None:
+            time.sleep(0.05 if block else 0)
+            return
         limit = self.config.part_clips + self.config.slots
         while self.engine.has_room and self._behind + len(self._jobs) < limit:
             try:
@@ -285,7 +333,27 @@ class Stations:
                 del self._jobs[request.key]
                 self._leave(job, "generate", error)
 
+    def _cancel_late(self) -> None:
+        """Takes clips out of the engine whose time is over: their own, or that of a drain."""
+        now = time.monotonic()
+        if now < self._next_look:
+            return
+        self._next_look = now + LOOK_S
+        drained = self._drained_at is not None and now >= self._drained_at
+        for clip_id, job in list(self._jobs.items()):
+            limit_s = self.config.row_limit_s(job.spec["duration_s"])
+            took_s = 0.0 if job.admitted_at is None else now - job.admitted_at
+            if not drained and took_s <= limit_s:
+                continue
+            self.engine.cancel(clip_id)
+            del self._jobs[clip_id]
+            if drained:
+                self._hand_back(job)
+            else:
+                self._leave(job, "deadline", DeadlineError(took_s, limit_s))
+
     def _on_admit(self, clip_id: str) -> None:
+        self._jobs[clip_id].admitted_at = time.monotonic()
         with self._lock:
             self._waiting -= 1
         engine = self.engine
@@ -295,9 +363,9 @@ class Stations:
         log.info(line("admitted", run=self.settings.run_id, replica=self.name, **ids))
 
     def _leave(self, job: Job, stage: str, error: Exception) -> None:
-        """A row that fails before it was admitted."""
+        """A row that fails outside the engine, or is taken out of it."""
         with self._lock:
-            self._waiting -= 1
+            self._waiting -= job.admitted_at is None
             self._behind += 1
         job.spec["stage"] = stage
         self._ended.put((job, error))
@@ -314,9 +382,12 @@ class Stations:
                 if ended is None:
                     return
                 job, error = ended
-                status = self._collect(job, error)
+                with self._watchdog.watching("decoding and encoding", [job.clip_id]):
+                    status = self._collect(job, error)
                 if status is not None:
                     uncommitted.append((job, status))
+                    if not self._gate.isolating:
+                        self._gate.out(job.clip_id)
                     with self._lock:
                         job.call.unfinished -= 1
             if uncommitted and (self.writer.due_in_s() == 0.0 or self._starved()):
@@ -326,6 +397,7 @@ class Stations:
                 with self._lock:
                     self._behind -= sum(j.prepared["kind"] == "clip" for j, _ in uncommitted)
                 for job, status in uncommitted:
+                    self._gate.out(job.clip_id)
                     self._settle(job, status, finished=True)
                 uncommitted = []
 
@@ -337,9 +409,11 @@ class Stations:
 
     def _starved(self) -> bool:
         """No row waits behind the slots and a commit would let a call return, which brings more."""
+        if not self._ended.empty():
+            return False
         with self._lock:
             ready = any(call.unfinished == 0 and call.uncommitted for call in self._calls)
-            return self._waiting == 0 and self._ended.empty() and ready
+            return self._gate.isolating or (self._waiting == 0 and ready)
 
     def _settle(self, job: Job, status: dict[str, Any], finished: bool = False) -> None:
         call = job.call
@@ -352,10 +426,40 @@ class Stations:
                 self._calls.discard(call)
             if self._in_flight.get(job.spec["clip_id"]) is job:
                 del self._in_flight[job.spec["clip_id"]]
-        if last and not call.done.done():
+        lost = not self._hands_back and any(s["status"] == "drained" for s in call.statuses)
+        if last and not lost and not call.done.done():
             call.done.set_result(None)
         for twin in job.twins:
-            self._settle(twin, status | {"status": "known", "audio_s": None})
+            drained = status["status"] == "drained"
+            self._settle(twin, status if drained else status | {"status": "known", "audio_s": None})
+
+    # --- leaving early
+
+    def drain(self, grace_s: float, *, hand_back: bool = True) -> None:
+        """Admits nothing more, lets what is in the slots finish, commits, and returns when every
+        row that was accepted is either durable or given up.
+
+        Args:
+            grace_s: After so many seconds the clips that are still in the slots are dropped.
+            hand_back: Rows that were not made come back as status `drained`; otherwise their calls
+                never return, and whoever ends this process has Ray send them elsewhere.
+        """
+        self._hands_back = hand_back
+        self._drained_at = time.monotonic() + grace_s
+        for job in self._gate.close():
+            self._hand_back(job)
+        while self._calls:
+            try:
+                job, _ = self._ready.get(timeout=0.05)
+            except queue.Empty:
+                continue
+            self._hand_back(job)
+
+    def _hand_back(self, job: Job) -> None:
+        with self._lock:
+            self._waiting -= job.admitted_at is None
+        self._gate.out(job.clip_id)
+        self._settle(job, {"status": "drained", "clip_id": job.clip_id})
 
     def _collect(self, job: Job, error: Exception | None) -> dict[str, Any] | None:
         """Puts the clip, or the dead letter that it became, into the part; its status row, or None
@@ -372,7 +476,7 @@ class Stations:
                     self._take_again(job, failed)
                     return None
                 stage, error = "qc", self.finisher.verdict(failed, job.retake)
-            except (ValueError, RuntimeError) as invalid:
+            except (ValueError, RuntimeError, MemoryError) as invalid:
                 if is_broken_cuda(invalid):
                     raise
                 stage, error = "encode", invalid
@@ -404,7 +508,9 @@ class Stations:
         with self._lock:
             self._behind -= 1
             self._waiting += 1
-        self._incoming.put(job)
+        job.admitted_at = None
+        self._gate.out(job.clip_id)
+        self._let_in(job)
 
     def _guard(self) -> None:
         s = self.settings

@@ -29,11 +29,11 @@ READING_ORDER = {
         qc config
         storage.errors storage.filesystems storage.local_files storage.range_file storage.store
         storage.references storage
-        ledger.lease ledger.tables ledger.parts ledger.done_set ledger.book ledger.verify
-        ledger.maintain ledger
+        ledger.lease ledger.tables ledger.parts ledger.done_set ledger.book ledger.attempts
+        ledger.verify ledger.maintain ledger
         expand plan checkpoint settings quality level containers encode listen prepare records
-        finish logs metrics commit loading timing stations exporter replica
-        progress runs
+        finish logs metrics commit loading timing watchdog gate stations exporter replica seat
+        progress drain runs
         report.pictures report.highlights report.cards report.page report
         job
         cli.options cli.errors cli.manifest cli.models cli.submit cli.upkeep cli.root
@@ -51,7 +51,7 @@ LIGHT_MUSICGEN = {"musicgen.files", "musicgen.family"}
 IMPORTS_THE_MODEL = {
     *("listen", "prepare", "records", "finish", "loading", "stations", "cli.models"),
 }
-IMPORTS_RAY = {"exporter", "job", "cli.submit"}  # the actors' work knows nothing of Ray
+IMPORTS_RAY = {"exporter", "seat", "job", "cli.submit"}  # the actors' work knows nothing of Ray
 
 
 def modules(package: str) -> dict[str, Path]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from manifests.reader import Manifest
-from pipeline.cli.errors import EXIT_DEAD_LETTERS, errors_to_exit_codes, say
+from pipeline.cli.errors import EXIT_DEAD_LETTERS, EXIT_DRAINED, errors_to_exit_codes, say
 from pipeline.cli.manifest import manifest
 from pipeline.cli.models import convert, models
 from pipeline.cli.options import given_flags, job_options
@@ -138,12 +138,24 @@ def _make(config: JobConfig, *, retry: bool) -> None:
 
     summary = job.run(config, opened, info, retry=retry, say=say)
     storage = open_storage(config.output, config.storage_options)
+    if summary.drained:
+        say(_words_of_drained(summary, storage))
+        raise click.exceptions.Exit(EXIT_DRAINED)
     if summary.plan.pending or summary.plan.letters or not storage.size("report.html"):
         page = build_report(storage, sample=config.report_sample)
         storage.put("report.html", page.encode())
     click.echo(_closing_words(summary, storage))
     if summary.letters_standing:
         raise click.exceptions.Exit(EXIT_DEAD_LETTERS)
+
+
+def _words_of_drained(summary: "RunSummary", storage: Storage) -> str:
+    tally, pending = summary.tally, summary.plan.pending
+    return (
+        f"drained ({summary.drained}): {tally.clips} of {pending} clips are committed in "
+        f"{storage.uri('clips')}, {tally.failed} failed, {pending - tally.clips - tally.failed} "
+        "are left; the same command goes on from there"
+    )
 
 
 def _closing_words(summary: "RunSummary", storage: Storage) -> str:

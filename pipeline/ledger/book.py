@@ -164,6 +164,14 @@ def clips_of_run(storage: Storage, run_id: str, cache: PartCache) -> DoneSet:
     return DoneSet(np.unique(np.concatenate([NO_IDS, *(part.clips for part in parts)])), NO_IDS)
 
 
+def letters_of_run(storage: Storage, run_id: str) -> frozenset[str]:
+    """Ids of the clips in whose place one run has committed a dead letter so far."""
+    tables = map_parts(
+        storage, "failed", lambda info: read_part(storage, info, ["clip_id"]), run_id
+    )
+    return frozenset(clip for table in tables for clip in table["clip_id"].to_pylist() if clip)
+
+
 def committed_ids(storage: Storage) -> DoneSet:
     """What is done, and for which rows a dead letter stands, from all parts."""
     letters = _read_letters(storage)
@@ -180,9 +188,11 @@ def committed_ids(storage: Storage) -> DoneSet:
     return DoneSet(clips, np.unique(pack_ids(standing["row_key"].to_pylist())))
 
 
-def read_clips(storage: Storage, columns: Sequence[str] | None = None) -> pa.Table:
-    """All committed clips; name the columns where there may be many."""
-    tables = map_parts(storage, "clips", lambda info: read_part(storage, info, columns))
+def read_clips(
+    storage: Storage, columns: Sequence[str] | None = None, run_id: str | None = None
+) -> pa.Table:
+    """All committed clips, or those of one run; name the columns where there may be many."""
+    tables = map_parts(storage, "clips", lambda info: read_part(storage, info, columns), run_id)
     if tables:
         return pa.concat_tables(tables, promote_options="default")
     empty = CLIP_FIELDS.empty_table()

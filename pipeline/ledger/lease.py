@@ -48,6 +48,8 @@ class LeaseState:
     held: bool
     ttl_s: float
     owner: str
+    draining: bool = False
+    """whether replicas of this run are to finish what they have begun and leave"""
 
     def to_json(self) -> bytes:
         return json.dumps(self.__dict__, sort_keys=True).encode()
@@ -135,6 +137,10 @@ class Lease:
         self._thread = threading.Thread(target=self._beat_on, name="lease-heartbeat", daemon=True)
         self._thread.start()
 
+    def ask_to_drain(self) -> None:
+        """Tell the replicas of this run, which look here, to come to an end."""
+        self._write(held=True, draining=True)
+
     def release(self) -> None:
         """Give the lease back, so that the next run starts at once."""
         self._stop.set()
@@ -175,9 +181,10 @@ class Lease:
             self._lost.set()
         self._beaten_at_s = asked_at_s
 
-    def _write(self, *, held: bool) -> None:
+    def _write(self, *, held: bool, draining: bool = False) -> None:
         with self._state_lock:
             changes: dict[str, Any] = {"counter": self._state.counter + 1, "held": held}
+            changes["draining"] = draining or self._state.draining
             self._state = LeaseState(**(self._state.__dict__ | changes))
             self.storage.put(_path(self.generation), self._state.to_json())
 
@@ -193,6 +200,12 @@ def holds(storage: Storage, generation: int, token: str) -> bool:
         return False
     state = _read(storage, generation)
     return state is not None and state.held and state.token == token
+
+
+def asks_to_drain(storage: Storage, generation: int) -> bool:
+    """Whether the run of this generation is draining: for replicas, one small read."""
+    state = _read(storage, generation)
+    return state is not None and state.draining
 
 
 def _newest(storage: Storage) -> LeaseState | None:

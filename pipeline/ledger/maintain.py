@@ -110,7 +110,7 @@ def compact(
 
 
 def gc(storage: Storage, lease: Lease, *, min_age_s: float = 3600.0) -> GcReport:
-    """Remove audio that no part names, temporary files of killed writers and old leases.
+    """Remove audio that no part names, what killed writers leave behind, and old leases.
 
     Args:
         storage: root of the output.

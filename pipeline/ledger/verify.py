@@ -13,6 +13,7 @@ from typing import Any, Literal
 import numpy as np
 import pyarrow as pa
 
+from pipeline.ledger import attempts
 from pipeline.ledger.done_set import pack_ids
 from pipeline.ledger.parts import (
     UnreadablePartError,
@@ -63,7 +64,7 @@ class VerifyReport:
     """audio objects that no part names; `gc` removes them"""
     unreferenced_bytes: int
     n_leftovers: int
-    """hidden temporary files of killed writers; `gc` removes them"""
+    """temporary files of killed writers, records of attempts; `gc` removes them"""
 
     @property
     def ok(self) -> bool:
@@ -113,9 +114,11 @@ def _verify(storage: Storage, deep: bool) -> VerifyReport:
 
 
 def is_leftover(path: str) -> bool:
-    """Whether this is the temporary file of a local write that was killed."""
+    """Whether this is the temporary file of a local write that was killed, or an attempt record
+    (which only the run that wrote it reads)."""
     name = path.rpartition("/")[2]
-    return name.startswith(".") and name.endswith(".tmp")
+    is_temporary = name.startswith(".") and name.endswith(".tmp")
+    return is_temporary or path.startswith(f"{attempts.FOLDER}/")
 
 
 def _unreadable_letters(storage: Storage) -> Iterator[Problem]:

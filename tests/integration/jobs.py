@@ -10,7 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -24,7 +24,7 @@ from pipeline.config import JobConfig, load_config
 from pipeline.ledger import DoneSet, verify
 from pipeline.plan import Plan
 from pipeline.prepare import Prepare, read_rows
-from pipeline.settings import PrepareSettings, ReplicaSettings
+from pipeline.settings import PrepareSettings, ReplicaSettings, lone_seat
 from pipeline.storage import open_storage
 
 EXAMPLES = Path(__file__).parents[2] / "manifests" / "examples"
@@ -77,7 +77,8 @@ class HereDataset:
         replica_class: type,
     ) -> None:
         self.config, self.plan, self.prepare, self.known = config, plan, prepare, known
-        self.replicas = [replica_class(replica) for _ in range(config.replicas)]
+        told = replace(replica, find_seat=lone_seat)
+        self.replicas = [replica_class(told) for _ in range(config.replicas)]
 
     def iter_batches(self, **how: Any) -> Iterator[pa.Table]:
         n_calls = self.config.replicas * self.config.tasks_in_flight

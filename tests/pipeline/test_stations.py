@@ -20,10 +20,13 @@ from pipeline.ledger.done_set import NO_IDS, DoneSet
 from pipeline.ledger.lease import Lease
 from pipeline.metrics import METRICS
 from pipeline.prepare import PREPARED_SCHEMA, ReferenceReader
+from pipeline.replica import begin_attempts
 from pipeline.settings import ReplicaSettings
 from pipeline.stations import Stations
 from pipeline.storage import open_storage
 from tests.integration.jobs import write_manifest
+
+ROWS = [{"id": f"r{i}", "prompt": f"song {i}", "duration_s": 0.2} for i in range(6)]
 
 
 @pytest.fixture
@@ -34,8 +37,13 @@ def replica(tmp_path: Path) -> Any:
     started[0].close()
 
 
-def start(folder: Path, rows: list[dict[str, Any]] | None = None, **settings: Any) -> Any:
-    rows = rows or [{"id": f"r{i}", "prompt": f"song {i}", "duration_s": 0.2} for i in range(6)]
+def start(folder: Path, rows: list[dict[str, Any]] | None = None, **flags: Any) -> Any:
+    told, prepared, storage, lease = a_job(folder, rows or ROWS, **flags)
+    return Stations(told, begin_attempts(told, told.find_seat())), prepared, storage, lease
+
+
+def a_job(folder: Path, rows: list[dict[str, Any]], **settings: Any) -> Any:
+    """What a replica is told, its prepared rows, the output and its lease."""
     folder.mkdir(exist_ok=True)
     flags = {
         "manifest": str(write_manifest(folder / "m.parquet", rows)),
@@ -49,8 +57,8 @@ def start(folder: Path, rows: list[dict[str, Any]] | None = None, **settings: An
     spec = PlanSpec(Manifest.open(config.manifest), config.generation, limits_of(info))
     lease = Lease.acquire(open_storage(config.output))
     schema = ledger.clip_schema(pa.schema([]), config.audio)
-    settings_ = ReplicaSettings(config, info, "20260101T000000-abcdef", 1, lease.token, schema)
-    return Stations(settings_), prepared_rows(spec, info), open_storage(config.output), lease
+    told = ReplicaSettings(config, info, "20260101T000000-abcdef", 1, lease.token, schema)
+    return told, prepared_rows(spec, info), open_storage(config.output), lease
 
 
 def make(folder: Path, rows: list[dict[str, Any]] | None = None, **settings: Any) -> Any:
