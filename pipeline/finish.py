@@ -60,7 +60,7 @@ class Finisher:
         except NotFiniteError as error:  # no setting lets that pass
             raise QualityError(str(error)) from error
         failed = config.qc.failed(asdict(made))
-        if failed and (config.qc_action == "fail" or retake < config.max_retakes):
+        if failed and (config.qc_action == "fail" or self.may_retake(spec, retake)):
             raise QualityError("; ".join(failed))
         levelled = to_level(wav, made_hz, made, config)
         rate_hz = self.coding.rate_hz(made_hz)
@@ -82,11 +82,21 @@ class Finisher:
         )
         return FinishedClip(row, data, wav.shape[1] / made_hz)
 
-    def verdict(self, failed: QualityError, retake: int) -> QualityError:
+    def may_retake(self, spec: Mapping[str, Any], retake: int) -> bool:
+        """Whether a clip that failed is made again: where no draw depends on the seed (greedy
+        decoding, without a style whose excerpt is drawn), it would only be the same again."""
+        generation = spec["generation"]
+        drawn = generation["use_sampling"] and generation["temperature"] > 0
+        return retake < self.config.max_retakes and (drawn or "style" in spec["references"])
+
+    def verdict(self, failed: QualityError, spec: Mapping[str, Any], retake: int) -> QualityError:
         """What the dead letter says of a clip whose last try failed, with the ways out."""
         tries = f"failed QC in {retake + 1} tries" if retake else "failed QC"
+        if retake == self.config.max_retakes:
+            again = f"raise --max-retakes (now {retake}) or give the row another seed"
+        else:
+            again = "let the row be sampled (greedy decoding makes the same clip again)"
         return QualityError(
-            f"{tries}: {failed}; loosen the limit, raise --max-retakes (now "
-            f"{self.config.max_retakes}) or give the row another seed, then `retry`; "
-            "--qc-action keep keeps such clips and says so in their rows"
+            f"{tries}: {failed}; loosen the limit, {again}, then `retry`; --qc-action keep keeps "
+            "such clips and says so in their rows"
         )

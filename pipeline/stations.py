@@ -472,10 +472,10 @@ class Stations:
             try:
                 return self._add_clip(job, job.codes)
             except QualityError as failed:
-                if job.retake < self.config.max_retakes:
+                if self.finisher.may_retake(job.spec, job.retake):
                     self._take_again(job, failed)
                     return None
-                stage, error = "qc", self.finisher.verdict(failed, job.retake)
+                stage, error = "qc", self.finisher.verdict(failed, job.spec, job.retake)
             except (ValueError, RuntimeError, MemoryError) as invalid:
                 if is_broken_cuda(invalid):
                     raise

@@ -68,7 +68,7 @@ def flagged(clips: pa.Table) -> dict[str, NDArray[np.intp]]:
     found: dict[str, NDArray[np.intp]] = {}
     kept = np.flatnonzero(pc.is_valid(clips.column("qc_failed")).to_numpy())
     if kept.size:
-        found["past a QC limit"] = kept
+        found["failed its checks"] = kept
     for flag in FLAGS:
         badness = flag.badness(numbers(clips, flag.column))
         limit = float(flag.badness(np.array([flag.limit]))[0])

@@ -78,7 +78,6 @@ MEASURES = (
     Measure("loudness_lufs", "Loudness", lambda v: f"{v:.1f} LUFS"),
     Measure("true_peak_dbtp", "True peak", lambda v: f"{v:.1f} dBTP"),
     Measure("gain_db", "Gain", lambda v: f"{v:+.1f} dB"),
-    Measure("rms_dbfs", "RMS", lambda v: f"{v:.1f} dBFS"),
     Measure("silence_ratio", "Silence", lambda v: f"{100 * v:.1f} %"),
     Measure("clip_ratio", "Clipped samples", lambda v: f"{100 * v:.2f} %"),
     Measure("spectral_flatness", "Flatness", lambda v: f"{v:.3f}"),

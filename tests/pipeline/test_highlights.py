@@ -159,6 +159,6 @@ def test_no_failures_no_groups() -> None:
 def test_what_was_kept_past_a_limit_comes_first_and_says_so() -> None:
     table = clips({"clip_ratio": 0.5}, {}, {"qc_failed": "clip_ratio 0.1 (qc.max_clip_ratio 0)"})
     flags = flagged(table)
-    assert list(flags) == ["past a QC limit", "clipped"]
+    assert list(flags) == ["failed its checks", "clipped"]
     assert worst_rows(flags) == [2, 0]
     assert phrases(table.to_pylist()[2]) == ["failed QC: clip_ratio 0.1 (qc.max_clip_ratio 0)"]

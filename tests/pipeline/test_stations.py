@@ -182,9 +182,12 @@ def test_a_clip_that_fails_is_made_again_with_the_next_seed(tmp_path: Path) -> N
 def test_what_always_fails_ends_as_dead_letters_or_is_kept(tmp_path: Path) -> None:
     limits = {"min_rms_dbfs": -1.0}
 
-    clips, letters, _ = make(tmp_path / "fail", SEEDED, qc=limits)
-    assert (len(clips), len(letters)) == (0, 4)
-    assert "failed QC: rms_dbfs" in letters["r0"]["message"]
+    rows = [*SEEDED, SEEDED[0] | {"id": "greedy", "use_sampling": False}]
+    clips, letters, _ = make(tmp_path / "fail", rows, qc=limits, max_retakes=1)
+    assert (len(clips), len(letters)) == (0, 5)
+    assert "failed QC in 2 tries: rms_dbfs" in letters["r0"]["message"]
+    assert "failed QC: rms_dbfs" in letters["greedy"]["message"]  # the seed would change nothing
+    assert "greedy decoding makes the same clip again" in letters["greedy"]["message"]
 
     clips, letters, _ = make(tmp_path / "keep", SEEDED, qc=limits, qc_action="keep", max_retakes=1)
     assert (len(clips), letters) == (4, {})
