@@ -179,6 +179,12 @@ class Engine:
         self._release(list(range(self.n_rows)), wipe=True)
         self._plan()
 
+    def close(self) -> None:
+        """Free rows and caches for good; the counts stay."""
+        self._waiting.clear()
+        self._active.clear()
+        del self._state, self._step, self._weights
+
     def _admit(self) -> list[Finished]:
         """Move tasks into free rows, first come, first served; return those that can't go on."""
         refused, admitted = [], False

@@ -109,9 +109,11 @@ def row_bytes(
     *,
     window_frames: int = int(MAX_DURATION_S * FRAME_RATE_HZ),
     max_text_tokens: int = MAX_TEXT_TOKENS,
+    max_audio_frames: int | None = None,
 ) -> int:
     """Bytes of the caches of one row, keys and values of all layers, with caches in `dtype`."""
-    n_prefix = 0 if cfg.fuse == "cross" else cfg.max_audio_frames + max_text_tokens
+    n_audio = cfg.max_audio_frames if max_audio_frames is None else max_audio_frames
+    n_prefix = 0 if cfg.fuse == "cross" else n_audio + max_text_tokens
     cells = _round_up(n_prefix + window_frames + cfg.max_delay + 1)
     if cfg.fuse == "cross":
         cells += KEY_BLOCK  # grows where a text is longer

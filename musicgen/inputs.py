@@ -79,6 +79,8 @@ class RequestMaker:
         windows = self._windows(n_frames, opening, extend_stride_s)
         conditions = self._conditions(prompt, melody_chroma, style, seed, windows)
         same = len(windows) == 1 or (melody_chroma is None and style is None)
+        if style is not None:  # heard now, beside the token loop; a window's prefix is small
+            conditions = [conditions(window) for window in range(len(windows))].__getitem__
         return Request(
             key=key,
             conditions=conditions(0),

@@ -13,6 +13,7 @@ from musicgen.conditioning.chroma import ChromaExtractor
 from musicgen.conditioning.separation import load_separator
 from musicgen.config import SamplingParams, n_frames
 from musicgen.engine import ROWS_PER_SLOT, Engine, Request
+from musicgen.family import row_bytes
 from musicgen.files import ModelInfo
 from musicgen.inputs import RequestMaker
 from musicgen.longform import DEFAULT_EXTEND_STRIDE_S, plan_windows, stride_frames
@@ -52,7 +53,9 @@ class LoadedModel:
         self.lm = checkpoint.lm
         self._keep_lm = keep_lm
         self._weights: StepWeights | None = None
-        self._side = torch.cuda.Stream(self.device) if self.device.type == "cuda" else None
+        self._side: torch.cuda.Stream | None = None
+        if self.device.type == "cuda":
+            self._side = torch.cuda.Stream(self.device)  # type: ignore[no-untyped-call]
         (self.lm if keep_lm else self.lm.condition_provider).to(self.device)
         self.text_encoder = checkpoint.text.to(self.device)
         self.compression_model = checkpoint.codec.to(self.device)
@@ -93,13 +96,7 @@ class LoadedModel:
     ) -> Engine:
         """An engine of 2 · `slots` rows for windows of up to `max_duration`; engines of one model
         share their weights. See `Engine` for the options."""
-        style = self._requests.style
-        limits = Limits(
-            ROWS_PER_SLOT * slots,
-            self._requests.max_frames,
-            self.text_encoder.max_tokens,
-            self.lm.cfg.max_audio_frames if style is None else style.max_frames,
-        )
+        limits = self._limits(slots)
         return Engine(
             self.lm,
             slots=slots,
@@ -110,6 +107,38 @@ class LoadedModel:
             weights=self._prepared(limits.n_cells(self.lm.cfg)),
             graphs=graphs,
             longest_first=longest_first,
+        )
+
+    def slots_that_fit(self, reserve_bytes: int) -> int | None:
+        """Slots for which the GPU's free memory has room, `reserve_bytes` left aside for the codec,
+        text encoding and what steps need beside the caches; None on a CPU."""
+        if self.device.type != "cuda":
+            return None
+        self._prepared(self._limits(1).n_cells(self.lm.cfg))
+        torch.cuda.empty_cache()
+        free_bytes, _ = torch.cuda.mem_get_info(self.device)
+        return (free_bytes - reserve_bytes) // self.slot_bytes
+
+    @property
+    def slot_bytes(self) -> int:
+        """Bytes of the caches of one slot."""
+        limits = self._limits(1)
+        on_cpu = self.device.type == "cpu"
+        return ROWS_PER_SLOT * row_bytes(
+            self.lm.cfg,
+            "fp32" if on_cpu else self.dtype,
+            window_frames=limits.max_frames,
+            max_text_tokens=limits.max_text_tokens,
+            max_audio_frames=limits.max_audio_frames,
+        )
+
+    def _limits(self, slots: int) -> Limits:
+        style = self._requests.style
+        return Limits(
+            ROWS_PER_SLOT * slots,
+            self._requests.max_frames,
+            self.text_encoder.max_tokens,
+            self.lm.cfg.max_audio_frames if style is None else style.max_frames,
         )
 
     def _prepared(self, n_cells: int) -> StepWeights:

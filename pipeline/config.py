@@ -27,6 +27,7 @@ from pipeline.qc import QualityLimits
 AudioMode = Literal["files", "parquet", "webdataset"]
 AudioFormat = Literal["flac", "wav", "mp3", "ogg", "opus"]
 Normalize = Literal["none", "clip", "peak", "rms", "loudness"]
+MOST_SLOTS, AUTO_SLOTS_AT_MOST = 1024, 64
 DType = Literal["auto", "fp32", "bf16", "fp16"]
 Device = Literal["auto", "cpu", "cuda"]
 
@@ -129,7 +130,11 @@ class JobConfig(BaseModel):
     )
     device: Device = Field("auto", description="Where replicas compute; auto = cuda if granted.")
     dtype: DType = Field("auto", description="auto = fp16 autocast on CUDA, fp32 on CPU.")
-    slots: int = Field(8, ge=1, le=1024, description="Clips in flight per replica (2 rows each).")
+    slots: int | Literal["auto"] = Field(
+        8,
+        description="Clips in flight per replica (2 rows each); auto = what the GPU has room for, "
+        f"at most {AUTO_SLOTS_AT_MOST}. Clips repeat to the bit at equal slots only.",
+    )
 
     prepare_workers: int = Field(1, ge=1, le=256, description="CPU actors that prepare rows.")
     prepare_block_rows: int = Field(256, ge=1, description="Rows per task of the prepare pool.")
@@ -222,6 +227,19 @@ class JobConfig(BaseModel):
     report_sample: int = Field(12, ge=0, le=500, description="Clips with players in report.html.")
     verbose: bool = Field(False, description="Show the log lines of the actors.")
 
+    @field_validator("slots", mode="before")
+    @classmethod
+    def _slots(cls, value: Any) -> Any:
+        """From a flag it comes as text."""
+        if isinstance(value, str) and value.isascii() and value.isdigit():
+            value = int(value)
+        if value != "auto" and not (type(value) is int and 1 <= value <= MOST_SLOTS):
+            raise ValueError(
+                f"slots={value!r} must be a whole number from 1 to {MOST_SLOTS}, or auto; correct "
+                "--slots or job.yaml"
+            )
+        return value
+
     @field_validator("storage_options")
     @classmethod
     def _no_credentials(cls, options: dict[str, Any]) -> dict[str, Any]:
@@ -276,7 +294,8 @@ class JobConfig(BaseModel):
     def tasks_in_flight(self) -> int:
         """Ray tasks that a replica holds at once: enough rows for the slots, those that wait
         behind them, and a part that is being filled (a task ends when its rows are committed)."""
-        rows = 2 * self.slots + self.part_clips
+        slots = AUTO_SLOTS_AT_MOST if self.slots == "auto" else self.slots
+        rows = 2 * slots + self.part_clips
         return 1 + -(-rows // self.block_rows)
 
 

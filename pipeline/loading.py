@@ -20,6 +20,7 @@ def load_model(settings: ReplicaSettings, device: str, dtype: str) -> MusicGen:
         text_encoder=config.text_encoder,
         codec=config.codec,
         style_encoder=config.style_encoder,
+        keep_lm=False,
     )
     if model.info.weights_hash != info.weights_hash:
         raise RuntimeError(

@@ -40,7 +40,7 @@ class Recorder:
     dtype: str
     attempts: Mapping[str, int] = field(default_factory=dict)
 
-    def provenance(self) -> dict[str, Any]:
+    def provenance(self, engine_rows: int) -> dict[str, Any]:
         """How clips are made here; what it names is all that their bits depend on."""
         kind = torch.cuda.get_device_name(0) if self.device == "cuda" else platform.machine()
         versions = {name: version(name) for name in _PACKAGES}
@@ -52,7 +52,7 @@ class Recorder:
             "dtype": self.dtype,
             "device": f"{self.device}:{kind}",
             "threads": self.config.threads_per_replica,
-            "engine_rows": 2 * self.config.slots,
+            "engine_rows": engine_rows,
             "versions": json.dumps(versions, sort_keys=True),
             "ai_generated": True,
         }
@@ -61,7 +61,7 @@ class Recorder:
         """The provenance that travels inside the audio file, as JSON. It holds nothing of run,
         time, host or path, so that the bytes of a clip repeat."""
         named = {name: spec[name] for name in _IN_COMMENT}
-        made = named | spec["generation"] | _level(levelled) | self.provenance()
+        made = named | spec["generation"] | _level(levelled) | self.provenance(spec["engine_rows"])
         if posixpath.isabs(self.info.name) or self.info.name.startswith((".", "~")):
             made["model"] = posixpath.basename(self.info.name.rstrip("/"))
         return json.dumps(made, sort_keys=True, ensure_ascii=False)
@@ -90,7 +90,7 @@ class Recorder:
             **spec["generation"],
             **asdict(levelled.quality),
             **_level(levelled),
-            **self.provenance(),
+            **self.provenance(spec["engine_rows"]),
             **self._signature(spec["row_key"]),
             "references": json.dumps(spec["references"], sort_keys=True),
             "retake": retake,

@@ -23,7 +23,7 @@ import torch
 
 from manifests.identity import retake_seed
 from musicgen.config import SamplingParams
-from musicgen.engine import Request
+from musicgen.engine import ROWS_PER_SLOT, Request
 from musicgen.longform import DEFAULT_EXTEND_STRIDE_S
 from pipeline import ledger
 from pipeline.commit import PartWriter
@@ -37,6 +37,7 @@ from pipeline.metrics import Sample
 from pipeline.prepare import SAMPLING, extras_of
 from pipeline.records import Recorder
 from pipeline.settings import ReplicaSettings
+from pipeline.slots import is_out_of_memory, make_engine, smaller_engine, too_big_alone
 from pipeline.storage import open_storage
 from pipeline.timing import ReplicaTimes
 from pipeline.watchdog import Watchdog
@@ -64,6 +65,7 @@ class Job:
     prepared: dict[str, Any]  # the row of the prepared table, extras included
     call: "Call"
     twins: list["Job"] = field(default_factory=list)  # the same clip, asked for again meanwhile
+    request: Request | None = None  # while it is in the engine
     codes: torch.Tensor | None = None  # [K, T]
     retake: int = 0  # how often the clip was made again
     admitted_at: float | None = None  # when it entered the engine, monotonic seconds
@@ -105,7 +107,7 @@ class Stations:
         self.dtype = pick_dtype(config, self.device)
         self.storage = open_storage(config.output, config.storage_options)
         self.model = load_model(settings, self.device, self.dtype)
-        self.engine = self.model.make_engine(config.slots)
+        self.engine = make_engine(self.model, config)
         self.engine.on_admit = self._on_admit
         self.writer = PartWriter(
             self.storage,
@@ -133,10 +135,11 @@ class Stations:
         self._parts_lock = threading.Lock()
         self.times = ReplicaTimes()
         self._jobs: dict[str, Job] = {}  # in the engine, by clip id
+        self._earlier_steps = 0  # of engines that ran out of memory
         self._in_flight: dict[str, Job] = {}  # accepted and not yet durable, by clip id
-        self._gate = Gate[Job](self.attempts, config.slots)
+        self._gate = Gate[Job](self.attempts, self.engine.n_rows // ROWS_PER_SLOT)
         self._watchdog = Watchdog(config.hang_timeout_s, self.attempts.blame)
-        self._ready: queue.Queue[tuple[Job, Request]] = queue.Queue(maxsize=2 * config.slots)
+        self._ready: queue.Queue[tuple[Job, Request]] = queue.Queue(maxsize=self.engine.n_rows)
         self._ended: queue.Queue[tuple[Job, Exception | None] | None] = queue.Queue()
         self._lock = threading.Lock()
         self._waiting = 0  # rows accepted and not yet admitted
@@ -182,12 +185,12 @@ class Stations:
         work = asdict(self.times)
         return [
             *self.writer.committed.samples(),
-            Sample("steps", self.engine.n_steps),
+            Sample("steps", self._earlier_steps + self.engine.n_steps),
             *(
                 Sample("work_seconds", work[f"{kind}_s"], (("kind", kind),))
                 for kind in ("model", "conditioning", "decode", "encode", "commit")
             ),
-            Sample("slots", self.config.slots),
+            Sample("slots", self.engine.n_rows // ROWS_PER_SLOT),
             Sample("slots_busy", len(self._jobs)),
             Sample("rows_waiting", self._waiting),
             Sample("rows_uncommitted", self._behind),
@@ -260,7 +263,8 @@ class Stations:
                     continue
                 try:
                     watching = self._watchdog.watching("conditioning", [job.clip_id])
-                    with watching, self.times.beside("conditioning_s"):
+                    beside = self.model.beside_the_engine()
+                    with watching, self.times.beside("conditioning_s"), beside:
                         request = self._request(job)
                 except (ValueError, RuntimeError, MemoryError) as error:
                     if is_broken_cuda(error):
@@ -298,20 +302,54 @@ class Stations:
         return torch.from_numpy(samples.reshape(self.settings.info.channels, -1))
 
     def _generate(self) -> None:
-        engine = self.engine
         while not self.closed.is_set():
             self._admit(block=not self._jobs)
             self._cancel_late()
             if not self._jobs:
                 continue
-            with self._watchdog.watching("a step of the engine", self._jobs), self.times.model():
-                finished = engine.step()
+            try:
+                watching = self._watchdog.watching("a step of the engine", self._jobs)
+                with watching, self.times.model():
+                    finished = self.engine.step()
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error):
+                    raise
+                self._shrink(error)
+                continue
             for clip in finished:
                 job = self._jobs.pop(clip.key)
-                job.codes = clip.codes
+                job.codes, job.request = clip.codes, None
+                job.spec["engine_rows"] = self.engine.n_rows
                 with self._lock:
                     self._behind += 1
                 self._ended.put((job, clip.error))
+
+    def _shrink(self, error: Exception) -> None:
+        """Goes on with half the slots and starts the clips in them anew; a clip that does not even
+        fit alone fails."""
+        jobs, self._jobs = list(self._jobs.values()), {}
+        n_rows = self.engine.n_rows
+        if n_rows == ROWS_PER_SLOT:
+            self.engine.reset()
+            for job in jobs:
+                self._leave(job, "generate", too_big_alone(error))
+            return
+        self.engine.close()  # its memory is needed for the smaller one
+        self._earlier_steps += self.engine.n_steps
+        self.engine = smaller_engine(self.model, n_rows, error)
+        self.engine.on_admit = self._on_admit
+        for job in jobs:
+            self._enter(job)
+
+    def _enter(self, job: Job) -> None:
+        """Submits a clip to the engine."""
+        assert job.request is not None
+        self._jobs[job.request.key] = job
+        try:
+            self.engine.submit(job.request)
+        except ValueError as error:
+            del self._jobs[job.request.key]
+            self._leave(job, "generate", error)
 
     def _admit(self, block: bool) -> None:
         """Hands waiting requests to the engine while it has room. What a kill can cost is bounded:
@@ -319,19 +357,15 @@ class Stations:
         if self._drained_at is not None:
             time.sleep(0.05 if block else 0)
             return
-        limit = self.config.part_clips + self.config.slots
+        limit = self.config.part_clips + self.engine.n_rows // ROWS_PER_SLOT
         while self.engine.has_room and self._behind + len(self._jobs) < limit:
             try:
                 job, request = self._ready.get(timeout=0.05 if block else None, block=block)
             except queue.Empty:
                 return
             block = False
-            try:
-                self._jobs[request.key] = job
-                self.engine.submit(request)
-            except ValueError as error:
-                del self._jobs[request.key]
-                self._leave(job, "generate", error)
+            job.request = request
+            self._enter(job)
 
     def _cancel_late(self) -> None:
         """Takes clips out of the engine whose time is over: their own, or that of a drain."""
@@ -353,12 +387,13 @@ class Stations:
                 self._leave(job, "deadline", DeadlineError(took_s, limit_s))
 
     def _on_admit(self, clip_id: str) -> None:
-        self._jobs[clip_id].admitted_at = time.monotonic()
-        with self._lock:
-            self._waiting -= 1
-        engine = self.engine
+        job, engine = self._jobs[clip_id], self.engine
+        if job.admitted_at is None:
+            job.admitted_at = time.monotonic()
+            with self._lock:
+                self._waiting -= 1
         self.times.admitted(engine.n_steps * engine.n_rows, engine.n_busy_rows)
-        spec = self._jobs[clip_id].spec
+        spec = job.spec
         ids = {"clip_id": clip_id, "id": spec["id"], "take": spec["take"]}
         log.info(line("admitted", run=self.settings.run_id, replica=self.name, **ids))
 
@@ -485,7 +520,7 @@ class Stations:
         return {"status": "letter", "clip_id": job.spec["clip_id"]}
 
     def _add_clip(self, job: Job, codes: torch.Tensor) -> dict[str, Any]:
-        with self.times.beside("decode_s"):
+        with self.times.beside("decode_s"), self.model.beside_the_engine():
             wav = self.model.decode(codes).numpy()  # [C, N]
         with self.times.beside("encode_s"):
             clip = self.finisher.finish(

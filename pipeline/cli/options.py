@@ -116,7 +116,9 @@ def _default_text(field: FieldInfo) -> str:
 def _plain_type(annotation: Any) -> Any:
     """int, float, str, bool or a choice, for the annotations that the config uses."""
     if get_origin(annotation) in (types.UnionType, Union):
-        annotation = next(a for a in get_args(annotation) if a is not type(None))
+        annotation, *others = (a for a in get_args(annotation) if a is not type(None))
+        if others:  # a number or a word: the config tells them apart
+            return str
     if get_origin(annotation) is Literal:
         values = get_args(annotation)
         return int if all(isinstance(v, int) for v in values) else click.Choice(values)

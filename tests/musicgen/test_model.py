@@ -66,6 +66,13 @@ def test_a_job_holds_the_weights_once_and_its_engines_share_them() -> None:
     assert {p.device.type for p in kept.lm.parameters()} == {"cpu"}
 
 
+def test_a_slot_weighs_what_its_caches_hold(model: MusicGen) -> None:
+    state = model.make_engine(3)._state
+    n_bytes = sum(c.keys.nbytes + c.values.nbytes for c in state.caches + state.cross_caches)
+    assert n_bytes == 3 * model.slot_bytes
+    assert model.slots_that_fit(0) is None  # there is no GPU to fill
+
+
 def test_the_defaults_are_the_references(model: MusicGen) -> None:
     model.set_generation_params()
     assert (model.duration, model.extend_stride) == (30.0, 18.0)

@@ -39,7 +39,10 @@ BAD_RUNS = {
     "no manifest": (["--manifest", "no.parquet", "--model", "tiny"], r"no\.parquet: not found"),
     "no such model": (["--model", "huge"], r"model 'huge': no such folder"),
     "no model": ([], r"model is missing; give --model"),
-    "nonsense slots": (["--model", "tiny", "--slots", "0"], r"slots=0 must be at least 1"),
+    "nonsense slots": (
+        ["--model", "tiny", "--slots", "0"],
+        r"slots=0 must be a whole number from 1 to 1024, or auto",
+    ),
     "credentials": (
         ["--model", "tiny", "--storage-option", "secret=abc"],
         r"storage option secret: credentials are not accepted here.*AWS_SECRET_ACCESS_KEY",

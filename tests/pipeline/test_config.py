@@ -26,7 +26,10 @@ def test_flags_override_yaml_which_overrides_an_earlier_run(tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("yaml", "message"),
     [
-        ("slots: many", r"slots='many' is text, not a whole number; correct --slots or job.yaml"),
+        (
+            "slots: many",
+            r"slots='many' must be a whole number .*, or auto; correct --slots or",
+        ),
         ("- slots", r"holds a list; write `key: value`"),
         ("slots: [", r"is not YAML"),
         ("replicas: 0", r"replicas=0 must be at least 1"),

@@ -8,9 +8,11 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
+import torch
 
 from manifests.identity import retake_seed
 from manifests.reader import Manifest
+from musicgen.engine import Engine
 from pipeline import ledger
 from pipeline.checkpoint import inspect_model, limits_of
 from pipeline.config import load_config
@@ -286,3 +288,48 @@ def _logs_name_run_replica_and_clip(caplog: pytest.LogCaptureFixture, stations: 
             assert f" run=20260101T000000-abcdef replica={stations.name} " in message
             assert event == "committed" or re.search(r" clip_id=\w{32} id=r\d take=0", message)
     assert 'stage=encode error_class=RuntimeError message="' in said["failed"][0].getMessage()
+
+
+# --- out of memory
+
+
+def test_out_of_memory_halves_the_slots_and_loses_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    step = Engine.step
+
+    def too_big(engine: Engine) -> Any:
+        if engine.n_rows == 8 and engine.n_steps == 5:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+        return step(engine)
+
+    monkeypatch.setattr(Engine, "step", too_big)
+    clips, letters, _ = make(tmp_path / "halved", SEEDED, slots=4)
+    alone, _, _ = make(tmp_path / "two", SEEDED, slots=2)
+
+    assert letters == {}
+    assert {clip["engine_rows"] for clip in clips.values()} == {4}
+    assert clips.keys() == {row["id"] for row in SEEDED}
+    for name, clip in clips.items():
+        assert clip["audio_sha256"] == alone[name]["audio_sha256"]
+
+
+def test_a_clip_that_does_not_fit_alone_fails_and_the_others_go_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    step = Engine.step
+
+    def too_long(engine: Engine) -> Any:
+        if any(clip.task.request.n_frames == 25 for clip in engine._active):
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+        return step(engine)
+
+    monkeypatch.setattr(Engine, "step", too_long)
+    long = {"id": "long", "prompt": "song", "duration_s": 0.5}
+    clips, letters, _ = make(tmp_path, [SEEDED[0], long, *SEEDED[1:]], slots=1)
+
+    assert clips.keys() == {row["id"] for row in SEEDED}
+    letter = letters["long"]
+    assert (letter["stage"], letter["error_class"]) == ("generate", "MemoryError")
+    assert "alone in the engine (CUDA out of memory" in letter["message"]
+    assert "shorten the clip" in letter["message"]
