@@ -196,14 +196,18 @@ def bench(plan: Plan, start: Start, out: Path, only: tuple[str, ...] = PIECES) -
     folder = checkpoint(plan.shape, out.parent)
     for dtype in plan.dtypes:
         for piece in only:
-            began = time.time()
+            began, load = time.time(), os.getloadavg()[0]
             log.info("%s %s begins", dtype, piece)
             result = getattr(Bench(plan, start, folder, dtype), piece)()
             found.setdefault(dtype, {}).update(result)
             run = found.setdefault("run", {"machine": {}, "pieces": {}})
             run |= {"plan": asdict(plan), "command": "make bench"}
             run["machine"] = result.get("machine", run["machine"])
-            run["pieces"][f"{dtype} {piece}"] = {"began": began, "seconds": time.time() - began}
+            run["pieces"][f"{dtype} {piece}"] = {
+                "began": began,
+                "seconds": time.time() - began,
+                "load_before": load,  # a quiet machine has almost none
+            }
             out.write_text(json.dumps(found, indent=1) + "\n")
     return found
 
