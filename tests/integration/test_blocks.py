@@ -21,7 +21,7 @@ from pipeline.plan import scan
 from pipeline.settings import PrepareSettings, ReplicaSettings
 from tests.integration.jobs import TINY, write_manifest
 
-N_ROWS, N_PENDING, BLOCK_ROWS = 20_000, 200, 8
+N_ROWS, N_PENDING, BLOCK_ROWS = 9_600, 96, 8
 
 
 class CountingReplica:
@@ -34,7 +34,7 @@ class CountingReplica:
         with self.lock:
             self.inside += 1
             inside = self.inside
-        time.sleep(0.5)  # long enough for Ray to bring the next call
+        time.sleep(0.3)  # long enough for Ray to bring the next call
         with self.lock:
             self.inside -= 1
         return pa.table({"n_rows": [table.num_rows], "inside": [inside]})

@@ -8,9 +8,9 @@ import pytest
 
 from pipeline import ledger
 from pipeline.storage import open_storage
-from tests.integration.jobs import Cli, clips, problems, wait_until, write_manifest
+from tests.integration.jobs import Cli, clips, problems, run_here, wait_until, write_manifest
 
-N_ROWS, PART_CLIPS, SLOTS, REPLICAS = 60, 8, 2, 2
+N_ROWS, PART_CLIPS, SLOTS, REPLICAS = 42, 6, 2, 2
 SETTINGS = {
     "replicas": REPLICAS, "slots": SLOTS, "part_clips": PART_CLIPS, "block_rows": 4,
     "lease_ttl_s": 3.0,
@@ -20,21 +20,17 @@ SETTINGS = {
 @pytest.fixture(scope="module")
 def manifest(tmp_path_factory: pytest.TempPathFactory) -> Path:
     rows = [
-        {"id": f"r{i:02d}", "prompt": f"song {i}", "duration_s": 8.0 + 1.7 * (i % 7)}
+        {"id": f"r{i:02d}", "prompt": f"song {i}", "duration_s": 6.0 + 1.2 * (i % 7)}
         for i in range(N_ROWS)
     ]
     return write_manifest(tmp_path_factory.mktemp("kill") / "m.parquet", rows)
 
 
 @pytest.fixture(scope="module")
-def uninterrupted(
-    manifest: Path, ray_cluster: None, tmp_path_factory: pytest.TempPathFactory
-) -> dict[str, str]:
+def uninterrupted(manifest: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """Hash of the audio of every clip, from a run that nobody disturbed."""
-    from tests.integration.jobs import run_in_process
-
     output = f"file://{tmp_path_factory.mktemp('whole')}/out"
-    run_in_process(manifest, output, **SETTINGS)
+    run_here(manifest, output, **SETTINGS)
     return {row["clip_id"]: row["audio_sha256"] for row in clips(output)}
 
 
@@ -46,47 +42,36 @@ def n_committed(output: str) -> int:
     return len(ledger.committed_ids(open_storage(output)))
 
 
-def test_kill_of_the_driver(
+def test_kill_of_the_driver_and_then_of_a_replica(
     manifest: Path, uninterrupted: dict[str, str], tmp_path: Path, cli: Cli
 ) -> None:
-    """The same command again: one row per clip, the same bytes, parts that stood untouched, and
-    made again at most one uncommitted part and the clips in the slots of each replica."""
+    """The same command again, and it bears the loss of a replica: one row per clip, the same bytes,
+    parts that stood untouched, and made again at most one uncommitted part and the clips in the
+    slots of each replica that died."""
     output = f"file://{tmp_path}/out"
     first = cli.start(*cli.job("run", manifest, output, **SETTINGS))
-    wait_until(lambda: n_committed(output) >= 20)
+    wait_until(lambda: n_committed(output) >= N_ROWS // 3)
     assert first.poll() is None, "it must be killed in the middle"
     os.killpg(first.pid, signal.SIGKILL)
     first.wait()
-    before = parts(output)
+    before, n_admitted = parts(output), len(cli.admissions())
+    assert N_ROWS // 3 <= n_committed(output) < N_ROWS
+    assert len(cli.replica_pids()) == REPLICAS
 
-    code, _, said = cli.run(*cli.job("run", manifest, output, **SETTINGS))
+    second = cli.start(*cli.job("run", manifest, output, **SETTINGS))
+    wait_until(lambda: len(cli.replica_pids()) == 2 * REPLICAS)
+    wait_until(lambda: len(cli.admissions()) > n_admitted + SLOTS)
+    os.kill(cli.replica_pids()[-1], signal.SIGKILL)
 
-    assert code == 0, said
+    assert second.wait(timeout=240) == 0, cli.said(second)
     rows = clips(output)
     assert len(rows) == N_ROWS
     assert {row["clip_id"]: row["audio_sha256"] for row in rows} == uninterrupted
     assert problems(output) == []
     assert before.items() <= parts(output).items()
-    assert 20 <= len(before) * PART_CLIPS < N_ROWS
-    assert 0 <= len(cli.admissions()) - N_ROWS <= REPLICAS * (PART_CLIPS + SLOTS)
-
-
-def test_kill_of_a_replica(
-    manifest: Path, uninterrupted: dict[str, str], tmp_path: Path, cli: Cli
-) -> None:
-    output = f"file://{tmp_path}/out"
-    running = cli.start(*cli.job("run", manifest, output, **SETTINGS))
-    wait_until(lambda: n_committed(output) >= 12)
-    assert len(cli.replica_pids()) == REPLICAS
-    os.kill(cli.replica_pids()[0], signal.SIGKILL)
-
-    assert running.wait(timeout=240) == 0, cli.said(running)
-    rows = clips(output)
-    assert len(rows) == N_ROWS
-    assert {row["clip_id"]: row["audio_sha256"] for row in rows} == uninterrupted
-    assert problems(output) == []
-    assert len(cli.replica_pids()) == REPLICAS + 1  # Ray started another one
-    assert 0 <= len(cli.admissions()) - N_ROWS <= PART_CLIPS + SLOTS
+    assert len(cli.replica_pids()) == 2 * REPLICAS + 1  # Ray started another one
+    deaths = REPLICAS + 1
+    assert 0 <= len(cli.admissions()) - N_ROWS <= deaths * (PART_CLIPS + SLOTS)
 
 
 def test_a_drained_run_commits_what_is_finished_and_resumes(

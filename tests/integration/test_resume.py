@@ -143,7 +143,8 @@ class TestAfterwards:
 def test_a_second_run_exits_4_and_with_wait_follows(tmp_path: Path, cli: Cli) -> None:
     long = [row | {"duration_s": 20.0} for row in rows(10)]
     first = write_manifest(tmp_path / "first.parquet", long)
-    second = write_manifest(tmp_path / "second.parquet", rows(2, start=20))
+    refused = [rows(1, start=20)[0] | {"duration_s": 9999.0}]  # a dead letter: takes no Ray
+    second = write_manifest(tmp_path / "second.parquet", refused)
     output = f"file://{tmp_path}/out"
     settings = {"lease_ttl_s": 2.0}
 
@@ -162,7 +163,7 @@ def test_a_second_run_exits_4_and_with_wait_follows(tmp_path: Path, cli: Cli) ->
     assert "lease" in said
 
     code, _, said = cli.run(*cli.job("run", second, output, wait=True, **settings))
-    assert code == 0, said
+    assert code == 3, said
     assert running.wait(timeout=120) == 0, cli.said(running)
-    assert len(clips(output)) == 12
+    assert len(clips(output)) == 10
     assert problems(output) == []
