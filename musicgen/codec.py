@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 from transformers import EncodecModel
 
-PIECE_FRAMES = 1500  # 30 s at 50 Hz: one window of the language model is decoded as a whole
+WHOLE_FRAMES = 1500  # 30 s at 50 Hz: one window of the language model is decoded as a whole
+PIECE_FRAMES = 1000  # longer clips take less memory than that, beside their audio
 
 
 class CompressionModel(nn.Module):
@@ -77,7 +78,7 @@ class CompressionModel(nn.Module):
     def decode(self, codes: Tensor, scale: Tensor | None = None) -> Tensor:
         """Audio [B, C, T·hop] of `codes` [B, K, T]; the same bits for a clip in any batch.
 
-        Clips of more than `PIECE_FRAMES` frames are decoded in pieces (to 1e-6 the same samples).
+        Clips of more than `WHOLE_FRAMES` frames are decoded in pieces (to 1e-6 the same samples).
         """
         if codes.ndim != 3 or not 1 <= codes.shape[1] <= self.total_codebooks:
             raise ValueError(
@@ -86,7 +87,7 @@ class CompressionModel(nn.Module):
         if codes.numel() and not (codes.min() >= 0 and codes.max() < self.cardinality):
             raise ValueError(f"codes lie in 0 … {self.cardinality - 1}; got {codes.max()} as well")
         clips = [self._decode_clip(clip) for clip in codes]
-        wav = torch.stack(clips)  # [B, C, N]
+        wav = clips[0][None] if len(clips) == 1 else torch.stack(clips)  # [B, C, N]
         return wav if scale is None else wav * scale[:, :, None]
 
     def _encode_clip(self, wav: Tensor) -> tuple[Tensor, Tensor | None]:
@@ -113,7 +114,7 @@ class CompressionModel(nn.Module):
         return codes[:, 0]
 
     def _dequantize(self, codes: Tensor) -> Tensor:
-        if codes.shape[-1] > PIECE_FRAMES:
+        if codes.shape[-1] > WHOLE_FRAMES:
             return self._join(PieceDecoder(self.model, codes), codes)  # [C, N]
         latents = self.model.quantizer.decode(codes[:, None])  # [1, D, T]
         wav: Tensor = self.model.decoder(latents)  # [1, C, N]

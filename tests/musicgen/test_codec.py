@@ -145,7 +145,7 @@ def test_a_long_clip_is_decoded_in_pieces(monkeypatch: pytest.MonkeyPatch) -> No
         )
         whole = model.decode(codes)
         with monkeypatch.context() as patch:
-            patch.setattr(codec_module, "PIECE_FRAMES", 299)
+            patch.setattr(codec_module, "WHOLE_FRAMES", 299)
             pieces = model.decode(codes)
         assert pieces.shape == whole.shape == (2, channels, 300 * 640)
         torch.testing.assert_close(pieces, whole, atol=1e-6, rtol=0)

@@ -12,7 +12,6 @@ from musicgen.engine import Engine, NonFiniteLogitsError, Request
 from tests.musicgen.test_lm import CASES, GREEDY, golden_lm
 from tests.musicgen.toy import random_request, run, toy_lm
 
-N_WORKLOADS = 5
 TEXT = ClipConditions(torch.randn(3, 64, generator=torch.Generator().manual_seed(5)))
 
 
@@ -51,31 +50,6 @@ def test_sampled_tokens_are_the_reference_loops(fuse: FuseMethod) -> None:
             prompt_codes=r.prompt_codes,
         )
         assert torch.equal(ended[r.key].codes, codes)
-
-
-@pytest.mark.parametrize("dtype", ["fp32", "bf16"])
-@pytest.mark.parametrize("fuse", ["cross", "prepend"])
-@pytest.mark.parametrize("workload", range(N_WORKLOADS))
-def test_a_clip_has_the_same_bits_alone_and_in_any_company(
-    workload: int, fuse: FuseMethod, dtype: str
-) -> None:
-    lm, rng = toy_lm(fuse), random.Random(workload)
-    slots = rng.choice([2, 3, 5])
-    requests = [random_request(rng, lm, str(i), max_frames=90) for i in range(9)]
-    together = run(Engine(lm, slots=slots, max_frames=96, dtype=dtype), requests)
-    shuffled = rng.sample(requests, len(requests))
-    again = run(Engine(lm, slots=slots, max_frames=200, dtype=dtype), shuffled)
-    engine = Engine(lm, slots=slots, max_frames=96, dtype=dtype)
-    for r in shuffled:
-        alone = run(engine, [r])[r.key].codes
-        assert alone is not None
-        assert alone.shape == (4, r.n_frames)
-        assert alone.min() >= 0
-        assert alone.max() < lm.cfg.card
-        assert torch.equal(together[r.key].codes, alone)
-        assert torch.equal(again[r.key].codes, alone)
-        if r.prompt_codes is not None:
-            assert torch.equal(alone[:, : r.n_prompt], r.prompt_codes)
 
 
 def test_clips_leave_at_their_own_length_and_others_take_their_rows() -> None:

@@ -16,8 +16,7 @@ from musicgen.config import SamplingParams
 from musicgen.engine import Engine, Request
 from musicgen.guidance import guidance_rows
 from musicgen.lm import LMModel
-from musicgen.longform import plan_windows
-from tests.musicgen.toy import KINDS, Kind, random_audio, random_request, run, toy_kind
+from tests.musicgen.toy import KINDS, Kind, in_windows, random_request, run, toy_kind
 
 N_BATCHES = 50
 WINDOW, STRIDE = 10, 6
@@ -25,20 +24,11 @@ WINDOW, STRIDE = 10, 6
 
 def random_batch(rng: random.Random, lm: LMModel) -> list[Request]:
     """Three or four clips of one to three windows; perhaps one is a take of another."""
-    batch = [in_windows(random_request(rng, lm, str(i), 22), rng, lm) for i in range(3)]
+    requests = [random_request(rng, lm, str(i), 22) for i in range(3)]
+    batch = [in_windows(request, rng, lm, WINDOW, STRIDE) for request in requests]
     if rng.random() < 0.5:
         batch.append(replace(batch[0], key="take", seed=rng.randrange(2**63)))
     return batch
-
-
-def in_windows(request: Request, rng: random.Random, lm: LMModel) -> Request:
-    windows = plan_windows(
-        request.n_frames, window=WINDOW, stride=STRIDE, n_prompt=request.n_prompt
-    )
-    generator = torch.Generator().manual_seed(rng.randrange(2**31))
-    text = request.conditions.text
-    later = [ClipConditions(text, *random_audio(rng, lm, generator)) for _ in windows]
-    return replace(request, windows=windows, later_conditions=later.__getitem__)
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -1,14 +1,21 @@
-"""The reference forward pass and loop against AudioCraft's numbers on a toy text model."""
+"""AudioCraft's numbers on a toy text model: by the reference forward pass and loop, by the engine.
+
+`forward` and `generate` stand for both, so that a golden number that only the slow path reaches
+can't go unnoticed.
+"""
+
+from collections.abc import Callable
 
 import pytest
 import torch
+from torch import Tensor
 
 from musicgen.codebooks import build
 from musicgen.conditioning.fuser import ClipConditions, RowCondition
 from musicgen.config import LMConfig, SamplingParams
 from musicgen.guidance import guidance_rows
 from musicgen.lm import LMModel
-from tests.musicgen.toy import GOLDEN, toy_lm
+from tests.musicgen.toy import GOLDEN, engine_codes, engine_logits, toy_lm
 
 GOLD = torch.load(GOLDEN / "lm_text.pt", weights_only=True)
 BATCHED = torch.load(GOLDEN / "lm_batched.pt", weights_only=True)
@@ -34,17 +41,29 @@ def golden_lm() -> LMModel:
     return lm
 
 
+@pytest.fixture(params=["reference", "engine"])
+def forward(request: pytest.FixtureRequest) -> Callable[..., Tensor]:
+    """(model, sequence [B, K, S], rows) to logits [B, K, S, card]."""
+    return {"reference": LMModel.__call__, "engine": engine_logits}[request.param]
+
+
+@pytest.fixture(params=["reference", "engine"])
+def generate(request: pytest.FixtureRequest) -> Callable[..., Tensor]:
+    """(model, conditions, frames, ...) to codes [K, T]."""
+    return {"reference": LMModel.generate, "engine": engine_codes}[request.param]
+
+
 @pytest.mark.parametrize("name", CASES)
-def test_logits_are_audiocrafts(name: str) -> None:
+def test_logits_are_audiocrafts(name: str, forward: Callable[..., Tensor]) -> None:
     case, lm = CASES[name], golden_lm()
     rows = [RowCondition(cross=case["embeds"]), RowCondition()]
     sequence = case["sequence"].expand(2, -1, -1)
-    torch.testing.assert_close(lm(sequence, rows), case["logits"], rtol=0, atol=1e-5)
+    torch.testing.assert_close(forward(lm, sequence, rows), case["logits"], rtol=0, atol=1e-5)
     logits64 = lm.double()(sequence, rows)
     torch.testing.assert_close(logits64, case["logits64"], rtol=0, atol=1e-10)
 
 
-def test_a_mixed_batch_gives_each_row_its_numbers_alone() -> None:
+def test_a_mixed_batch_gives_each_row_its_numbers_alone(forward: Callable[..., Tensor]) -> None:
     lm = golden_lm().double()
     rows = [RowCondition(cross=case["embeds"]) for case in CASES.values()]
     rows.insert(1, RowCondition())
@@ -54,7 +73,8 @@ def test_a_mixed_batch_gives_each_row_its_numbers_alone() -> None:
     expected = [CASES["b1_short"]["logits64"][0], CASES["b1_short"]["logits64"][1]]
     expected += [CASES["b1_long"]["logits64"][0], CASES["b1_none"]["logits64"][0]]
     torch.testing.assert_close(logits, torch.stack(expected), rtol=0, atol=1e-10)
-    torch.testing.assert_close(lm.float()(sequence, rows).double(), logits, rtol=0, atol=1e-5)
+    single = forward(lm.float(), sequence, rows)
+    torch.testing.assert_close(single.double(), logits, rtol=0, atol=1e-5)
 
 
 @torch.no_grad()
@@ -78,33 +98,43 @@ def test_prefixes_of_different_lengths_never_meet() -> None:
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_the_reference_loop_decides_as_audiocraft_does(name: str) -> None:
+def test_greedy_tokens_are_audiocrafts(name: str, generate: Callable[..., Tensor]) -> None:
     case, lm = CASES[name], golden_lm()
     conditions = ClipConditions(case["embeds"])
-    assert torch.equal(lm.generate(conditions, 16, sampling=GREEDY), case["greedy"][0])
+    assert torch.equal(generate(lm, conditions, 16, sampling=GREEDY), case["greedy"][0])
     if "continuation_prompt" in case:
         prompt = case["continuation_prompt"][0]
-        codes = lm.generate(conditions, 16, sampling=GREEDY, prompt_codes=prompt)
+        codes = generate(lm, conditions, 16, sampling=GREEDY, prompt_codes=prompt)
         assert torch.equal(codes, case["continuation_greedy"][0])
 
 
-def test_a_batch_that_sees_its_padding_has_audiocrafts_logits_and_tokens() -> None:
+def test_a_batch_that_sees_its_padding_has_audiocrafts_logits(
+    forward: Callable[..., Tensor],
+) -> None:
     """AudioCraft lets rows see the padding of their mates' texts; ours only where it is fed."""
     mixed, lm = BATCHED["mixed"], golden_lm()
     rows = [RowCondition(cross=embeds) for embeds in mixed["embeds"]]
     sequence = mixed["sequence"].repeat(2, 1, 1)  # conditional, then null
-    torch.testing.assert_close(lm(sequence, rows), mixed["logits"], rtol=0, atol=1e-5)
-    for row in range(3):
-        seen = ClipConditions(mixed["embeds"][row])
-        assert torch.equal(lm.generate(seen, 16, sampling=GREEDY), mixed["greedy"][row])
-        prompt = mixed["continuation_prompt"][row]
-        codes = lm.generate(seen, 16, sampling=GREEDY, prompt_codes=prompt)
-        assert torch.equal(codes, mixed["continuation_greedy"][row])
+    torch.testing.assert_close(forward(lm, sequence, rows), mixed["logits"], rtol=0, atol=1e-5)
     logits64 = lm.double()(sequence, rows)
     torch.testing.assert_close(logits64, mixed["logits64"], rtol=0, atol=1e-10)
 
 
-def test_the_coefficient_that_is_passed_is_the_one_that_counts() -> None:
+def test_a_batch_that_sees_its_padding_has_audiocrafts_tokens(
+    generate: Callable[..., Tensor],
+) -> None:
+    mixed, lm = BATCHED["mixed"], golden_lm()
+    for row in range(3):
+        seen = ClipConditions(mixed["embeds"][row])
+        assert torch.equal(generate(lm, seen, 16, sampling=GREEDY), mixed["greedy"][row])
+        prompt = mixed["continuation_prompt"][row]
+        codes = generate(lm, seen, 16, sampling=GREEDY, prompt_codes=prompt)
+        assert torch.equal(codes, mixed["continuation_greedy"][row])
+
+
+def test_the_coefficient_that_is_passed_is_the_one_that_counts(
+    generate: Callable[..., Tensor],
+) -> None:
     """AudioCraft's two-step guidance takes the model's own instead: passed 3, it ran with 2.
 
     Ours knows no second way to compute guidance; `two_step_cfg` gives the same numbers.
@@ -113,8 +143,8 @@ def test_the_coefficient_that_is_passed_is_the_one_that_counts() -> None:
     buggy, joint = BATCHED["two_step_greedy_passed3_lm2"], BATCHED["joint_greedy_coef2"]
     for row in range(2):
         seen = ClipConditions(BATCHED["mixed"]["embeds"][row])
-        assert not torch.equal(lm.generate(seen, 16, sampling=GREEDY), buggy[row])
-        assert torch.equal(lm.generate(seen, 16, sampling=greedy2), joint[row])
+        assert not torch.equal(generate(lm, seen, 16, sampling=GREEDY), buggy[row])
+        assert torch.equal(generate(lm, seen, 16, sampling=greedy2), joint[row])
 
 
 def test_every_parameter_that_forward_uses_gets_a_gradient() -> None:

@@ -19,6 +19,7 @@ from transformers import PreTrainedModel
 from musicgen import MusicGen
 from musicgen.conditioning.fuser import fuse
 from musicgen.config import SamplingParams
+from musicgen.lm import LMModel
 from tests.musicgen.checkpoints import (
     CARD,
     SAMPLE_RATE_HZ,
@@ -26,9 +27,11 @@ from tests.musicgen.checkpoints import (
     save_melody_model,
     save_text_model,
 )
+from tests.musicgen.toy import engine_logits
 
 CFG = 3.0
 CLOSE = {"atol": 1e-5, "rtol": 1e-5}
+Forward = Callable[..., Tensor]
 PROMPTS = ["a calm piano", "loud fast techno with deep bass and drums", None]
 
 
@@ -117,7 +120,15 @@ def random_sequence(n_rows: int, n_codebooks: int = 4, n_steps: int = 25) -> Ten
     return sequence
 
 
-def our_logits(model: MusicGen, rows: list[dict[str, Any]], sequence: Tensor) -> list[Tensor]:
+@pytest.fixture(params=["reference", "engine"])
+def forward(request: pytest.FixtureRequest) -> Forward:
+    """(model, sequence, rows) to logits: by the model's forward pass, and by the engine's steps."""
+    return {"reference": LMModel.__call__, "engine": engine_logits}[request.param]
+
+
+def our_logits(
+    forward: Forward, model: MusicGen, rows: list[dict[str, Any]], sequence: Tensor
+) -> list[Tensor]:
     """Teacher-forced [B, K, S, card] of the conditional rows and of their null rows."""
     sampling = SamplingParams()
     clips = [
@@ -128,7 +139,7 @@ def our_logits(model: MusicGen, rows: list[dict[str, Any]], sequence: Tensor) ->
     ]
     method = model.lm.cfg.fuse
     return [
-        model.lm(sequence, [fuse(clip, method, text=on, audio=on) for clip in clips])
+        forward(model.lm, sequence, [fuse(clip, method, text=on, audio=on) for clip in clips])
         for on in (True, False)
     ]
 
@@ -160,9 +171,9 @@ def assert_logits_agree(ours: list[Tensor], theirs: list[Tensor]) -> None:
 
 
 @pytest.mark.parametrize("prompts", [PROMPTS[:1], PROMPTS], ids=["one row", "padded batch"])
-def test_text_logits(text: Pair, prompts: list[str | None]) -> None:
+def test_text_logits(text: Pair, prompts: list[str | None], forward: Forward) -> None:
     sequence = random_sequence(len(prompts))
-    ours = our_logits(text.ours, [{"prompt": p} for p in prompts], sequence)
+    ours = our_logits(forward, text.ours, [{"prompt": p} for p in prompts], sequence)
     assert_logits_agree(ours, their_logits(text.theirs, text.inputs(prompts), sequence))
 
 
@@ -182,11 +193,11 @@ def test_text_continuation(text: Pair) -> None:
     assert torch.equal(ours, theirs)
 
 
-def test_stereo_tokens_and_audio(stereo: Pair) -> None:
+def test_stereo_tokens_and_audio(stereo: Pair, forward: Forward) -> None:
     sequence = random_sequence(2, n_codebooks=8)
     rows, inputs = [{"prompt": p} for p in PROMPTS[:2]], stereo.inputs(PROMPTS[:2])
     theirs = their_logits(stereo.theirs, inputs, sequence)
-    assert_logits_agree(our_logits(stereo.ours, rows, sequence), theirs)
+    assert_logits_agree(our_logits(forward, stereo.ours, rows, sequence), theirs)
     tokens = our_tokens(stereo.ours, rows, 30)
     assert tokens.shape == (2, 8, 30)
     assert torch.equal(tokens, their_tokens(stereo.theirs, 30, **inputs))
@@ -237,9 +248,11 @@ def test_melody_chroma_equals_the_feature_extractor(melody: Pair) -> None:
         assert ours.unique().numel() > 3
 
 
-def test_each_melody_row_of_a_mixed_batch_has_the_logits_of_batch_size_1(melody: Pair) -> None:
+def test_each_melody_row_of_a_mixed_batch_has_the_logits_of_batch_size_1(
+    melody: Pair, forward: Forward
+) -> None:
     sequence = random_sequence(len(MIXED))
-    c, u = our_logits(melody.ours, mixed_rows(melody.ours), sequence)
+    c, u = our_logits(forward, melody.ours, mixed_rows(melody.ours), sequence)
     for row, (prompt, wav) in enumerate(MIXED):
         inputs = their_melody_inputs(melody, prompt, wav)
         their_c, their_u = their_logits(melody.theirs, inputs, sequence[row : row + 1])
@@ -256,12 +269,14 @@ def test_each_melody_row_of_a_mixed_batch_has_the_tokens_of_batch_size_1(melody:
 
 
 @pytest.mark.parametrize("kind", ["text", "melody"])
-def test_a_mixed_batch_gives_each_row_its_own_logits(kind: str, text: Pair, melody: Pair) -> None:
+def test_a_mixed_batch_gives_each_row_its_own_logits(
+    kind: str, text: Pair, melody: Pair, forward: Forward
+) -> None:
     model = {"text": text, "melody": melody}[kind].ours
     rows = [{"prompt": p} for p in PROMPTS] if kind == "text" else mixed_rows(model)
     sequence = random_sequence(len(rows))
-    together = our_logits(model, rows, sequence)
+    together = our_logits(forward, model, rows, sequence)
     for i, row in enumerate(rows):
-        alone = our_logits(model, [row], sequence[i : i + 1])
+        alone = our_logits(forward, model, [row], sequence[i : i + 1])
         for batched, single in zip(together, alone, strict=True):
             torch.testing.assert_close(batched[i], single[0], **CLOSE)

@@ -1,16 +1,23 @@
 """Small random models and random workloads for the tests of the core."""
 
 import random
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
 
-from musicgen.conditioning.fuser import ClipConditions
+from musicgen.conditioning.fuser import ClipConditions, RowCondition
 from musicgen.config import ChromaConfig, FuseMethod, LMConfig, SamplingParams, StyleConfig
 from musicgen.engine import Engine, Finished, Request
 from musicgen.lm import LMModel
+from musicgen.longform import plan_windows
+from musicgen.prefill import fill_cross, fill_prefix
+from musicgen.sampling import FilterShape
+from musicgen.step import DecodeState, StepShape, round_up, step_logits
+from musicgen.weights import prepare
 
 GOLDEN = Path(__file__).parent.parent / "golden"
 CHROMA = ChromaConfig(n_fft=64, hop_length=16, n_chroma=12, chroma_length=7, sample_rate_hz=16_000)
@@ -122,6 +129,64 @@ def random_audio(
         return None, None
     audio = torch.randn(n_audio, cfg.dim, generator=generator)
     return audio if given else None, null
+
+
+@torch.no_grad()
+def engine_logits(lm: LMModel, sequence: Tensor, rows: Sequence[RowCondition]) -> Tensor:
+    """Teacher-forced logits [B, K, S, card] of `sequence` [B, K, S], by the engine's steps.
+
+    The same call as the model's own forward pass, which is what they stand beside in tests.
+    """
+    n_prefix = max(0 if row.prefix is None else len(row.prefix) for row in rows)
+    n_text = max(1 if row.cross is None else len(row.cross) for row in rows)
+    n_rows, _, n_steps = sequence.shape
+    n_cells = round_up(n_prefix + n_steps)
+    weights = prepare(lm, "fp32", n_cells)
+    state = DecodeState.idle(weights, n_rows, n_cells, n_steps)
+    for index, row in enumerate(rows):
+        fill_cross(weights, state, [index], [row])
+        fill_prefix(weights, state, [index], [row], sequence[index, :, :0])
+        state.n_prefix[index] = 0 if row.prefix is None else len(row.prefix)
+    logits = []
+    for step in range(n_steps):
+        shape = StepShape(
+            n_keys=round_up(n_prefix + step + 1),
+            n_cross_keys=round_up(n_text),
+            n_leads=n_rows,
+            filters=FilterShape(),
+        )
+        logits.append(step_logits(weights, state, shape, sequence[:, :, step]))
+        state.step += 1
+    return torch.stack(logits, dim=2)
+
+
+def engine_codes(
+    lm: LMModel,
+    conditions: ClipConditions,
+    n_frames: int,
+    *,
+    seed: int = 0,
+    sampling: SamplingParams,
+    prompt_codes: Tensor | None = None,
+) -> Tensor:
+    """Codes [K, T] of one clip by the engine: the same call as `LMModel.generate`."""
+    request = Request("x", conditions, n_frames, seed, sampling, prompt_codes)
+    codes = run(Engine(lm, slots=2, max_frames=n_frames), [request])["x"].codes
+    assert codes is not None
+    return codes
+
+
+def in_windows(
+    request: Request, rng: random.Random, lm: LMModel, window: int, stride: int
+) -> Request:
+    """The same clip in windows, each with audio of its own."""
+    windows = plan_windows(
+        request.n_frames, window=window, stride=stride, n_prompt=request.n_prompt
+    )
+    generator = torch.Generator().manual_seed(rng.randrange(2**31))
+    text = request.conditions.text
+    later = [ClipConditions(text, *random_audio(rng, lm, generator)) for _ in windows]
+    return replace(request, windows=windows, later_conditions=later.__getitem__)
 
 
 def run(engine: Engine, requests: list[Request]) -> dict[str, Finished]:

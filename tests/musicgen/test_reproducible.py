@@ -1,0 +1,166 @@
+"""Random workloads: every clip has the tokens that it has alone, whatever runs beside it and when.
+
+Mixed lengths, guidance, parameters, prompts, melodies, styles and windows, submitted at any moment,
+in two orders and beside caches of two sizes; once with one thread and once with two. `make test`
+runs 20 workloads per number format, `make test-long` 200.
+"""
+
+import random
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import nn
+
+from musicgen.config import LMConfig
+from musicgen.engine import Engine, Finished, Request
+from musicgen.lm import LMModel
+from musicgen.weights import prepare
+from tests.musicgen.toy import KINDS, in_windows, random_request, toy_kind
+
+N_WORKLOADS, N_LONG = 20, 200
+WINDOW, STRIDE = 70, 45  # more than one block of 64 keys
+DTYPES = ["fp32", "bf16"]
+
+
+@pytest.fixture(params=[1, 2], ids=["1 thread", "2 threads"])
+def threads(request: pytest.FixtureRequest) -> Iterator[int]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(request.param)
+    yield request.param
+    torch.set_num_threads(before)
+
+
+def run_staggered(
+    engine: Engine, requests: list[Request], rng: random.Random
+) -> dict[str, Finished]:
+    """Submit at any moment, also when no row is free, or when all are."""
+    waiting, ended = list(requests), {}
+    pace = rng.choice([0.03, 0.1, 0.5])
+    while waiting or engine.n_active or engine.n_waiting:
+        while waiting and rng.random() < pace:
+            engine.submit(waiting.pop(0))
+        ended |= {finished.key: finished for finished in engine.step()}
+    return ended
+
+
+def check_workload(
+    requests: list[Request], make_engine: Callable[..., Engine], rng: random.Random
+) -> None:
+    """Together, in another order beside larger caches, and each alone."""
+    together = run_staggered(make_engine(), requests, rng)
+    shuffled = rng.sample(requests, len(requests))
+    again = run_staggered(make_engine(larger=True, longest_first=True), shuffled, rng)
+    lonely = make_engine()
+    for request in requests:
+        alone = run_staggered(lonely, [request], random.Random(0))[request.key].codes
+        assert alone is not None
+        assert alone.shape[-1] == request.n_frames
+        if request.prompt_codes is not None:
+            assert torch.equal(alone[:, : request.n_prompt], request.prompt_codes)
+        for company in (together, again):
+            assert torch.equal(company[request.key].codes, alone), (request.key, request.sampling)
+
+
+def check_toy_workload(number: int, dtype: str) -> None:
+    rng = random.Random(f"{number} {dtype}")
+    kind = KINDS[number % len(KINDS)]
+    lm, slots = toy_kind(kind, dim=32), rng.choice([2, 3, 5])
+    requests = [
+        in_windows(
+            random_request(rng, lm, str(i), rng.choice([6, 20, 90])), rng, lm, WINDOW, STRIDE
+        )
+        for i in range(4)
+    ]
+    requests.append(replace(requests[0], key="take", seed=rng.randrange(2**63)))
+
+    def make_engine(*, larger: bool = False, longest_first: bool = False) -> Engine:
+        frames = 200 if larger else WINDOW
+        return Engine(lm, slots=slots, max_frames=frames, dtype=dtype, longest_first=longest_first)
+
+    check_workload(requests, make_engine, rng)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_random_workloads(dtype: str, threads: int) -> None:
+    for number in range(N_WORKLOADS):
+        check_toy_workload(number, dtype)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_two_hundred_random_workloads(dtype: str, threads: int) -> None:
+    for number in range(N_LONG):
+        check_toy_workload(number, dtype)
+
+
+@pytest.fixture(scope="module")
+def wide() -> LMModel:
+    """musicgen-small's width, heads and codebooks in two layers."""
+    cfg = LMConfig(
+        dim=1024,
+        n_heads=16,
+        n_layers=2,
+        ffn_dim=4096,
+        n_codebooks=4,
+        card=2048,
+        delays=(0, 1, 2, 3),
+        text_dim=16,
+        fuse="cross",
+    )
+    lm, generator = LMModel(cfg), torch.Generator().manual_seed(3)
+    for parameter in lm.parameters():
+        nn.init.normal_(parameter, std=0.03, generator=generator)
+    for module in lm.modules():
+        if isinstance(module, nn.LayerNorm):
+            nn.init.normal_(module.weight, mean=1.0, std=0.2, generator=generator)
+    return lm.eval()
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_workloads_at_the_width_of_a_real_model(wide: LMModel, dtype: str, threads: int) -> None:
+    weights = prepare(wide, dtype, 128)
+    for number, slots in enumerate([1, 3, 8, 1, 3]):  # R = 2, 6, 16
+        rng = random.Random(number)
+        requests = [random_request(rng, wide, str(i), 32) for i in range(3)]
+        requests = [r for r in requests if r.n_rows <= 2 * slots]
+
+        def make_engine(
+            *, larger: bool = False, longest_first: bool = False, slots: int = slots
+        ) -> Engine:
+            return Engine(
+                wide,
+                slots=slots,
+                max_frames=100 if larger else 32,
+                dtype=dtype,
+                weights=weights,
+                longest_first=longest_first,
+            )
+
+        check_workload(requests, make_engine, rng)
+
+
+def test_the_workloads_hold_everything_that_a_clip_can_have() -> None:
+    """Else the tests above would prove less than they say."""
+    seen: set[object] = set()
+    for number in range(N_WORKLOADS):
+        rng = random.Random(f"{number} fp32")
+        lm = toy_kind(KINDS[number % len(KINDS)], dim=32)
+        rng.choice([2, 3, 5])
+        for i in range(4):
+            drawn = random_request(rng, lm, str(i), rng.choice([6, 20, 90]))
+            request = in_windows(drawn, rng, lm, WINDOW, STRIDE)
+            sampling = request.sampling
+            seen |= {
+                sampling.guidance,
+                f"{len(request.plan)} windows",
+                ("sampled", sampling.use_sampling),
+                ("continues", request.prompt_codes is not None),
+                ("hears", request.conditions.audio is not None),
+                ("top_p", sampling.top_p > 0),
+            }
+    assert {"none", "single", "double", "1 windows", "2 windows"} <= seen
+    for name in ("sampled", "continues", "hears", "top_p"):
+        assert {(name, True), (name, False)} <= seen
