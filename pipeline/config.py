@@ -149,6 +149,9 @@ class JobConfig(BaseModel):
     )
     audio_bits: Literal[16, 24] = Field(16, description="Bits per sample of FLAC and WAV.")
     mp3_kbps: int = Field(192, ge=32, le=320, description="Constant bitrate of MP3.")
+    encode_threads: int = Field(
+        4, ge=1, le=64, description="Clips that a replica measures and encodes side by side."
+    )
     ogg_quality: float | None = Field(
         None, gt=0, le=1, description="Quality of Vorbis and Opus, up to 1; default the codec's."
     )

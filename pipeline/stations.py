@@ -14,7 +14,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -27,7 +27,7 @@ from musicgen.engine import ROWS_PER_SLOT, Request
 from musicgen.longform import DEFAULT_EXTEND_STRIDE_S
 from pipeline import ledger
 from pipeline.commit import PartWriter
-from pipeline.finish import Finisher, QualityError
+from pipeline.finish import FinishedClip, Finisher, QualityError
 from pipeline.gate import Gate
 from pipeline.ledger.attempts import QUARANTINE, AttemptLog
 from pipeline.ledger.lease import LeaseLostError, holds
@@ -44,6 +44,7 @@ from pipeline.watchdog import Watchdog
 
 log = logging.getLogger(__name__)
 
+FINISH_AT_ONCE_S = 600.0  # of audio, which bounds the memory that measuring takes
 LOOK_S = 0.25  # how often clips in the engine are compared with their deadlines
 
 
@@ -131,6 +132,7 @@ class Stations:
             settings.attempts,
         )
         self.finisher = Finisher(config, self.recorder)
+        self._finishing = ThreadPoolExecutor(config.encode_threads, "finishing")
         self.parts_seen = ledger.PartCache()
         self._parts_lock = threading.Lock()
         self.times = ReplicaTimes()
@@ -204,6 +206,7 @@ class Stations:
         self._ended.put(None)
         for thread in self._threads:
             thread.join(timeout=10)
+        self._finishing.shutdown(wait=False)
 
     def _let_in(self, job: Job) -> None:
         refusal = self.attempts.refusal(job.clip_id)
@@ -409,22 +412,21 @@ class Stations:
         """Decodes, measures, encodes and commits; the only thread that touches the writer."""
         uncommitted: list[tuple[Job, dict[str, Any]]] = []
         while True:
-            try:
-                ended = self._ended.get(timeout=self._patience(uncommitted))
-            except queue.Empty:
-                pass
-            else:
-                if ended is None:
-                    return
-                job, error = ended
-                with self._watchdog.watching("decoding and encoding", [job.clip_id]):
-                    status = self._collect(job, error)
-                if status is not None:
-                    uncommitted.append((job, status))
-                    if not self._gate.isolating:
-                        self._gate.out(job.clip_id)
-                    with self._lock:
-                        job.call.unfinished -= 1
+            batch = self._next_ended(uncommitted)
+            if batch is None:
+                return
+            with self._watchdog.watching(
+                "decoding and encoding", [job.clip_id for job, _ in batch]
+            ):
+                statuses = self._collect(batch)
+            for (job, _), status in zip(batch, statuses, strict=True):
+                if status is None:
+                    continue
+                uncommitted.append((job, status))
+                if not self._gate.isolating:
+                    self._gate.out(job.clip_id)
+                with self._lock:
+                    job.call.unfinished -= 1
             if uncommitted and (self.writer.due_in_s() == 0.0 or self._starved()):
                 with self.times.beside("commit_s"):
                     self.writer.commit(self._done())
@@ -435,6 +437,23 @@ class Stations:
                     self._gate.out(job.clip_id)
                     self._settle(job, status, finished=True)
                 uncommitted = []
+
+    def _next_ended(self, uncommitted: list[Any]) -> list[tuple[Job, Exception | None]] | None:
+        """What has left the engine, as many clips as are finished at once; None at the end."""
+        batch: list[tuple[Job, Exception | None]] = []
+        room = max(1, min(self.config.encode_threads, self.config.part_clips - len(self.writer)))
+        audio_s = 0.0
+        try:
+            while len(batch) < room and audio_s < FINISH_AT_ONCE_S:
+                patience = 0.0 if batch else self._patience(uncommitted)
+                ended = self._ended.get(block=patience != 0.0, timeout=patience)
+                if ended is None:
+                    return None
+                batch.append(ended)
+                audio_s += ended[0].spec.get("duration_s", 0.0)
+        except queue.Empty:
+            pass
+        return batch
 
     def _patience(self, uncommitted: list[Any]) -> float | None:
         """How long the finisher may sleep: for ever, or until a part is due or rows run out."""
@@ -496,16 +515,39 @@ class Stations:
         self._gate.out(job.clip_id)
         self._settle(job, {"status": "drained", "clip_id": job.clip_id})
 
-    def _collect(self, job: Job, error: Exception | None) -> dict[str, Any] | None:
-        """Puts the clip, or the dead letter that it became, into the part; its status row, or None
-        where the clip is made again."""
+    def _collect(self, batch: list[tuple[Job, Exception | None]]) -> list[dict[str, Any] | None]:
+        """Puts clips, or the dead letters that they became, into the part; the status row of each,
+        or None where a clip is made again. Clips are finished side by side."""
+        finishing = [self._start_finishing(job, error) for job, error in batch]
+        return [
+            self._conclude(job, error, clip)
+            for (job, error), clip in zip(batch, finishing, strict=True)
+        ]
+
+    def _start_finishing(self, job: Job, error: Exception | None) -> Future[FinishedClip] | None:
+        """Decodes in this thread, and has the clip finished in another."""
+        if error is not None or job.codes is None:
+            return None
+        try:
+            with self.times.beside("decode_s"), self.model.beside_the_engine():
+                wav = self.model.decode(job.codes).numpy()  # [C, N]
+        except (ValueError, RuntimeError, MemoryError) as failed:
+            broken: Future[FinishedClip] = Future()
+            broken.set_exception(failed)
+            return broken
+        rate_hz = self.settings.info.sample_rate_hz
+        return self._finishing.submit(self.finisher.finish, job.spec, wav, rate_hz, job.retake)
+
+    def _conclude(
+        self, job: Job, error: Exception | None, finishing: Future[FinishedClip] | None
+    ) -> dict[str, Any] | None:
         if job.prepared["kind"] == "letter":
             self.writer.add_letter(self.recorder.passed_on(job.spec))
             return {"status": "letter", "clip_id": job.spec["clip_id"]}
         stage = job.spec.pop("stage", "generate")
-        if error is None and job.codes is not None:
+        if finishing is not None:
             try:
-                return self._add_clip(job, job.codes)
+                return self._add_clip(job, finishing)
             except QualityError as failed:
                 if self.finisher.may_retake(job.spec, job.retake):
                     self._take_again(job, failed)
@@ -519,13 +561,9 @@ class Stations:
         self.writer.add_letter(self.recorder.letter(job.spec, stage, error))
         return {"status": "letter", "clip_id": job.spec["clip_id"]}
 
-    def _add_clip(self, job: Job, codes: torch.Tensor) -> dict[str, Any]:
-        with self.times.beside("decode_s"), self.model.beside_the_engine():
-            wav = self.model.decode(codes).numpy()  # [C, N]
+    def _add_clip(self, job: Job, finishing: Future[FinishedClip]) -> dict[str, Any]:
         with self.times.beside("encode_s"):
-            clip = self.finisher.finish(
-                job.spec, wav, self.settings.info.sample_rate_hz, job.retake
-            )
+            clip = finishing.result()
         self.writer.add_clip(clip.row | extras_of(job.prepared), clip.data)
         return {"status": "clip", "clip_id": job.spec["clip_id"], "audio_s": clip.audio_s}
 

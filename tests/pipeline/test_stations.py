@@ -3,6 +3,8 @@
 import json
 import logging
 import re
+import time
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ from pipeline.checkpoint import inspect_model, limits_of
 from pipeline.config import load_config
 from pipeline.encode import decode_reference, read_comment
 from pipeline.expand import Clip, Expander, PlanSpec, Selection
+from pipeline.finish import Finisher
 from pipeline.ledger.done_set import NO_IDS, DoneSet
 from pipeline.ledger.lease import Lease
 from pipeline.metrics import METRICS
@@ -133,6 +136,29 @@ def test_after_the_lease_is_gone_nothing_is_committed(replica: Any) -> None:
         stations.accept(rows).done.result(timeout=60)
 
     assert ledger.list_parts(storage) == []
+
+
+def test_clips_are_encoded_side_by_side_to_the_same_bytes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    finish, at_once, most = Finisher.finish, Counter[str](), []
+
+    def slow(self: Any, *args: Any) -> Any:
+        at_once["clips"] += 1
+        most.append(at_once["clips"])
+        time.sleep(0.1)  # so that clips queue up
+        clip = finish(self, *args)
+        at_once["clips"] -= 1
+        return clip
+
+    one_by_one, _, _ = make(tmp_path / "one", SEEDED, encode_threads=1)
+    monkeypatch.setattr(Finisher, "finish", slow)
+    together, _, _ = make(tmp_path / "three", SEEDED, encode_threads=3)
+
+    assert 2 <= max(most) <= 3
+    assert {id: clip["audio_sha256"] for id, clip in together.items()} == {
+        id: clip["audio_sha256"] for id, clip in one_by_one.items()
+    }
 
 
 # --- quality checks
