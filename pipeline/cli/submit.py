@@ -2,7 +2,6 @@
 
 import asyncio
 import logging
-import math
 import os
 import shlex
 import time
@@ -27,8 +26,8 @@ if TYPE_CHECKING:
     from ray.job_submission import JobDetails, JobSubmissionClient
 
 ADDRESS_VARIABLE = "RAY_API_SERVER_ADDRESS"
-# What a driver has, after its drain, to commit and to leave before `ray job stop` kills it.
-LEAVE_S = 120
+# What Ray waits, after `ray job stop`, before it kills a driver that drains; its default is 3.
+STOP_WAIT_S = 600
 POLL_S = 1.0
 PATIENCE_S = 60.0  # with a cluster that does not answer while its job runs
 OUR_CODES = range(6)
@@ -103,7 +102,7 @@ def submit(
     job = {
         "entrypoint": entrypoint(executable, settings.model_copy(update={"run_id": run_id})),
         "submission_id": run_id,
-        "runtime_env": runtime_env(settings.drain_s, working_dir, packages, env),
+        "runtime_env": runtime_env(working_dir, packages, env),
     }
     client = connect(address)
     _hint_at_local_paths(settings)
@@ -126,12 +125,9 @@ def entrypoint(executable: str, config: JobConfig) -> str:
 
 
 def runtime_env(
-    drain_s: float, working_dir: str | None, packages: tuple[str, ...], env: tuple[str, ...]
+    working_dir: str | None, packages: tuple[str, ...], env: tuple[str, ...]
 ) -> dict[str, Any]:
-    """What Ray sets up for the job; ConfigError where a credential would be on show.
-
-    Ray gives a job 3 s to end when it is stopped, unless the job's environment says otherwise.
-    """
+    """What Ray sets up for the job. ConfigError where a credential would be on show."""
     variables = {}
     for text in env:
         name, mark, value = text.partition("=")
@@ -143,12 +139,12 @@ def runtime_env(
     if on_show:
         raise ConfigError(
             f"{', '.join(on_show)}: credentials are not accepted here, the dashboard shows them to "
-            "everyone; give them to the cluster's nodes (see deploy/README.md)"
+            "everyone; give them to the cluster's nodes"
         )
     if working_dir is not None and not Path(working_dir).is_dir():
         raise ConfigError(f"--working-dir {working_dir}: no such folder")
     found: dict[str, Any] = {
-        "env_vars": {"RAY_JOB_STOP_WAIT_TIME_S": str(math.ceil(drain_s) + LEAVE_S)} | variables,
+        "env_vars": {"RAY_JOB_STOP_WAIT_TIME_S": str(STOP_WAIT_S)} | variables,
         "working_dir": working_dir,
         "pip": list(packages) or None,
     }

@@ -19,6 +19,7 @@ import jinja2
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from markupsafe import Markup, escape
 from numpy.typing import NDArray
 
 from pipeline import ledger
@@ -251,6 +252,7 @@ def _environment() -> jinja2.Environment:
         "hz": lambda hz: f"{hz / 1000:g} kHz" if hz >= 1000 else f"{hz:g} Hz",
         "minus": lambda text: str(text).replace("-", "−"),
         "utc": lambda t: t.strftime("%Y-%m-%d %H:%M UTC"),
+        "ticks": _with_code,
         "csp_hash": lambda text: base64.b64encode(
             hashlib.sha256(str(text).encode()).digest()
         ).decode(),
@@ -278,3 +280,12 @@ def size_text(n_bytes: float) -> str:
             return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
         size /= 1000
     return f"{size:,.1f} TB"
+
+
+def _with_code(text: str) -> Markup:
+    """Text whose `commands` stand in the type of code."""
+    parts = str(text).split("`")
+    if len(parts) % 2 == 0:
+        return escape(text)
+    code = Markup("<code>{}</code>")
+    return Markup("").join(code.format(p) if i % 2 else escape(p) for i, p in enumerate(parts))

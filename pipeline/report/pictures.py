@@ -145,6 +145,8 @@ class Span:
     run_id: str
     left: float
     width: float
+    startup: float = 0.0
+    """Of its width, until the first clip."""
 
 
 @dataclass(frozen=True)
@@ -185,18 +187,21 @@ def timeline(
     last = np.full(names.size, -np.inf)
     np.minimum.at(first, index, created_s)
     np.maximum.at(last, index, created_s)
+    first_clip = first
     first = np.minimum(first, [started_s.get(str(n), np.inf) for n in names])
     lengths = np.maximum(last - first, 1.0)
+    startup = first_clip - first
     order = np.argsort(first, kind="stable")
     left = np.zeros(names.size)
     left[order] = np.concatenate([[0.0], np.cumsum(lengths[order])[:-1]])
     total_s = float(lengths.sum())
     x = (left[index] + created_s - first[index]) / total_s  # [n], 0..1
-    slices = int(np.clip(created_s.size // 3, 6, 96))
+    slices = int(np.clip(created_s.size, 24, 96))
     made, _ = np.histogram(x, bins=slices, range=(0, 1), weights=audio_s)
     return Timeline(
         spans=tuple(
-            Span(str(names[i]), 100 * left[i] / total_s, 100 * lengths[i] / total_s) for i in order
+            Span(str(names[i]), *(100 * part[i] / total_s for part in (left, lengths, startup)))
+            for i in order
         ),
         growth_path=_growth_path(np.sort(x)),
         speeds=tuple(float(s) for s in made / (total_s / slices)),

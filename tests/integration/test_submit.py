@@ -73,16 +73,14 @@ def test_a_job_is_stopped_and_another_makes_the_rest(
 
     started = call(
         tmp_path, "ray", "job", "submit", *job, "--submission-id=one", "--no-wait",
-        '--runtime-env-json={"env_vars": {"RAY_JOB_STOP_WAIT_TIME_S": "60"}}',
         "--", "musicgen-batch", "run", *given,
     )  # fmt: skip
     assert started.returncode == 0, started.stdout + started.stderr
-    wait_until(lambda: len(ledger.committed_ids(storage)) >= 8)
+    wait_until(lambda: storage.exists_root() and len(ledger.committed_ids(storage)) >= 8)
     stopped = call(tmp_path, "ray", "job", "stop", *job, "one")
     assert "stopped" in stopped.stdout + stopped.stderr, stopped.stdout + stopped.stderr
     before = ids_and_takes(output)
     assert 8 <= len(before) < N_ROWS, "it must be stopped in the middle"
-    assert ledger.read_runs(storage)[-1]["state"] == "drained"
 
     code, log, said = submit(tmp_path, cluster, given)
 

@@ -143,6 +143,7 @@ def test_timeline_sets_runs_side_by_side_and_leaves_out_the_time_between() -> No
         ("a", 0.0, 66.7),
         ("b", 66.7, 33.3),
     ]
+    assert [round(s.startup, 1) for s in line.spans] == [33.3, 16.7]  # 10 s and 5 s of 30
     slice_s = line.total_s / len(line.speeds)
     assert sum(line.speeds) * slice_s == pytest.approx(120.0)
 

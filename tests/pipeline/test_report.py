@@ -17,9 +17,11 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
+from click.testing import CliRunner
 from numpy.typing import NDArray
 
 from pipeline import ledger
+from pipeline.cli.root import main
 from pipeline.encode import Coding, encode
 from pipeline.ledger.tables import CLIP_FIELDS, FAILED_SCHEMA, clip_schema
 from pipeline.quality import measure
@@ -91,7 +93,7 @@ def run_record(**changes: Any) -> Row:
 
 
 def write_output(
-    root: Path,
+    root: Path | str,
     clips: list[tuple[Row, bytes]],
     letters: list[Row] | None = None,
     runs: list[Row] | None = None,
@@ -367,6 +369,24 @@ def test_a_page_does_not_grow_without_bound(
     played = page_of(write_output(tmp_path, made)).players
     assert 3 <= sum(isinstance(source, bytes) for source in played.values()) < 6
     assert len(played) == 6
+
+
+@pytest.mark.parametrize("how", ["--embed", "--link"])
+def test_the_command_embeds_or_links_as_asked_wherever_the_output_lies(
+    output_root: str, how: str
+) -> None:
+    made = some_clips(4)
+    storage = write_output(output_root, made)
+
+    done = CliRunner().invoke(main, ["report", "--output", output_root, "--sample", "2", how])
+
+    assert done.exit_code == 0, done.output
+    assert done.output.strip() == storage.uri("report.html")
+    players = Page(storage.get("report.html").decode()).players
+    by_id = {row["clip_id"]: (data, row["audio_path"]) for row, data in made}
+    assert len(players) == 2
+    for clip_id, played in players.items():
+        assert played == by_id[clip_id][how == "--link"]
 
 
 # --- failures, runs, sizes ------------------------------------------------------------------------
