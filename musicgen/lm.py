@@ -102,8 +102,8 @@ class LMModel(nn.Module):
         Args:
             codes: What should come out [B, K, T], T greater than the largest delay.
             conditions: One per row.
-            mask: Which codes count, bool [B, K, T]; None counts all. A codebook of which none
-                counts has loss 0.
+            mask: Which codes count, bool, or how much each of them, float >= 0: [B, K, T]. None
+                counts all. A codebook of which none counts has loss 0.
         """
         n_frames, delays = codes.shape[-1], self.cfg.delays
         if codes.dim() != 3 or codes.shape[1] != len(delays) or n_frames <= max(delays):
@@ -116,11 +116,13 @@ class LMModel(nn.Module):
         for k, delay in enumerate(delays):
             target = codes[:, k, : n_frames - delay]  # [B, T - delay]
             predicted = logits[:, k, delay:n_frames]  # [B, T - delay, card]
-            counted = torch.ones_like(target, dtype=torch.bool)
-            if mask is not None:
-                counted = mask[:, k, : n_frames - delay]
-            loss = F.cross_entropy(predicted[counted].float(), target[counted], reduction="sum")
-            losses.append(loss / counted.sum().clamp(min=1))
+            weights = torch.ones_like(target) if mask is None else mask[:, k, : n_frames - delay]
+            counted = weights > 0
+            each = F.cross_entropy(
+                predicted[counted].float(), target[counted], reduction="none"
+            )  # [those that count]
+            weights = weights[counted].float()
+            losses.append((each * weights).sum() / weights.sum().clamp(min=1e-6))
         per_codebook = torch.stack(losses)  # [K]
         return LMLoss(per_codebook.mean(), per_codebook)
 

@@ -24,6 +24,8 @@ READING_ORDER = {
         sampling guidance lm precision weights step prefill stepper protocol engine
         checkpoints.transformers_names checkpoints.submodels checkpoints.load checkpoints.convert
         inputs runner loaded model
+        tiny.synth tiny.pieces tiny.vocabulary tiny.measures tiny.recipe tiny.schedule tiny.isometry
+        tiny.codec tiny.tokens tiny.language tiny.export tiny.train
     """,
     "pipeline": """
         qc config

@@ -1,1 +1,1 @@
-"""The bundled model: `checkpoint/` holds it, `make` writes it."""
+"""The bundled model: `checkpoint/` holds it, `train` makes it from music of its own `synth`."""

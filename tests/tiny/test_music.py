@@ -1,0 +1,151 @@
+"""Synthesiser, pieces, captions, and the measures on music whose truth is known."""
+
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from musicgen.tiny.measures import (
+    VoiceClassifier,
+    changes_per_second,
+    chroma_agreement,
+    joint_excesses,
+    pitch_classes,
+    pitch_track,
+    scale_share,
+    si_snr_db,
+    tempo_of,
+)
+from musicgen.tiny.pieces import (
+    KEYS,
+    Piece,
+    caption,
+    excerpt,
+    held_out,
+    random_piece,
+    rng_of,
+)
+from musicgen.tiny.synth import FRAME_SAMPLES, VOICES, Note, render
+from musicgen.tiny.vocabulary import make_tokenizer
+
+N_PIECES, N_FRAMES = 32, 200
+
+
+@pytest.fixture(scope="module")
+def pieces() -> list[Piece]:
+    return [random_piece(rng_of(0, index), N_FRAMES, unseen=True) for index in range(N_PIECES)]
+
+
+@pytest.fixture(scope="module")
+def heard(pieces: list[Piece]) -> list[Tensor]:
+    return [torch.from_numpy(piece.audio()) for piece in pieces]
+
+
+def test_equal_notes_are_equal_samples_and_nothing_clips(
+    pieces: list[Piece], heard: list[Tensor]
+) -> None:
+    twice = render([Note("bell", 0, 20, 69), Note("bell", 20, 20, 69)], 40)
+    np.testing.assert_array_equal(twice[: 20 * FRAME_SAMPLES], twice[20 * FRAME_SAMPLES :])
+    assert all(len(wav) == N_FRAMES * FRAME_SAMPLES for wav in heard)
+    assert max(float(wav.abs().max()) for wav in heard) < 1
+    again = random_piece(rng_of(0, 7), N_FRAMES, unseen=True)
+    assert again == pieces[7]
+
+
+def test_training_never_meets_the_combinations_of_the_evaluation(pieces: list[Piece]) -> None:
+    seen = [random_piece(rng_of(1, index), 50) for index in range(200)]
+    for piece, unseen in [(p, True) for p in pieces] + [(p, False) for p in seen]:
+        assert held_out(piece.tonic, piece.mode, piece.voice, piece.tempo) == unseen
+    assert {piece.key for piece in seen} == set(KEYS)
+
+
+def test_melodies_stay_in_key_and_begin_on_the_tonic(pieces: list[Piece]) -> None:
+    for piece in pieces:
+        assert {note.midi % 12 for note in piece.melody} <= piece.scale
+        assert piece.melody[0].midi % 12 == piece.tonic
+        pitches = [note.midi for note in piece.melody]
+        assert all(a != b for a, b in pairwise(pitches))
+
+
+def test_an_excerpt_begins_with_a_note(pieces: list[Piece]) -> None:
+    part = excerpt(pieces[0], 50, 100)
+    whole = [note.midi for note in pieces[0].melody]
+    assert part.melody[0].first_frame == 0
+    assert part.n_frames == 100
+    tune = [note.midi for note in part.melody]
+    assert any(whole[start : start + len(tune)] == tune for start in range(len(whole)))
+
+
+def test_captions_tell_the_key_first_and_every_word_is_one_token(pieces: list[Piece]) -> None:
+    tokenizer = make_tokenizer()
+    for index, piece in enumerate(pieces):
+        plain = caption(piece)
+        assert plain.startswith(f"{piece.key}, {piece.tempo} {piece.voice}")
+        assert piece.key not in caption(piece, key=False)
+        for text in (plain, caption(piece, rng_of(2, index))):
+            words = text.replace(",", "").split()
+            n_words = len(words) - any(text.startswith(key) for key in KEYS)
+            tokens = tokenizer(text).input_ids
+            assert len(tokens) == n_words + 1, text  # </s>
+    assert tokenizer("Bb MINOR.").input_ids == tokenizer("bb minor").input_ids
+    assert len(tokenizer("été, 128 bpm").input_ids) > 3  # nothing is unknown
+
+
+def test_chroma_tells_the_key_and_the_tune(pieces: list[Piece], heard: list[Tensor]) -> None:
+    classes = [pitch_classes(wav) for wav in heard]
+    inside = [scale_share(c, piece.scale) for c, piece in zip(classes, pieces, strict=True)]
+    others = classes[5:] + classes[:5]
+    outside = [scale_share(c, piece.scale) for c, piece in zip(others, pieces, strict=True)]
+    assert np.mean(inside) > 0.98
+    assert np.mean(outside) < 0.75
+    tunes = [pitch_classes(torch.from_numpy(piece.tune("flute"))) for piece in pieces]
+    matched = [chroma_agreement(a, b) for a, b in zip(classes, tunes, strict=True)]
+    shuffled = [chroma_agreement(a, b) for a, b in zip(others, tunes, strict=True)]
+    assert np.mean(matched) > 0.85
+    assert np.mean(shuffled) < 0.15
+    silence = pitch_classes(torch.zeros(16_000))
+    assert (silence == -1).all()
+    assert scale_share(silence, range(12)) == 0
+
+
+def test_the_pitch_track_follows_notes_and_tells_the_tempo(
+    pieces: list[Piece], heard: list[Tensor]
+) -> None:
+    notes = [Note("flute", 0, 25, 72), Note("flute", 25, 25, 64)]
+    track = pitch_track(torch.from_numpy(render(notes, 50)))
+    assert set(track[3:22]) == {72}
+    assert set(track[28:47]) == {64}
+    assert changes_per_second(torch.from_numpy(render(notes, 50))) == 1
+    right = [tempo_of(wav) == piece.tempo for wav, piece in zip(heard, pieces, strict=True)]
+    assert np.mean(right) > 0.95
+
+
+def test_voices_are_told_apart_under_noise(pieces: list[Piece], heard: list[Tensor]) -> None:
+    noise = torch.Generator().manual_seed(0)
+    noisy = [wav + 0.01 * torch.randn(len(wav), generator=noise) for wav in heard]
+    names = [piece.voice for piece in pieces]
+    assert set(names) == set(VOICES)
+    half = N_PIECES // 2
+    clips = [*zip(heard[:half], names, strict=False), *zip(noisy[:half], names, strict=False)]
+    classifier = VoiceClassifier.fit(clips)
+    right = [classifier(wav) == name for wav, name in zip(noisy[half:], names[half:], strict=True)]
+    assert np.mean(right) > 0.85
+
+
+def test_signal_to_noise_ignores_the_level() -> None:
+    wanted = torch.randn(16_000, generator=torch.Generator().manual_seed(0))
+    noise = torch.randn(16_000, generator=torch.Generator().manual_seed(1))
+    assert si_snr_db(3 * (wanted + 0.1 * noise), wanted) == pytest.approx(20, abs=0.5)
+    assert si_snr_db(noise, wanted) < -20
+
+
+def test_a_joint_shows_as_a_jump_of_level_or_key() -> None:
+    piece = random_piece(rng_of(3, 1), 500)
+    wav = torch.from_numpy(piece.audio())
+    middle = len(wav) // 2
+    louder = torch.cat([0.1 * wav[:middle], wav[middle:]])
+    (smooth,), (jump,) = joint_excesses(wav, [5.0]), joint_excesses(louder, [5.0])
+    assert smooth < 3
+    assert jump > 5

@@ -1,0 +1,154 @@
+"""The recipe from end to end at toy size: every stage learns, stops, goes on, and is exported."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import EncodecModel, MusicgenMelodyForConditionalGeneration
+
+from musicgen import MusicGen
+from musicgen.conditioning.fuser import RowCondition
+from musicgen.tiny.codec import CodecTraining, batch_of, codec_config, round_trip, train_codec
+from musicgen.tiny.export import export, is_trained
+from musicgen.tiny.isometry import initialise
+from musicgen.tiny.language import Batch, LanguageTraining, draw, new_language, train_language
+from musicgen.tiny.measures import si_snr_db
+from musicgen.tiny.recipe import Recipe, Stage
+from musicgen.tiny.tokens import Tokens, make_tokens
+from tests.tiny.recipes import TOY
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder that holds the work of all stages and, in `tiny`, the exported model."""
+    folder = tmp_path_factory.mktemp("made")
+    codec = train_codec(TOY, folder)
+    train, test = make_tokens(TOY, codec, folder / "tokens")
+    export(TOY, codec, train_language(TOY, train, test, folder), folder / "tiny")
+    return folder
+
+
+def test_the_folder_is_a_model_for_us_and_for_transformers(made: Path) -> None:
+    ours = MusicGen.get_pretrained(str(made / "tiny"), device="cpu")
+    assert (ours.max_duration, ours.sample_rate, ours.frame_rate) == (1.0, 16_000, 50)
+    assert is_trained(made / "tiny")
+    assert sum(file.stat().st_size for file in (made / "tiny").iterdir()) < 1_000_000
+
+    theirs, report = MusicgenMelodyForConditionalGeneration.from_pretrained(
+        made / "tiny", dtype=torch.float32, output_loading_info=True
+    )
+    assert not report["missing_keys"]
+    assert not report["unexpected_keys"]
+    ids = torch.tensor([ours.text_encoder.tokenizer("C# minor, slow flute melody").input_ids])
+    chroma = torch.nn.functional.one_hot(torch.arange(8)[None] % 12, 12).float()  # [1, n, 12]
+    assert ours.lm.cfg.chroma is not None
+    assert chroma.shape[1] == ours.lm.cfg.chroma.chroma_length
+    codes = torch.randint(32, (1, 4, 9))
+    provider = ours.lm.condition_provider.conditioners
+    hidden = ours.text_encoder.encode("C# minor, slow flute melody")
+    prefix = [
+        provider["self_wav"].output_proj(chroma[0]),
+        provider["description"].output_proj(hidden),
+    ]
+    with torch.no_grad():
+        logits = ours.lm(codes, [RowCondition(prefix=torch.cat(prefix))])  # [1, K, S, card]
+        expected = theirs(
+            input_ids=ids, input_features=chroma, decoder_input_ids=codes.view(4, 9)
+        ).logits  # [K, P + S, card]
+    torch.testing.assert_close(logits[0], expected[:, -9:], atol=1e-4, rtol=1e-4)
+
+
+def test_a_run_that_was_stopped_goes_on_to_the_same_weights(made: Path, tmp_path: Path) -> None:
+    whole = replace(TOY, language=replace(TOY.language, max_steps=0, full_from=1.0))
+    tokens = Tokens.read([made / "tokens" / "0000.pt"])
+    weights = []
+    for stops in ((8,), (3, 8)):
+        training_run = LanguageTraining(new_language(whole), whole)
+        stage = Stage(tmp_path / str(len(stops)), "language", 1e6)
+        for stop in stops:
+            if (state := stage.load()) is not None:
+                training_run = LanguageTraining(new_language(whole), whole)
+                training_run.load(state)
+            texts = training_run.tokenise(tokens.captions)
+            while stage.step < stop:
+                training_run.step(tokens, texts, stage)
+                stage.step += 1
+            stage.save(training_run.state())
+        weights.append(training_run.average)
+    for straight, resumed in zip(*weights, strict=True):
+        torch.testing.assert_close(straight, resumed, atol=1e-6, rtol=1e-5)
+
+
+def test_what_is_finished_is_not_made_again(made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def never(*_: object) -> None:
+        raise AssertionError("a finished stage must not train")
+
+    monkeypatch.setattr(CodecTraining, "step", never)
+    monkeypatch.setattr(LanguageTraining, "step", never)
+    codec = train_codec(TOY, made)
+    train, test = make_tokens(TOY, codec, made / "tokens")
+    assert (len(train), len(test)) == (12, 4)
+    train_language(TOY, train, test, made)
+
+
+def test_the_codec_begins_as_nearly_the_identity() -> None:
+    """At full size, before the first step; default weights give noise."""
+    recipe = Recipe()
+    wav = batch_of(recipe, 0)
+    model = EncodecModel(codec_config(recipe.codec))
+    mean = {}
+    for name in ("default", "initialised"):
+        if name == "initialised":
+            initialise(model, wav)
+        heard = round_trip(model, wav, quantised=False)
+        pairs = zip(heard[:, 0], wav[:, 0], strict=True)
+        mean[name] = sum(si_snr_db(ours, theirs) for ours, theirs in pairs) / len(wav)
+    assert mean["default"] < -10
+    assert mean["initialised"] > 2
+
+
+def test_the_codec_learns_and_uses_its_codebooks(made: Path) -> None:
+    trained = train_codec(TOY, made)
+    wav = batch_of(TOY, 1000)  # [B, 1, N]: of no step
+    used = torch.unique(trained.quantizer.encode(trained.encoder(wav))[0])
+    assert len(used) >= 8
+
+    model = EncodecModel(codec_config(TOY.codec))
+    initialise(model, wav)
+    stage = Stage(made / "again", "codec", 1e6)
+    run = CodecTraining(model, replace(TOY, codec=replace(TOY.codec, plain_share=1.0)))
+    losses = [run.step(wav, stage) for _ in range(12)]
+    assert losses[-1] < 0.9 * losses[0]
+
+
+def test_rows_are_told_what_the_recipe_says() -> None:
+    batches = [draw(TOY, 12, step, 0.0) for step in range(200)]
+    text, melody = (torch.cat([getattr(b, name) for b in batches]) for name in ("text", "melody"))
+    assert text.float().mean().item() == pytest.approx(0.4 + 0.6 * 0.8, abs=0.03)
+    assert melody.float().mean().item() == pytest.approx(0.6 * 0.7, abs=0.03)
+    assert {b.n_frames for b in batches} == {25}
+    assert {draw(TOY, 12, step, 0.9).n_frames for step in range(20)} == {25, 50}
+
+
+def test_the_loss_reads_conditions_as_the_engine_lays_them_out(made: Path) -> None:
+    tokens = Tokens.read([made / "tokens" / "0000.pt"])
+    exact = LanguageTraining(
+        new_language(replace(TOY, autocast=False)), replace(TOY, autocast=False)
+    )
+    texts = exact.tokenise(tokens.captions)
+    rows = torch.tensor([0, 1])
+    told = Batch(rows, 50, torch.tensor([True, False]), torch.tensor([False, True]))
+    with torch.no_grad():
+        together = exact._conditions(tokens, texts, told)
+        provider = exact.language.lm.condition_provider.conditioners
+        hidden = exact.language.text(input_ids=texts[0][None]).last_hidden_state[0]
+        null = torch.zeros(8, 12)
+        null[:, 0] = 1
+        first = torch.cat(
+            [provider["self_wav"].output_proj(null), provider["description"].output_proj(hidden)]
+        )
+    torch.testing.assert_close(together[0].prefix, first, atol=1e-5, rtol=1e-5)
+    assert together[1].prefix is not None
+    assert (together[1].prefix[8:] == 0).all()  # no text is exactly zero
+    assert len(together[1].prefix) == 8 + len(texts[1])
