@@ -280,7 +280,9 @@ class JobConfig(BaseModel):
     @classmethod
     def _is_a_time(cls, text: str | None) -> str | None:
         if text is not None and not _TIME.fullmatch(text):
-            raise ValueError("must be seconds, or a number with s, m, h or d, as in 90m or 8h")
+            raise ValueError(
+                f"max_runtime={text!r}: write seconds, or a number with s, m, h or d, as in 90m, 8h"
+            )
         return text
 
     @property

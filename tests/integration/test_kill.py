@@ -72,33 +72,3 @@ def test_kill_of_the_driver_and_then_of_a_replica(
     assert len(cli.replica_pids()) == 2 * REPLICAS + 1  # Ray started another one
     deaths = REPLICAS + 1
     assert 0 <= len(cli.admissions()) - N_ROWS <= deaths * (PART_CLIPS + SLOTS)
-
-
-def test_a_drained_run_commits_what_is_finished_and_resumes(
-    manifest: Path, uninterrupted: dict[str, str], tmp_path: Path, cli: Cli
-) -> None:
-    """SIGTERM: exit 5, the lease is free at once, and in the end every clip has its bytes."""
-    output = f"file://{tmp_path}/out"
-    running = cli.start(*cli.job("run", manifest, output, **SETTINGS))
-    wait_until(lambda: n_committed(output) >= 12)
-    os.kill(running.pid, signal.SIGTERM)
-
-    assert running.wait(timeout=60) == 5, cli.said(running)
-    said = cli.said(running)
-    assert "draining (SIGTERM" in said
-    assert "the same command goes on from there" in said
-    n_drained = n_committed(output)
-    assert 12 <= n_drained < N_ROWS
-    assert f"{n_drained} of {N_ROWS} clips are committed" in said
-    (record,) = ledger.read_runs(open_storage(output))
-    assert (record["state"], record["done"]) == ("drained", n_drained)
-    assert len(cli.admissions()) == n_drained  # what was begun was finished
-
-    code, _, said = cli.run(*cli.job("run", manifest, output, **SETTINGS))
-
-    assert code == 0, said
-    assert "watching for" not in said  # nobody waited for a dead lease
-    rows = clips(output)
-    assert len(rows) == len(cli.admissions()) == N_ROWS
-    assert {row["clip_id"]: row["audio_sha256"] for row in rows} == uninterrupted
-    assert problems(output) == []
