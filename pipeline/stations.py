@@ -415,9 +415,8 @@ class Stations:
             batch = self._next_ended(uncommitted)
             if batch is None:
                 return
-            with self._watchdog.watching(
-                "decoding and encoding", [job.clip_id for job, _ in batch]
-            ):
+            clips = [job.clip_id for job, _ in batch if job.prepared["kind"] == "clip"]
+            with self._watchdog.watching("decoding and encoding", clips):
                 statuses = self._collect(batch)
             for (job, _), status in zip(batch, statuses, strict=True):
                 if status is None:

@@ -116,7 +116,7 @@ def heir(
 
 
 class AttemptLog:
-    """The record of one process, which is durable when a method returns.
+    """The record of one process, which outlives that process once a method has returned.
 
     Attributes:
         letters: Ids of clips in whose place this run committed a dead letter before the process
@@ -190,7 +190,8 @@ class AttemptLog:
     def _write(self, **changes: object) -> None:
         with self._lock:
             self._now = replace(self._now, **changes)  # type: ignore[arg-type]
-            self._storage.put(self._path, self._now.to_json())
+            # It must outlive the process; the loss of the machine counts against no row.
+            self._storage.put(self._path, self._now.to_json(), sync=False)
 
 
 def path_of(run_id: str, seat: str) -> str:

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 
-def publish(target: Path, data: bytes, *, replace: bool) -> None:
+def publish(target: Path, data: bytes, *, replace: bool, sync: bool = True) -> None:
     """Make `data` appear at `target` in one step, surviving a crash of process or machine.
 
     The bytes go to a hidden file in the same folder first: a rename is only atomic there.
@@ -19,16 +19,21 @@ def publish(target: Path, data: bytes, *, replace: bool) -> None:
         target: where the file appears.
         data: its whole content.
         replace: False makes an existing target a FileExistsError.
+        sync: False where it need not survive the machine, only this process; much faster.
     """
     _make_folder(target.parent)
     temporary = target.with_name(f".{target.name}.{secrets.token_hex(6)}.tmp")
     try:
-        _write_durably(temporary, data)
+        if sync:
+            _write_durably(temporary, data)
+        else:
+            temporary.write_bytes(data)
         if replace:
             temporary.replace(target)
         else:
             _link(temporary, target)
-        _sync_folder(target.parent)
+        if sync:
+            _sync_folder(target.parent)
     finally:
         with contextlib.suppress(FileNotFoundError):
             temporary.unlink()

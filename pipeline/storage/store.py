@@ -156,10 +156,16 @@ class Storage:
 
     # --- writing
 
-    def put(self, path: str, data: bytes) -> None:
-        """Publish an object in one step, in the place of one that stands there."""
+    def put(self, path: str, data: bytes, *, sync: bool = True) -> None:
+        """Publish an object in one step, in the place of one that stands there.
+
+        Args:
+            path: of the object.
+            data: its whole content.
+            sync: False where a local file need not survive a crash of the machine.
+        """
         full = self._full(path)
-        self._retrying("write", path, lambda: self._publish(full, data, replace=True))
+        self._retrying("write", path, lambda: self._publish(full, data, replace=True, sync=sync))
 
     def put_many(self, objects: Mapping[str, bytes]) -> None:
         """Publish several objects side by side; raises if any of them failed."""
@@ -226,9 +232,9 @@ class Storage:
             self._opened = (os.getpid(), make_filesystem(self.protocol, self.options, self.retry))
         return self._opened[1]
 
-    def _publish(self, full: str, data: bytes, *, replace: bool) -> None:
+    def _publish(self, full: str, data: bytes, *, replace: bool, sync: bool = True) -> None:
         if self.protocol == "file":
-            local_files.publish(Path(full), data, replace=replace)
+            local_files.publish(Path(full), data, replace=replace, sync=sync)
         else:
             one_put = {"chunksize": ONE_PUT} if self.protocol == "s3" else {}
             mode = "overwrite" if replace else "create"
