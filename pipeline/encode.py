@@ -102,9 +102,7 @@ def encode(
     title = " ".join(title[:MAX_TITLE].split())
     if coding.fmt in ("flac", "wav"):
         container, subtype = coding.fmt.upper(), f"PCM_{coding.bits}"
-        return _write(
-            _quantise(wav, coding.bits), sample_rate_hz, container, subtype, comment, title
-        )
+        return _write(wav, sample_rate_hz, container, subtype, comment, title, bits=coding.bits)
     clipped = np.clip(wav, -1.0, 1.0)
     container, subtype = _CODERS[coding.fmt]
     if coding.fmt == "mp3":
@@ -125,8 +123,10 @@ def _write(
     comment: str = "",
     title: str = "",
     level: float | None = None,
+    bits: int | None = None,
 ) -> bytes:
-    """One file of samples [C, N]; `level` is libsndfile's compression level, 0 is the best."""
+    """One file of samples [C, N]; `level` is libsndfile's compression level, 0 is the best. With
+    `bits` they become integers here."""
     buffer = io.BytesIO()
     with sf.SoundFile(
         buffer,
@@ -143,7 +143,8 @@ def _write(
         if comment:
             file.comment = comment
         for start in range(0, samples.shape[1], WRITE_SAMPLES):
-            file.write(samples[:, start : start + WRITE_SAMPLES].T)  # [N, C]
+            piece = samples[:, start : start + WRITE_SAMPLES]
+            file.write((piece if bits is None else _quantise(piece, bits)).T)  # [N, C]
     return buffer.getvalue()
 
 

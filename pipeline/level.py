@@ -76,7 +76,8 @@ def _amplified(wav: NDArray[np.float32], gain_db: float) -> NDArray[np.float32]:
     """wav [C, N] times the gain, rounded once; 0 dB leaves the bits as they are."""
     if gain_db == 0.0:
         return wav
-    louder: NDArray[np.float32] = (wav.astype(np.float64) * _factor(gain_db)).astype(np.float32)
+    louder = np.empty_like(wav)
+    np.multiply(wav, _factor(gain_db), out=louder, dtype=np.float64, casting="same_kind")
     return louder
 
 

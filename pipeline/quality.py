@@ -23,14 +23,15 @@ RELATIVE_GATE_LU = -10.0
 
 N_FFT = 2048
 HOP = 1024
-FRAMES_AT_ONCE = 4096  # of the spectra of a long clip, which would not fit into memory together
+FRAMES_AT_ONCE = 1024
 
 OVERSAMPLING = 4  # BS.1770-4 annex 2
 SINC_ZEROS, SINC_ROLLOFF = 24, 0.99  # of the interpolator: a sine is read within 0.02 dB
 SINC_REACH = 32  # samples that the interpolator looks to each side
 BLOCK_SAMPLES = 2048  # a block is oversampled if its highest sample is
 PEAK_SHARE = 0.5  # this share of the clip's: between samples a signal is hardly 6 dB higher
-BLOCKS_AT_ONCE = 512
+BLOCKS_AT_ONCE = 512  # of either kind: an hour of audio is not copied whole
+WINDOWS_AT_ONCE = 4096
 
 
 class NotFiniteError(ValueError):
@@ -76,7 +77,7 @@ class Quality:
 
         return replace(
             self,
-            peak_dbfs=_dbfs(float(np.abs(wav).max())),
+            peak_dbfs=_dbfs(_peak(wav)),
             true_peak_dbtp=level(self.true_peak_dbtp),
             rms_dbfs=level(self.rms_dbfs),
             loudness_lufs=None if self.loudness_lufs is None else self.loudness_lufs + gain_db,
@@ -104,21 +105,21 @@ def measure(wav: NDArray[np.float32], sample_rate_hz: int) -> Quality:
             f"audio holds {n_bad} NaN or infinite samples of {wav.size}: "
             "the model or codec diverged; try another seed, or dtype fp32"
         )
-    x = wav.astype(np.float64)  # [C, N]
-    means = x.mean(axis=1)  # [C]
-    lufs, reason = _loudness(x, sample_rate_hz)
-    silence_ratio, early_silence_s = _silence(x, sample_rate_hz)
+    means = wav.mean(axis=1, dtype=np.float64)  # [C]
+    energies = _window_energies(wav, max(1, round(SILENCE_WINDOW_S * sample_rate_hz)))  # [C, W]
+    lufs, reason = _loudness(wav, sample_rate_hz)
+    silence_ratio, early_silence_s = _silence(energies, wav.shape[1], sample_rate_hz)
     return Quality(
-        peak_dbfs=_dbfs(float(np.abs(x).max())),
+        peak_dbfs=_dbfs(_peak(wav)),
         true_peak_dbtp=_dbfs(_true_peak(wav)),
-        rms_dbfs=_dbfs(math.sqrt(float(np.mean(x**2)))),
+        rms_dbfs=_dbfs(math.sqrt(float(energies.sum()) / wav.size)),
         loudness_lufs=lufs,
         loudness_reason=reason,
         silence_ratio=silence_ratio,
         early_silence_s=early_silence_s,
         clip_ratio=_clip_ratio(wav),
         dc_offset=float(means[np.argmax(np.abs(means))]),
-        spectral_flatness=_spectral_flatness(x),
+        spectral_flatness=_spectral_flatness(wav),
     )
 
 
@@ -126,8 +127,13 @@ def _dbfs(amplitude: float) -> float:
     return max(20.0 * math.log10(amplitude), FLOOR_DBFS) if amplitude > 0.0 else FLOOR_DBFS
 
 
+def _peak(wav: NDArray[np.float32]) -> float:
+    return max(float(wav.max()), -float(wav.min()))
+
+
 def _clip_ratio(wav: NDArray[np.float32]) -> float:
-    return float(np.mean(np.abs(wav) >= CLIP_LEVEL))
+    n_beyond = np.count_nonzero(wav >= CLIP_LEVEL) + np.count_nonzero(wav <= -CLIP_LEVEL)
+    return float(n_beyond / wav.size)
 
 
 def _true_peak(wav: NDArray[np.float32]) -> float:
@@ -135,7 +141,7 @@ def _true_peak(wav: NDArray[np.float32]) -> float:
     import torch  # here, so that the report can know this file without loading torch
     import torchaudio.functional as taf
 
-    highest = float(np.abs(wav).max())
+    highest = _peak(wav)
     missing = -wav.shape[1] % BLOCK_SAMPLES
     held = np.pad(wav, ((0, 0), (SINC_REACH, SINC_REACH + missing)), mode="edge")
     width = BLOCK_SAMPLES + 2 * SINC_REACH
@@ -153,13 +159,24 @@ def _true_peak(wav: NDArray[np.float32]) -> float:
     return highest
 
 
-def _silence(x: NDArray[np.float64], sample_rate_hz: int) -> tuple[float, float]:
-    """Share of silent windows, and seconds of silence at the end; the last window may be short."""
-    n_samples = x.shape[1]
+def _window_energies(wav: NDArray[np.float32], window: int) -> NDArray[np.float64]:
+    """Sum of squares [C, W] of each window of wav [C, N]; the last one may be short."""
+    step = WINDOWS_AT_ONCE * window
+    found = []
+    for start in range(0, wav.shape[1], step):
+        squares = np.square(wav[:, start : start + step], dtype=np.float64)
+        found.append(np.add.reduceat(squares, np.arange(0, squares.shape[1], window), axis=1))
+    return np.concatenate(found, axis=1)
+
+
+def _silence(
+    energies: NDArray[np.float64], n_samples: int, sample_rate_hz: int
+) -> tuple[float, float]:
+    """Share of silent windows [C, W], and seconds of silence at the end."""
     window = max(1, round(SILENCE_WINDOW_S * sample_rate_hz))
     starts = np.arange(0, n_samples, window)  # [W]
     lengths = np.minimum(starts + window, n_samples) - starts  # [W]
-    power = np.add.reduceat(x**2, starts, axis=1) / lengths  # [C, W]
+    power = energies / lengths  # [C, W]
     loud = np.flatnonzero(power.max(axis=0) >= 10.0 ** (SILENCE_DBFS / 10.0))
     end_of_music = int(starts[loud[-1]] + lengths[loud[-1]]) if loud.size else 0
     return 1.0 - loud.size / starts.size, (n_samples - end_of_music) / sample_rate_hz
@@ -184,20 +201,19 @@ def _k_weighting(sample_rate_hz: int) -> list[tuple[list[float], list[float]]]:
     return [shelf, high_pass]
 
 
-def _loudness(x: NDArray[np.float64], sample_rate_hz: int) -> tuple[float | None, str | None]:
-    """Gated loudness of x [C, N], every channel at weight 1 (mono and stereo)."""
+def _loudness(wav: NDArray[np.float32], sample_rate_hz: int) -> tuple[float | None, str | None]:
+    """Gated loudness of wav [C, N], every channel at weight 1 (mono and stereo)."""
     block, hop = round(BLOCK_S * sample_rate_hz), round(BLOCK_S / 4 * sample_rate_hz)
-    if x.shape[1] < block:
+    if wav.shape[1] < block:
         return None, f"shorter than {BLOCK_S} s"
-    import torch
-    import torchaudio.functional as taf
-
-    weighted = torch.from_numpy(x)
-    for b, a in _k_weighting(sample_rate_hz):
-        b_t, a_t = (torch.tensor(c, dtype=torch.float64) for c in (b, a))
-        weighted = taf.lfilter(weighted, a_t, b_t, clamp=False)
-    squares = weighted.square().sum(dim=0)  # [N]
-    energy = squares.unfold(0, block, hop).mean(dim=1).numpy()  # [blocks]
+    n_blocks = (wav.shape[1] - block) // hop + 1
+    pieces = (
+        range(first, min(first + BLOCKS_AT_ONCE, n_blocks))
+        for first in range(0, n_blocks, BLOCKS_AT_ONCE)
+    )
+    energy = np.concatenate(
+        [_block_energies(wav, sample_rate_hz, block, hop, blocks) for blocks in pieces]
+    )
     kept = energy[energy > _energy(ABSOLUTE_GATE_LUFS)]
     if kept.size == 0:
         return None, "silence"
@@ -206,12 +222,31 @@ def _loudness(x: NDArray[np.float64], sample_rate_hz: int) -> tuple[float | None
     return -0.691 + 10.0 * math.log10(float(kept.mean())), None
 
 
+def _block_energies(
+    wav: NDArray[np.float32], sample_rate_hz: int, block: int, hop: int, blocks: range
+) -> NDArray[np.float64]:
+    """Mean squares of some gating blocks; the filters start a second earlier, so they have settled
+    to the last bit that counts."""
+    import torch
+    import torchaudio.functional as taf
+
+    start, end = blocks.start * hop, (blocks.stop - 1) * hop + block
+    early = min(start, sample_rate_hz)
+    weighted = torch.from_numpy(wav[:, start - early : end].astype(np.float64))
+    for b, a in _k_weighting(sample_rate_hz):
+        b_t, a_t = (torch.tensor(c, dtype=torch.float64) for c in (b, a))
+        weighted = taf.lfilter(weighted, a_t, b_t, clamp=False)
+    squares = weighted[:, early:].square().sum(dim=0)  # [N]
+    energies: NDArray[np.float64] = squares.unfold(0, block, hop).mean(dim=1).numpy()
+    return energies
+
+
 def _energy(lufs: float) -> float:
     return float(10.0 ** ((lufs + 0.691) / 10.0))
 
 
-def _spectral_flatness(x: NDArray[np.float64]) -> float:
-    mono = x.mean(axis=0).astype(np.float32)  # [N]
+def _spectral_flatness(wav: NDArray[np.float32]) -> float:
+    mono = wav.mean(axis=0)  # [N]
     padded = np.pad(mono, (0, max(0, N_FFT - mono.size)))
     frames = np.lib.stride_tricks.sliding_window_view(padded, N_FFT)[::HOP]  # [F, N_FFT], a view
     window = np.hanning(N_FFT + 1)[:-1].astype(np.float32)

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from pipeline import quality
 from pipeline.quality import FLOOR_DBFS, _k_weighting, measure
 
 RATE_HZ = 32_000
@@ -185,6 +186,22 @@ def test_non_finite_audio_is_an_error_that_counts(bad: float) -> None:
 def test_wrong_shapes_are_refused(shape: tuple[int, ...]) -> None:
     with pytest.raises(ValueError, match=r"\[channels, samples\]"):
         measure(np.zeros(shape, np.float32), RATE_HZ)
+
+
+def test_a_long_clip_is_measured_in_pieces_to_the_same_result(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    gap = np.zeros((1, RATE_HZ), np.float32)
+    wav = np.concatenate([noise(0.1), gap, sine(0.5) + 0.01, gap[:, :1000]], axis=1)
+    stereo = np.concatenate([wav, wav[:, ::-1]])
+    whole = dataclasses.asdict(measure(stereo, RATE_HZ))
+
+    for name, size in (("BLOCKS_AT_ONCE", 3), ("WINDOWS_AT_ONCE", 5), ("FRAMES_AT_ONCE", 7)):
+        monkeypatch.setattr(quality, name, size)
+
+    in_pieces = dataclasses.asdict(measure(stereo, RATE_HZ))
+    assert in_pieces.pop("loudness_reason") is whole.pop("loudness_reason") is None
+    assert in_pieces == pytest.approx(whole, rel=1e-7)
 
 
 def _lufs(wav: Wav) -> float:
