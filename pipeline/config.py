@@ -177,7 +177,8 @@ class JobConfig(BaseModel):
     )  # fmt: skip
 
     qc: QualityLimits = Field(
-        default_factory=QualityLimits, description="Limits on what a clip may measure."
+        default_factory=QualityLimits,
+        description="Limits on what a clip may measure, e.g. max_silence_ratio=0.5; off lifts one.",
     )
     qc_action: Literal["fail", "keep"] = Field(
         "fail", description="A clip past a limit: a dead letter, or kept and named in qc_failed."
