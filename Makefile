@@ -9,7 +9,7 @@ DEMO := out/demo
 export RAY_USAGE_STATS_ENABLED := 0
 export RAY_raylet_start_wait_time_s := 120
 
-.PHONY: setup demo test test-long test-s3 bench bench-gpu bench-pipeline bench-table lint errors-table format clean
+.PHONY: setup demo test test-long test-s3 bench bench-gpu bench-pipeline bench-table lint errors-table format lock clean
 
 setup: $(STAMP)
 
@@ -76,6 +76,13 @@ errors-table: setup
 format: setup
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+# What the image installs. Keeps the pins that still fit; renew them with `make lock UV_FLAGS=--upgrade`.
+lock: setup
+	@$(BIN)/pip install --quiet --disable-pip-version-check "uv>=0.9,<1"
+	$(BIN)/uv pip compile pyproject.toml --quiet --python-version 3.11 \
+		--python-platform x86_64-manylinux_2_28 --generate-hashes --no-annotate \
+		--custom-compile-command "make lock" $(UV_FLAGS) --output-file deploy/requirements.lock
 
 clean:
 	rm -rf out $(VENV)

@@ -200,6 +200,10 @@ class JobConfig(BaseModel):
         default_factory=dict, description="fsspec options, e.g. endpoint_url; no credentials."
     )
     lease_ttl_s: float = Field(20.0, gt=0.5, description="A lease silent this long is taken over.")
+    tolerate_dead_letters: bool = Field(
+        False,
+        description="Exit 0, not 3, where rows failed: for schedulers that try again what fails.",
+    )
     wait: bool = Field(False, description="Wait for another run on this output to end.")
     interval_s: float = Field(10.0, gt=0.1, description="Seconds between progress lines.")
     stall_timeout_s: float = Field(

@@ -145,7 +145,7 @@ def _make(config: JobConfig, *, retry: bool) -> None:
         page = build_report(storage, sample=config.report_sample)
         storage.put("report.html", page.encode())
     click.echo(_closing_words(summary, storage))
-    if summary.letters_standing:
+    if summary.letters_standing and not config.tolerate_dead_letters:
         raise click.exceptions.Exit(EXIT_DEAD_LETTERS)
 
 

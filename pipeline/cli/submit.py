@@ -139,7 +139,7 @@ def runtime_env(
     if on_show:
         raise ConfigError(
             f"{', '.join(on_show)}: credentials are not accepted here, the dashboard shows them to "
-            "everyone; give them to the cluster's nodes"
+            "everyone; give them to the cluster's nodes (see deploy/README.md)"
         )
     if working_dir is not None and not Path(working_dir).is_dir():
         raise ConfigError(f"--working-dir {working_dir}: no such folder")

@@ -135,13 +135,17 @@ class Cli:
     env: dict[str, str]
     started: list[subprocess.Popen[bytes]] = field(default_factory=list)
 
-    def start(self, *args: str, ray_tmp: Path | None = None) -> subprocess.Popen[bytes]:
+    def start(
+        self, *args: str, ray_tmp: Path | None = None, address: str | None = None
+    ) -> subprocess.Popen[bytes]:
         env = self.env | {
             "RAY_TMPDIR": str(ray_tmp or self.ray_tmp),
             "RAY_AUTH_MODE": "disabled",
             "RAY_USAGE_STATS_ENABLED": "0",
         }
         env.pop("RAY_ADDRESS", None)
+        if address is not None:
+            env["RAY_ADDRESS"] = address
         number = len(self.started)
         with (
             (self.folder / f"{number}.out").open("wb") as out,

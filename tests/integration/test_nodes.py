@@ -1,0 +1,78 @@
+"""Two worker nodes, one of them killed without grace in mid-run: every clip once, same bytes."""
+
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from pipeline import ledger
+from pipeline.storage import open_storage
+from tests.integration.jobs import Cli, clips, problems, wait_until, write_manifest
+
+if TYPE_CHECKING:
+    from ray.cluster_utils import Cluster
+
+N_ROWS = 60
+SETTINGS = {
+    "replicas": 2, "slots": 2, "part_clips": 4, "block_rows": 4, "replica_resource": "slot=1",
+    "lease_ttl_s": 3.0,
+}  # fmt: skip
+
+
+@pytest.fixture
+def cluster() -> Iterator["Cluster"]:
+    """A head for the driver and two nodes with room for one replica each."""
+    from ray.cluster_utils import Cluster
+
+    folder = tempfile.mkdtemp(prefix="mg")
+    patch = pytest.MonkeyPatch()
+    patch.setenv("RAY_AUTH_MODE", "disabled")
+    patch.setenv("RAY_raylet_start_wait_time_s", "120")
+    plain = {"object_store_memory": 100_000_000, "include_dashboard": False}
+    cluster = Cluster(
+        initialize_head=True, head_node_args={"num_cpus": 3, "temp_dir": folder, **plain}
+    )
+    yield cluster
+    cluster.shutdown()
+    patch.undo()
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.mark.long
+def test_the_death_of_a_node(cluster: "Cluster", tmp_path: Path, cli: Cli) -> None:
+    """No node takes its place: the survivor makes the rest. The bytes are those of one replica."""
+    plain = {"object_store_memory": 100_000_000}
+    nodes = [cluster.add_node(num_cpus=1, resources={"slot": 1}, **plain) for _ in range(2)]
+    rows = [{"id": f"r{i:02d}", "prompt": f"song {i}", "duration_s": 5.0} for i in range(N_ROWS)]
+    manifest = write_manifest(tmp_path / "m.parquet", rows)
+    output, quiet = f"file://{tmp_path}/out", f"file://{tmp_path}/quiet"
+
+    running = cli.start(*cli.job("run", manifest, output, **SETTINGS), address=cluster.address)
+    wait_until(lambda: n_replicas(output) == 2)
+    cluster.remove_node(nodes[1], allow_graceful=False)
+
+    assert n_clips(output) < N_ROWS, "it must die in the middle"
+    assert running.wait(timeout=240) == 0, cli.said(running)
+    alone = SETTINGS | {"replicas": 1}
+    undisturbed = cli.start(*cli.job("run", manifest, quiet, **alone), address=cluster.address)
+    assert undisturbed.wait(timeout=240) == 0, cli.said(undisturbed)
+    assert sorted(row["id"] for row in clips(output)) == sorted(str(row["id"]) for row in rows)
+    assert hashes(output) == hashes(quiet)
+    assert problems(output) == []
+
+
+def n_replicas(output: str) -> int:
+    """How many replicas have committed clips."""
+    return len({row["replica"] for row in clips(output)}) if n_clips(output) else 0
+
+
+def n_clips(output: str) -> int:
+    storage = open_storage(output)
+    return len(ledger.committed_ids(storage)) if storage.exists_root() else 0
+
+
+def hashes(output: str) -> dict[str, str]:
+    return {row["clip_id"]: row["audio_sha256"] for row in clips(output)}
