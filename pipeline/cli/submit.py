@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import math
 import os
 import shlex
 import time
@@ -26,8 +27,8 @@ if TYPE_CHECKING:
     from ray.job_submission import JobDetails, JobSubmissionClient
 
 ADDRESS_VARIABLE = "RAY_API_SERVER_ADDRESS"
-# What Ray waits, after `ray job stop`, before it kills a driver that drains; its default is 3.
-STOP_WAIT_S = 600
+# What a driver has, after its drain, to commit and to leave before `ray job stop` kills it.
+LEAVE_S = 120
 POLL_S = 1.0
 PATIENCE_S = 60.0  # with a cluster that does not answer while its job runs
 OUR_CODES = range(6)
@@ -102,7 +103,7 @@ def submit(
     job = {
         "entrypoint": entrypoint(executable, settings.model_copy(update={"run_id": run_id})),
         "submission_id": run_id,
-        "runtime_env": runtime_env(working_dir, packages, env),
+        "runtime_env": runtime_env(settings.drain_s, working_dir, packages, env),
     }
     client = connect(address)
     _hint_at_local_paths(settings)
@@ -125,9 +126,12 @@ def entrypoint(executable: str, config: JobConfig) -> str:
 
 
 def runtime_env(
-    working_dir: str | None, packages: tuple[str, ...], env: tuple[str, ...]
+    drain_s: float, working_dir: str | None, packages: tuple[str, ...], env: tuple[str, ...]
 ) -> dict[str, Any]:
-    """What Ray sets up for the job. ConfigError where a credential would be on show."""
+    """What Ray sets up for the job; ConfigError where a credential would be on show.
+
+    Ray gives a job 3 s to end when it is stopped, unless the job's environment says otherwise.
+    """
     variables = {}
     for text in env:
         name, mark, value = text.partition("=")
@@ -144,7 +148,7 @@ def runtime_env(
     if working_dir is not None and not Path(working_dir).is_dir():
         raise ConfigError(f"--working-dir {working_dir}: no such folder")
     found: dict[str, Any] = {
-        "env_vars": {"RAY_JOB_STOP_WAIT_TIME_S": str(STOP_WAIT_S)} | variables,
+        "env_vars": {"RAY_JOB_STOP_WAIT_TIME_S": str(math.ceil(drain_s) + LEAVE_S)} | variables,
         "working_dir": working_dir,
         "pip": list(packages) or None,
     }

@@ -20,6 +20,7 @@ from tests.deploy.files import ROOT, Deployment, Document, config_of, entrypoint
 
 GPU = "nvidia.com/gpu"
 BASE_IMAGE = re.compile(r"^FROM rayproject/ray:([\d.]+)-py(\d)(\d+)-cu(\d+)$", re.MULTILINE)
+COMMIT_S = 20  # after a drain: the last parts, the run's record
 LABEL = re.compile(r"[a-z]([-a-z0-9]*[a-z0-9])?")  # DNS-1035
 # metadata.name; five characters come after a generateName, eleven after a RayCronJob's name.
 LONGEST = {"RayJob": 47, "RayCronJob": 36}
@@ -85,12 +86,12 @@ def drain_rules(found: Deployment) -> Iterator[str]:
     runtime = yaml.safe_load(spec.get("runtimeEnvYAML", "{}"))
     variables = runtime.get("env_vars", {}) if isinstance(runtime, dict) else {}
     stop_s = int(variables.get("RAY_JOB_STOP_WAIT_TIME_S", 3))
-    if stop_s < config.drain_s:
-        yield f"RAY_JOB_STOP_WAIT_TIME_S={stop_s} is less than --drain-s {config.drain_s:g}"
+    if stop_s < config.drain_s + COMMIT_S:
+        yield f"RAY_JOB_STOP_WAIT_TIME_S={stop_s} is less than --drain-s and {COMMIT_S} s to commit"
     for name, pod in found.pods.items():
         grace_s = pod.get("terminationGracePeriodSeconds", 30)
-        if grace_s < config.drain_s:
-            yield f"{name}: {grace_s} s of grace are less than --drain-s {config.drain_s:g}"
+        if grace_s < config.drain_s + COMMIT_S:
+            yield f"{name}: {grace_s} s of grace are less than --drain-s and {COMMIT_S} s to commit"
         hook = pod["containers"][0].get("lifecycle", {}).get("preStop", {})
         target = re.search(r"COPY .*deploy/drain\.sh (\S+)", found.texts["Dockerfile"])
         if target is None or hook.get("exec", {}).get("command") != [target[1]]:

@@ -128,7 +128,7 @@ RULE_FAULTS: list[Fault] = [
     (f"{SPEC}.entrypoint+", " --gpus-per-replica 2", "do not hold replicas of 2"),
     (f"{SPEC}.entrypoint+", " --replicas 9", "9 replicas need 9 GPUs; the workers have 8"),
     (f"{SPEC}.entrypoint+", " --cpus-per-replica 6", "8 replicas need 51 CPUs"),
-    (f"{SPEC}.entrypoint+", " --drain-s 300", "120 s of grace are less than --drain-s 300"),
+    (f"{SPEC}.entrypoint+", " --drain-s 300", "120 s of grace are less than --drain-s"),
     (f"{SPEC}.entrypoint+", " --model /weights/x", "/weights/x is on no volume"),
     (f"{POD}.containers.0.resources.limits", {"cpu": "6"}, "GPUs do not hold replicas"),
     (f"{WORKERS}.maxReplicas", 4, "8 replicas need 8 GPUs; the workers have 4"),

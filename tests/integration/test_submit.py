@@ -73,6 +73,7 @@ def test_a_job_is_stopped_and_another_makes_the_rest(
 
     started = call(
         tmp_path, "ray", "job", "submit", *job, "--submission-id=one", "--no-wait",
+        '--runtime-env-json={"env_vars": {"RAY_JOB_STOP_WAIT_TIME_S": "60"}}',
         "--", "musicgen-batch", "run", *given,
     )  # fmt: skip
     assert started.returncode == 0, started.stdout + started.stderr
@@ -81,6 +82,7 @@ def test_a_job_is_stopped_and_another_makes_the_rest(
     assert "stopped" in stopped.stdout + stopped.stderr, stopped.stdout + stopped.stderr
     before = ids_and_takes(output)
     assert 8 <= len(before) < N_ROWS, "it must be stopped in the middle"
+    assert ledger.read_runs(storage)[-1]["state"] == "drained"
 
     code, log, said = submit(tmp_path, cluster, given)
 

@@ -79,6 +79,7 @@ def parsed(entrypoint: str) -> JobConfig:
 
 FULL = {
     "slots": 4, "verbose": True, "wait": False, "audio_bits": 24, "device": "cpu",
+    "qc": {"max_clip_ratio": 0.1}, "max_runtime": "8h", "tolerate_dead_letters": True,
     "extra_columns": ["promt", "a b"], "replica_resources": {"slot": 0.5},
     "storage_options": {
         "endpoint_url": "http://x:1", "number": 3, "text": "3", "yes": "true", "anon": True,
@@ -174,12 +175,21 @@ def test_the_exit_code_is_the_drivers(case: str, monkeypatch: pytest.MonkeyPatch
 def test_what_ray_sets_up(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """The stop signal gives a driver time to drain: Ray's own patience is 3 s."""
     cluster = FakeCluster("SUCCEEDED", 0)
-    more = ["--working-dir", str(tmp_path), "--package", "demucs==4.1", "--env", "HF_HOME=/mnt/hub"]
+    more = [
+        "--drain-s",
+        "45",
+        "--working-dir",
+        str(tmp_path),
+        "--package",
+        "demucs==4.1",
+        "--env",
+        "HF_HOME=/mnt/hub",
+    ]
 
     submit(monkeypatch, cluster, *more)
 
     assert cluster.job["runtime_env"] == {
-        "env_vars": {"RAY_JOB_STOP_WAIT_TIME_S": "600", "HF_HOME": "/mnt/hub"},
+        "env_vars": {"RAY_JOB_STOP_WAIT_TIME_S": "165", "HF_HOME": "/mnt/hub"},
         "working_dir": str(tmp_path),
         "pip": ["demucs==4.1"],
     }
