@@ -15,16 +15,13 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from typing import Any
 
-import numpy as np
 import torch
 
 from manifests.identity import retake_seed
-from musicgen.config import SamplingParams
 from musicgen.engine import ROWS_PER_SLOT, Request
-from musicgen.longform import DEFAULT_EXTEND_STRIDE_S
 from pipeline import ledger
 from pipeline.commit import PartWriter
 from pipeline.finish import FinishedClip, Finisher, QualityError
@@ -34,59 +31,19 @@ from pipeline.ledger.lease import LeaseLostError, holds
 from pipeline.loading import is_broken_cuda, load_model, pick_device, pick_dtype
 from pipeline.logs import line
 from pipeline.metrics import Sample
-from pipeline.prepare import SAMPLING, extras_of
+from pipeline.prepare import extras_of
 from pipeline.records import Recorder
 from pipeline.settings import ReplicaSettings
 from pipeline.slots import is_out_of_memory, make_engine, smaller_engine, too_big_alone
 from pipeline.storage import open_storage
 from pipeline.timing import ReplicaTimes
 from pipeline.watchdog import Watchdog
+from pipeline.work import Call, DeadlineError, Job, request_of
 
 log = logging.getLogger(__name__)
 
 FINISH_AT_ONCE_S = 600.0  # of audio, which bounds the memory that measuring takes
 LOOK_S = 0.25  # how often clips in the engine are compared with their deadlines
-
-
-class DeadlineError(RuntimeError):
-    """A clip was not ready in time."""
-
-    def __init__(self, took_s: float, limit_s: float) -> None:
-        super().__init__(
-            f"taken out of the engine {took_s:.1f} s after its admission, {limit_s:g} s are "
-            "allowed: shorten the clip or raise --row-timeout-s, then `musicgen-batch retry`"
-        )
-
-
-@dataclass
-class Job:
-    """One row on its way through the stations."""
-
-    spec: dict[str, Any]
-    prepared: dict[str, Any]  # the row of the prepared table, extras included
-    call: "Call"
-    twins: list["Job"] = field(default_factory=list)  # the same clip, asked for again meanwhile
-    request: Request | None = None  # while it is in the engine
-    codes: torch.Tensor | None = None  # [K, T]
-    retake: int = 0  # how often the clip was made again
-    admitted_at: float | None = None  # when it entered the engine, monotonic seconds
-
-    @property
-    def clip_id(self) -> str:
-        clip_id: str = self.spec["clip_id"]
-        return clip_id
-
-
-class Call:
-    """The rows of one Ray task: done when each of them is durable."""
-
-    def __init__(self, n_rows: int) -> None:
-        self.unfinished = n_rows  # rows that are not yet waiting for a commit
-        self.uncommitted = n_rows
-        self.statuses: list[dict[str, Any]] = []
-        self.done: Future[None] = Future()
-        if not n_rows:
-            self.done.set_result(None)
 
 
 class Stations:
@@ -268,41 +225,13 @@ class Stations:
                     watching = self._watchdog.watching("conditioning", [job.clip_id])
                     beside = self.model.beside_the_engine()
                     with watching, self.times.beside("conditioning_s"), beside:
-                        request = self._request(job)
+                        request = request_of(job, self.model)
                 except (ValueError, RuntimeError, MemoryError) as error:
                     if is_broken_cuda(error):
                         raise
                     self._leave(job, "conditioning", error)
                 else:
                     self._ready.put((job, request))
-
-    def _request(self, job: Job) -> Request:
-        spec, prepared = job.spec, job.prepared
-        generation = spec["generation"]
-        melody = None
-        if prepared["melody"] is not None:
-            melody = torch.frombuffer(bytearray(prepared["melody"]), dtype=torch.uint8).long()
-            if spec["n_windows"] > 1:
-                melody = melody.reshape(spec["n_windows"], -1)
-        stride_s = generation["extend_stride_s"]
-        return self.model.make_request(
-            spec["clip_id"],
-            prompt=spec["prompt"],
-            n_frames=spec["n_frames"],
-            seed=spec["seed_used"],
-            sampling=SamplingParams(**{name: generation[name] for name in SAMPLING}),
-            melody_chroma=melody,
-            style=self._samples(prepared["style"]),
-            continuation=self._samples(prepared["continuation"]),
-            extend_stride_s=DEFAULT_EXTEND_STRIDE_S if stride_s is None else stride_s,
-        )
-
-    def _samples(self, data: bytes | None) -> torch.Tensor | None:
-        """float32 [C, N] of a reference."""
-        if data is None:
-            return None
-        samples = np.frombuffer(data, np.float32).copy()
-        return torch.from_numpy(samples.reshape(self.settings.info.channels, -1))
 
     def _generate(self) -> None:
         while not self.closed.is_set():

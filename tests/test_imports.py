@@ -34,8 +34,8 @@ READING_ORDER = {
         ledger.lease ledger.tables ledger.parts ledger.done_set ledger.book ledger.attempts
         ledger.verify ledger.maintain ledger
         expand plan checkpoint settings quality level containers encode listen prepare records
-        finish logs metrics commit loading slots timing watchdog gate stations exporter replica seat
-        progress drain runs
+        finish logs metrics commit loading slots timing watchdog gate work stations exporter
+        replica seat progress drain runs
         report.pictures report.highlights report.cards report.page report
         job
         cli.options cli.errors cli.manifest cli.models cli.submit cli.upkeep cli.root
@@ -51,7 +51,17 @@ SCRIPTS = {"examples.make_audio", "tiny.make", "cli.__main__"}
 # Free of torch, so that the driver's checks stay fast.
 LIGHT_MUSICGEN = {"musicgen.files", "musicgen.family"}
 IMPORTS_THE_MODEL = {
-    *("listen", "prepare", "records", "finish", "loading", "slots", "stations", "cli.models"),
+    *(
+        "listen",
+        "prepare",
+        "records",
+        "finish",
+        "loading",
+        "slots",
+        "work",
+        "stations",
+        "cli.models",
+    ),
 }
 IMPORTS_RAY = {"exporter", "seat", "job", "cli.submit"}  # the actors' work knows nothing of Ray
 
