@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -133,6 +134,8 @@ def _make(config: JobConfig, *, retry: bool) -> None:
 
     opened = _open_manifest(config)
     info = inspect_model(config)
+    # Else a thread that a drain leaves behind connects to Ray anew while the process ends.
+    os.environ.setdefault("RAY_ENABLE_AUTO_CONNECT", "0")
     from pipeline import job  # imports ray
     from pipeline.report import build_report
 
