@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from pipeline import ledger
+from pipeline import stations as station_module
 from pipeline.ledger import attempts
 from pipeline.ledger.attempts import Seat
 from pipeline.replica import begin_attempts
@@ -137,7 +138,8 @@ def test_a_row_that_exhausts_memory_is_a_dead_letter_at_once(
 ) -> None:
     settings, prepared, storage, _ = a_job(tmp_path, rows("a", "huge", "b"))
     stations = start(settings)
-    target, name = (stations, "_request") if where == "conditioning" else (stations, "_add_clip")
+    work = {"conditioning": (station_module, "request_of"), "encode": (stations, "_add_clip")}
+    target, name = work[where]
     real = getattr(target, name)
 
     def exhausts(job: Any, *rest: Any) -> Any:
