@@ -42,6 +42,7 @@ def cluster() -> Iterator["Cluster"]:
 
 
 @pytest.mark.long
+@pytest.mark.timeout(600)
 def test_the_death_of_a_node(cluster: "Cluster", tmp_path: Path, cli: Cli) -> None:
     """No node takes its place: the survivor makes the rest. The bytes are those of one replica."""
     plain = {"object_store_memory": 100_000_000}
