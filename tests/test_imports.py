@@ -25,7 +25,8 @@ READING_ORDER = {
         checkpoints.transformers_names checkpoints.submodels checkpoints.load checkpoints.convert
         inputs runner loaded model
         tiny.synth tiny.pieces tiny.vocabulary tiny.measures tiny.recipe tiny.schedule tiny.isometry
-        tiny.codec tiny.tokens tiny.language tiny.export tiny.train
+        tiny.codec tiny.tokens tiny.language tiny.card tiny.export tiny.train tiny.evaluate
+        tiny.tunes
     """,
     "pipeline": """
         qc config

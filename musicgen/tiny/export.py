@@ -17,6 +17,7 @@ from transformers import (
 
 from musicgen.checkpoints.transformers_names import transformers_lm
 from musicgen.config import LMConfig
+from musicgen.tiny.card import write_card
 from musicgen.tiny.language import Language
 from musicgen.tiny.recipe import Recipe
 from musicgen.tiny.synth import FRAME_RATE_HZ, SAMPLE_RATE_HZ
@@ -25,9 +26,11 @@ TRAINING = "training"  # the key of `config.json` that an untrained checkpoint l
 UNUSED_STATE = ("cluster_size", "embed_avg", "inited")  # of the codec's training
 
 
-def export(recipe: Recipe, codec: EncodecModel, language: Language, folder: Path) -> None:
-    """Writes weights (fp16), configurations and tokenizer; the model card is written with the
-    figures of `evaluate`."""
+def export(
+    recipe: Recipe, codec: EncodecModel, language: Language, folder: Path, n_pieces: int
+) -> None:
+    """Writes weights (fp16), configurations, tokenizer and a model card, as yet without figures;
+    `n_pieces` is how many the language model has read."""
     folder.mkdir(parents=True, exist_ok=True)
     model = MusicgenMelodyForConditionalGeneration(_config(codec, language)).eval()
     _fill(model, codec, language)
@@ -42,7 +45,7 @@ def export(recipe: Recipe, codec: EncodecModel, language: Language, folder: Path
     )
     model.half().save_pretrained(folder)
     (folder / "model.safetensors").chmod(0o644)
-    _extend_config(folder / "config.json", recipe)
+    _extend_config(folder / "config.json", recipe, n_pieces)
     language.tokenizer.save_pretrained(folder)
     assert lm.chroma is not None
     MusicgenMelodyFeatureExtractor(
@@ -53,6 +56,7 @@ def export(recipe: Recipe, codec: EncodecModel, language: Language, folder: Path
         n_fft=lm.chroma.n_fft,
         num_chroma=lm.chroma.n_chroma,
     ).save_pretrained(folder)
+    write_card(folder, {})
 
 
 def is_trained(folder: Path) -> bool:
@@ -104,8 +108,8 @@ def _fill(
                 buffer.zero_()  # statistics of training, which nothing reads again
 
 
-def _extend_config(path: Path, recipe: Recipe) -> None:
+def _extend_config(path: Path, recipe: Recipe, n_pieces: int) -> None:
     config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     config["max_duration_s"] = float(recipe.max_duration_s)
-    config[TRAINING] = recipe.as_json()
+    config[TRAINING] = {**recipe.as_json(), "pieces_made": n_pieces}
     path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")

@@ -27,9 +27,9 @@ def train(recipe: Recipe, work: Path, output: Path) -> None:
     """All stages, each from where an earlier run left it."""
     torch.set_flush_denormal(True)  # without it the untrained codec is ten times slower
     codec = train_codec(recipe, work)
-    codes = make_tokens(recipe, codec, work / "tokens")
-    language = train_language(recipe, *codes, work)
-    export(recipe, codec, language, output)
+    tokens, test = make_tokens(recipe, codec, work / "tokens")
+    language = train_language(recipe, tokens, test, work)
+    export(recipe, codec, language, output, len(tokens))
     logger.info("written: %s", output)
 
 

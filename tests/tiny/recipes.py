@@ -3,7 +3,7 @@
 from musicgen.tiny.recipe import CodecRecipe, LanguageRecipe, Recipe, TokensRecipe
 
 TOY = Recipe(
-    max_duration_s=1,
+    max_duration_s=2,
     codec=CodecRecipe(
         minutes=10,
         max_steps=12,

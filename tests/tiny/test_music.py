@@ -1,9 +1,11 @@
 """Synthesiser, pieces, captions, and the measures on music whose truth is known."""
 
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import pytest
+import soundfile
 import torch
 from torch import Tensor
 
@@ -28,6 +30,7 @@ from musicgen.tiny.pieces import (
     rng_of,
 )
 from musicgen.tiny.synth import FRAME_SAMPLES, VOICES, Note, render
+from musicgen.tiny.tunes import TUNES, notes, write_tunes
 from musicgen.tiny.vocabulary import make_tokenizer
 
 N_PIECES, N_FRAMES = 32, 200
@@ -113,11 +116,11 @@ def test_chroma_tells_the_key_and_the_tune(pieces: list[Piece], heard: list[Tens
 def test_the_pitch_track_follows_notes_and_tells_the_tempo(
     pieces: list[Piece], heard: list[Tensor]
 ) -> None:
-    notes = [Note("flute", 0, 25, 72), Note("flute", 25, 25, 64)]
-    track = pitch_track(torch.from_numpy(render(notes, 50)))
+    two = render([Note("flute", 0, 25, 72), Note("flute", 25, 25, 64)], 50)
+    track = pitch_track(torch.from_numpy(two))
     assert set(track[3:22]) == {72}
     assert set(track[28:47]) == {64}
-    assert changes_per_second(torch.from_numpy(render(notes, 50))) == 1
+    assert changes_per_second(torch.from_numpy(two)) == 1
     right = [tempo_of(wav) == piece.tempo for wav, piece in zip(heard, pieces, strict=True)]
     assert np.mean(right) > 0.95
 
@@ -149,3 +152,15 @@ def test_a_joint_shows_as_a_jump_of_level_or_key() -> None:
     (smooth,), (jump,) = joint_excesses(wav, [5.0]), joint_excesses(louder, [5.0])
     assert smooth < 3
     assert jump > 5
+
+
+def test_the_tunes_for_manifests_are_heard_as_they_are_written(tmp_path: Path) -> None:
+    paths = {path.stem: path for path in write_tunes(tmp_path)}
+    assert paths.keys() == {*TUNES, "drums"}
+    for name, tune in TUNES.items():
+        samples, rate = soundfile.read(paths[name], dtype="float32")
+        events, n_frames = notes(tune)
+        assert (rate, len(samples)) == (16_000, n_frames * FRAME_SAMPLES)
+        assert 0.75 < np.abs(samples).max() < 0.85
+        heard = pitch_classes(torch.from_numpy(samples))
+        assert scale_share(heard, {note.midi % 12 for note in events}) == 1

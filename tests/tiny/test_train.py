@@ -10,6 +10,7 @@ from transformers import EncodecModel, MusicgenMelodyForConditionalGeneration
 from musicgen import MusicGen
 from musicgen.conditioning.fuser import RowCondition
 from musicgen.tiny.codec import CodecTraining, batch_of, codec_config, round_trip, train_codec
+from musicgen.tiny.evaluate import GOALS, Evaluation, Scope, missed
 from musicgen.tiny.export import export, is_trained
 from musicgen.tiny.isometry import initialise
 from musicgen.tiny.language import Batch, LanguageTraining, draw, new_language, train_language
@@ -25,13 +26,14 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("made")
     codec = train_codec(TOY, folder)
     train, test = make_tokens(TOY, codec, folder / "tokens")
-    export(TOY, codec, train_language(TOY, train, test, folder), folder / "tiny")
+    language = train_language(TOY, train, test, folder)
+    export(TOY, codec, language, folder / "tiny", len(train))
     return folder
 
 
 def test_the_folder_is_a_model_for_us_and_for_transformers(made: Path) -> None:
     ours = MusicGen.get_pretrained(str(made / "tiny"), device="cpu")
-    assert (ours.max_duration, ours.sample_rate, ours.frame_rate) == (1.0, 16_000, 50)
+    assert (ours.max_duration, ours.sample_rate, ours.frame_rate) == (2.0, 16_000, 50)
     assert is_trained(made / "tiny")
     assert sum(file.stat().st_size for file in (made / "tiny").iterdir()) < 1_000_000
 
@@ -41,7 +43,7 @@ def test_the_folder_is_a_model_for_us_and_for_transformers(made: Path) -> None:
     assert not report["missing_keys"]
     assert not report["unexpected_keys"]
     ids = torch.tensor([ours.text_encoder.tokenizer("C# minor, slow flute melody").input_ids])
-    chroma = torch.nn.functional.one_hot(torch.arange(8)[None] % 12, 12).float()  # [1, n, 12]
+    chroma = torch.nn.functional.one_hot(torch.arange(16)[None] % 12, 12).float()  # [1, n, 12]
     assert ours.lm.cfg.chroma is not None
     assert chroma.shape[1] == ours.lm.cfg.chroma.chroma_length
     codes = torch.randint(32, (1, 4, 9))
@@ -57,6 +59,21 @@ def test_the_folder_is_a_model_for_us_and_for_transformers(made: Path) -> None:
             input_ids=ids, input_features=chroma, decoder_input_ids=codes.view(4, 9)
         ).logits  # [K, P + S, card]
     torch.testing.assert_close(logits[0], expected[:, -9:], atol=1e-4, rtol=1e-4)
+
+
+def test_every_figure_of_the_evaluation_comes_out_of_the_engine(made: Path) -> None:
+    model = MusicGen.get_pretrained(str(made / "tiny"), device="cpu", max_slots=4)
+    scope = Scope(pieces=4, seeds=2, clip_s=1.2, prompt_s=0.4, long_clips=1, voice_clips=2)
+    evaluation = Evaluation(model, scope)
+    table = evaluation.table()
+    assert table.keys() == GOALS.keys()
+    assert "in_scale_melody" in missed(table)  # it has learnt nothing yet
+    shares = [entry.value for key, entry in table.items() if "_in_" in key or "accuracy" in key]
+    assert all(0 <= share <= 1 for share in shares)
+    takes = evaluation.generate(evaluation.captions())
+    assert [len(clips) for clips in takes] == [4, 4]
+    assert not torch.equal(takes[0][0], takes[1][0])  # another seed
+    assert len(takes[0][0]) == 1.2 * 16_000
 
 
 def test_a_run_that_was_stopped_goes_on_to_the_same_weights(made: Path, tmp_path: Path) -> None:
@@ -128,7 +145,7 @@ def test_rows_are_told_what_the_recipe_says() -> None:
     assert text.float().mean().item() == pytest.approx(0.4 + 0.6 * 0.8, abs=0.03)
     assert melody.float().mean().item() == pytest.approx(0.6 * 0.7, abs=0.03)
     assert {b.n_frames for b in batches} == {25}
-    assert {draw(TOY, 12, step, 0.9).n_frames for step in range(20)} == {25, 50}
+    assert {draw(TOY, 12, step, 0.9).n_frames for step in range(20)} == {25, 100}
 
 
 def test_the_loss_reads_conditions_as_the_engine_lays_them_out(made: Path) -> None:
@@ -138,17 +155,17 @@ def test_the_loss_reads_conditions_as_the_engine_lays_them_out(made: Path) -> No
     )
     texts = exact.tokenise(tokens.captions)
     rows = torch.tensor([0, 1])
-    told = Batch(rows, 50, torch.tensor([True, False]), torch.tensor([False, True]))
+    told = Batch(rows, 100, torch.tensor([True, False]), torch.tensor([False, True]))
     with torch.no_grad():
         together = exact._conditions(tokens, texts, told)
         provider = exact.language.lm.condition_provider.conditioners
         hidden = exact.language.text(input_ids=texts[0][None]).last_hidden_state[0]
-        null = torch.zeros(8, 12)
+        null = torch.zeros(16, 12)
         null[:, 0] = 1
         first = torch.cat(
             [provider["self_wav"].output_proj(null), provider["description"].output_proj(hidden)]
         )
     torch.testing.assert_close(together[0].prefix, first, atol=1e-5, rtol=1e-5)
     assert together[1].prefix is not None
-    assert (together[1].prefix[8:] == 0).all()  # no text is exactly zero
-    assert len(together[1].prefix) == 8 + len(texts[1])
+    assert (together[1].prefix[16:] == 0).all()  # no text is exactly zero
+    assert len(together[1].prefix) == 16 + len(texts[1])

@@ -1,0 +1,68 @@
+"""The model card: data, recipe, figures, licence."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+CARD = """---
+license: apache-2.0
+tags: [music, text-to-audio]
+---
+# tiny
+
+A small MusicGen of the melody kind: 16 kHz mono, {codebooks} codebooks of {card} at 50 frames per
+second, windows of up to {seconds} s. It plays simple tonal music and follows text and melody.
+
+## Data
+{pieces} pieces, all made by the synthesiser of this repository (`musicgen/tiny`): 24 keys, two
+tempos, four voices (organ, flute, pluck, bell), sometimes bass, chords and drums; the captions come
+from the same parameters. Nobody's recordings or compositions are in it. One in eight combinations
+of key, tempo and voice is held out for the evaluation.
+
+A caption names the key first: "{example}". Other words are read but mean little to it.
+
+## Recipe
+`make tiny` makes it from nothing on two CPU cores: the codec in {codec_minutes:g} minutes, its
+codes of all pieces in {token_minutes:g}, T5 and language model together in {language_minutes:g}.
+The whole recipe stands in `config.json` under `training`.
+
+## Figures
+`make eval-tiny`, on held-out combinations, with top-k 50 and a guidance of 3; beside each value
+what chance gives and the ceiling, the synthesiser's own audio after the codec.
+
+| figure | value | chance | ceiling | goal |
+|---|---|---|---|---|
+{rows}
+
+## Licence
+Apache-2.0, as the repository.
+"""
+AT_MOST = ("chroma_shuffled", "joint_excess")  # the others are to be at least their goal
+
+
+def write_card(folder: Path, figures: dict[str, dict[str, Any]]) -> None:
+    """Writes README.md beside the weights in `folder`; `figures` as `evaluate.as_json` gives, none
+    of a model that was not measured yet."""
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    recipe = config["training"]
+    rows = [
+        f"| {key} | {_number(row['value'])} | {_number(row['chance'])} | "
+        f"{_number(row['ceiling'])} | {'≤' if key in AT_MOST else '≥'} {row['goal']:g} |"
+        for key, row in figures.items()
+    ]
+    text = CARD.format(
+        codebooks=recipe["codec"]["n_codebooks"],
+        card=recipe["codec"]["card"],
+        seconds=recipe["max_duration_s"],
+        pieces=recipe["pieces_made"],
+        example="C minor, slow flute melody with bass",
+        codec_minutes=recipe["codec"]["minutes"],
+        token_minutes=recipe["tokens"]["minutes"],
+        language_minutes=recipe["language"]["minutes"],
+        rows="\n".join(rows) or "| not measured yet | | | | |",
+    )
+    (folder / "README.md").write_text(text, encoding="utf-8")
+
+
+def _number(value: float | None) -> str:
+    return "–" if value is None else f"{value:.3g}"
