@@ -2,6 +2,7 @@
 
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -71,3 +72,31 @@ def n_clips(output: str) -> int:
 
 def hashes(output: str) -> dict[str, str]:
     return {row["clip_id"]: row["audio_sha256"] for row in clips(output)}
+
+
+@pytest.mark.long
+def test_a_node_that_is_drained(cluster: "Cluster", tmp_path: Path, cli: Cli) -> None:
+    """As before a spot node goes away: its replica commits what is finished and leaves; its rows
+    are made elsewhere, nobody is suspected, and the run ends well."""
+    import ray
+
+    plain = {"object_store_memory": 100_000_000}
+    nodes = [cluster.add_node(num_cpus=1, resources={"slot": 1}, **plain) for _ in range(2)]
+    rows = [{"id": f"r{i:02d}", "prompt": f"song {i}", "duration_s": 5.0} for i in range(N_ROWS)]
+    manifest = write_manifest(tmp_path / "m.parquet", rows)
+    output = f"file://{tmp_path}/out"
+
+    running = cli.start(*cli.job("run", manifest, output, **SETTINGS), address=cluster.address)
+    wait_until(lambda: len({row["replica"] for row in clips(output)}) == 2)
+    gcs = ray._raylet.GcsClient(address=cluster.address)
+    preemption, in_a_minute_ms = 2, int((time.time() + 60) * 1000)
+    assert gcs.drain_node(nodes[1].node_id, preemption, "spot", in_a_minute_ms)[0]
+    storage = open_storage(output)
+    wait_until(
+        lambda: any(b'"ended": "node"' in storage.get(o.path) for o in storage.list("attempts"))
+    )
+    cluster.remove_node(nodes[1], allow_graceful=False)
+
+    assert running.wait(timeout=240) == 0, cli.said(running)
+    assert sorted(row["id"] for row in clips(output)) == sorted(str(row["id"]) for row in rows)
+    assert problems(output) == []
