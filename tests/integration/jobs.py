@@ -77,17 +77,18 @@ class HereDataset:
         replica_class: type,
     ) -> None:
         self.config, self.plan, self.prepare, self.known = config, plan, prepare, known
-        told = replace(replica, find_seat=lone_seat)
-        self.replicas = [replica_class(told) for _ in range(config.replicas)]
+        self.replica, self.replica_class = replace(replica, find_seat=lone_seat), replica_class
 
     def iter_batches(self, **how: Any) -> Iterator[pa.Table]:
         n_calls = self.config.replicas * self.config.tasks_in_flight
-        turns = itertools.cycle(self.replicas)
+        blocks = list(self._prepared())  # first: it has its own number of torch threads
+        replicas = [self.replica_class(self.replica) for _ in range(self.config.replicas)]
+        turns = itertools.cycle(replicas)
         try:
             with ThreadPoolExecutor(n_calls) as calls:
-                yield from calls.map(lambda block: next(turns)(block), self._prepared())
+                yield from calls.map(lambda block: next(turns)(block), blocks)
         finally:
-            for replica in self.replicas:
+            for replica in replicas:
                 if replica.stations is not None:
                     replica.stations.close()
 
