@@ -28,7 +28,8 @@ from musicgen.tiny.vocabulary import make_tokenizer
 
 LOG_EVERY = 250
 STREAM = 21  # of random numbers
-TEST_ROWS, TEST_BATCH = 96, 24
+TEST_ROWS, TEST_BATCH = 48, 24
+CROP_STEP, CHROMA_STEP = 32, 5  # frames, and frames of the chroma: the same 0.64 s
 FIRST_NOTE = 3  # frames of codebook 0 that tell whether the key is known
 
 # What the model is told when held-out losses are measured: text, melody.
@@ -121,9 +122,10 @@ def train_language(recipe: Recipe, train: Tokens, test: Tokens, folder: Path) ->
 
 @dataclass(frozen=True)
 class Batch:
-    """Rows of one step: indices, how many frames of each, and which conditions each keeps."""
+    """Rows of one step: indices, which frames of each, and which conditions each keeps."""
 
     rows: Tensor  # [B]
+    first: Tensor  # [B], multiples of CROP_STEP
     n_frames: int
     text: Tensor  # bool [B]
     melody: Tensor  # bool [B]
@@ -194,18 +196,18 @@ class LanguageTraining:
 
     def _weights(self, tokens: Tokens, batch: Batch) -> Tensor:
         """How much each frame counts: float [B, K, T]."""
-        onsets = tokens.onsets[batch.rows, : batch.n_frames].float()  # [B, T]
+        onsets = cut(tokens.onsets[batch.rows], batch.first, batch.n_frames).float()  # [B, T]
         weights = 1 + (self.settings.onset_weight - 1) * onsets
         opening = torch.arange(batch.n_frames) < FRAME_RATE_HZ
-        text_only = batch.text & ~batch.melody  # [B]
-        boosted = opening & text_only[:, None]  # [B, T]
+        from_text = batch.text & ~batch.melody & (batch.first == 0)  # [B]
+        boosted = opening & from_text[:, None]  # [B, T]
         weights = torch.where(boosted, self.settings.opening_weight * weights, weights)
         return weights[:, None].expand(-1, self.recipe.codec.n_codebooks, -1)
 
     def _losses(
         self, tokens: Tokens, texts: list[Tensor], batch: Batch, weights: Tensor | None
     ) -> Tensor:
-        codes = tokens.codes[batch.rows, :, : batch.n_frames]
+        codes = cut(tokens.codes[batch.rows], batch.first, batch.n_frames)  # [B, K, T]
         with torch.autocast("cpu", torch.bfloat16, self.recipe.autocast):
             conditions = self._conditions(tokens, texts, batch)
             return self.language.lm.compute_loss(codes, conditions, weights).per_codebook
@@ -221,7 +223,9 @@ class LanguageTraining:
         hidden = self.language.text(input_ids=ids, attention_mask=mask.long()).last_hidden_state
         words = conditioners["description"].output_proj(hidden)  # [B, L, D]
         words = words * batch.text[:, None, None]
-        classes = tokens.chroma[batch.rows] * batch.melody[:, None]  # class 0 is "no melody"
+        chroma = tokens.chroma[batch.rows]  # [B, n]
+        chroma = cut(chroma, batch.first // CROP_STEP * CHROMA_STEP, chroma.shape[-1])
+        classes = chroma * batch.melody[:, None]  # class 0 is "no melody"
         heard = F.one_hot(classes, lm.cfg.chroma.n_chroma).float()
         melody = conditioners["self_wav"].output_proj(heard)  # [B, n, D]
         return [
@@ -269,18 +273,29 @@ def draw(recipe: Recipe, n_pieces: int, step: int, progress: float) -> Batch:
     if progress < settings.full_from or rng.random() < 0.5:
         n_frames = min(n_frames, settings.crop_frames)
     n_rows = max(1, settings.frames_per_batch // n_frames)
+    latest = (recipe.max_duration_s * FRAME_RATE_HZ - n_frames) // CROP_STEP
+    inside = rng.random(n_rows) < settings.p_inside
+    first = CROP_STEP * inside * rng.integers(0, latest + 1, n_rows)
     rows = torch.from_numpy(rng.integers(0, n_pieces, n_rows))
     text_only = rng.random(n_rows) < settings.p_text_only
     text = text_only | (rng.random(n_rows) < settings.p_text)
     melody = ~text_only & (rng.random(n_rows) < settings.p_melody)
-    return Batch(rows, n_frames, torch.from_numpy(text), torch.from_numpy(melody))
+    start = torch.from_numpy(first)
+    return Batch(rows, start, n_frames, torch.from_numpy(text), torch.from_numpy(melody))
 
 
 def _test_batches(n_rows: int, test: Tokens, text: bool, melody: bool) -> Iterator[Batch]:
     for start in range(0, n_rows, TEST_BATCH):
         rows = torch.arange(start, min(start + TEST_BATCH, n_rows))
         told = [torch.full((len(rows),), keeps) for keeps in (text, melody)]
-        yield Batch(rows, test.codes.shape[-1], *told)
+        yield Batch(rows, torch.zeros_like(rows), test.codes.shape[-1], *told)
+
+
+def cut(x: Tensor, first: Tensor, n: int) -> Tensor:
+    """From `x` [B, …, T] the `n` entries from `first` [B] on; what ends before begins again."""
+    index = (first[:, None] + torch.arange(n)) % x.shape[-1]  # [B, n]
+    index = index.view(len(x), *[1] * (x.ndim - 2), n).expand(*x.shape[:-1], n)
+    return x.gather(-1, index)
 
 
 def plain_attention(

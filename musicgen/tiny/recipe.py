@@ -72,6 +72,8 @@ class LanguageRecipe:
         frames_per_batch: Tokens of a step, as frames: crops of `crop_frames` or whole windows.
         crop_frames: Length of the crops.
         full_from: From which share of the budget on every second batch holds whole windows.
+        p_inside: Share of the crops that begin somewhere within their window, in the middle of a
+            note, as later windows of a clip do.
         p_text, p_melody: Shares of the pieces that keep each condition, given what
             `p_text_only` of them leave: text alone.
         codebook_weights: Of the loss of each codebook.
@@ -94,6 +96,7 @@ class LanguageRecipe:
     learning_rate: float = 2e-3
     warm_up_steps: int = 100
     weight_decay: float = 0.05
+    p_inside: float = 0.4
     p_text_only: float = 0.4
     p_text: float = 0.8
     p_melody: float = 0.7

@@ -13,7 +13,14 @@ from musicgen.tiny.codec import CodecTraining, batch_of, codec_config, round_tri
 from musicgen.tiny.evaluate import GOALS, Evaluation, Scope, missed
 from musicgen.tiny.export import export, is_trained
 from musicgen.tiny.isometry import initialise
-from musicgen.tiny.language import Batch, LanguageTraining, draw, new_language, train_language
+from musicgen.tiny.language import (
+    Batch,
+    LanguageTraining,
+    cut,
+    draw,
+    new_language,
+    train_language,
+)
 from musicgen.tiny.measures import si_snr_db
 from musicgen.tiny.recipe import Recipe, Stage
 from musicgen.tiny.tokens import Tokens, make_tokens
@@ -139,12 +146,21 @@ def test_the_codec_learns_and_uses_its_codebooks(made: Path) -> None:
     assert losses[-1] < 0.9 * losses[0]
 
 
+def test_a_crop_takes_its_frames_and_begins_again_at_the_end() -> None:
+    x = torch.arange(6).expand(2, 3, 6)
+    found = cut(x, torch.tensor([0, 4]), 4)
+    assert found[:, 2].tolist() == [[0, 1, 2, 3], [4, 5, 0, 1]]
+
+
 def test_rows_are_told_what_the_recipe_says() -> None:
     batches = [draw(TOY, 12, step, 0.0) for step in range(200)]
     text, melody = (torch.cat([getattr(b, name) for b in batches]) for name in ("text", "melody"))
     assert text.float().mean().item() == pytest.approx(0.4 + 0.6 * 0.8, abs=0.03)
     assert melody.float().mean().item() == pytest.approx(0.6 * 0.7, abs=0.03)
     assert {b.n_frames for b in batches} == {25}
+    first = torch.cat([batch.first for batch in batches])
+    assert set(first.tolist()) == {0, 32, 64}
+    assert (first > 0).float().mean().item() == pytest.approx(0.4 * 2 / 3, abs=0.03)
     assert {draw(TOY, 12, step, 0.9).n_frames for step in range(20)} == {25, 100}
 
 
@@ -155,7 +171,9 @@ def test_the_loss_reads_conditions_as_the_engine_lays_them_out(made: Path) -> No
     )
     texts = exact.tokenise(tokens.captions)
     rows = torch.tensor([0, 1])
-    told = Batch(rows, 100, torch.tensor([True, False]), torch.tensor([False, True]))
+    told = Batch(
+        rows, torch.tensor([0, 32]), 100, torch.tensor([True, False]), torch.tensor([False, True])
+    )
     with torch.no_grad():
         together = exact._conditions(tokens, texts, told)
         provider = exact.language.lm.condition_provider.conditioners
@@ -167,5 +185,8 @@ def test_the_loss_reads_conditions_as_the_engine_lays_them_out(made: Path) -> No
         )
     torch.testing.assert_close(together[0].prefix, first, atol=1e-5, rtol=1e-5)
     assert together[1].prefix is not None
+    heard = torch.nn.functional.one_hot(tokens.chroma[1].roll(-5), 12).float()  # 0.64 s later
+    second = provider["self_wav"].output_proj(heard)
+    torch.testing.assert_close(together[1].prefix[:16], second, atol=1e-5, rtol=1e-5)
     assert (together[1].prefix[16:] == 0).all()  # no text is exactly zero
     assert len(together[1].prefix) == 16 + len(texts[1])
