@@ -111,6 +111,7 @@ class Bench:
                 found |= _ratios(way, found["ours"][-2:], found[way])
                 self._say(f"vs_{way} {found[f'vs_{way}']:.2f}")
             found["ours_longest_first"] = ours.ask("run", round=9, order="sorted", **work)
+            found["machine"] = ours.ask("describe")
         return found
 
     def steps(self) -> Result:
@@ -166,14 +167,12 @@ class Bench:
             slots = {
                 str(n): ours.ask("run_full", slots=n, seconds=plan.full_s) for n in plan.slot_counts
             }
-            told = ours.ask("describe")
         self._say(f"in flight over static {in_flight['speed'] / static['speed']:.2f}")
         return {
             "in_flight_vs_static": in_flight["speed"] / static["speed"],
             "static": static,
             "in_flight": in_flight,
             "slots": slots,
-            "machine": told,
         }
 
     def _say(self, text: str) -> None:

@@ -55,7 +55,11 @@ def engine(found: Result) -> list[str]:
         "",
         *table(
             ("dtype", "clips", "tokens", "transformers", "engine", "floor", "engine / floor"),
-            (_step(dtype, cell, "ours") for dtype in dtypes for cell in found[dtype]["steps"]),
+            (
+                _step(dtype, cell, "ours")
+                for dtype in dtypes
+                for cell in found[dtype].get("steps", [])
+            ),
         ),
         "",
         *_notes(found, dtypes),
@@ -83,16 +87,24 @@ def _ms(seconds: float | None) -> str:
 
 
 def _notes(found: Result, dtypes: Sequence[str]) -> Iterable[str]:
+    """What stands beside the tables, of the pieces that were measured."""
     for dtype in dtypes:
-        told = found[dtype]
-        slots = ", ".join(f"{n}: {run['speed']:.2f}" for n, run in told["slots"].items())
-        limits = told["limits"]
-        yield (
-            f"- {dtype}: reads {limits['bytes_per_s'] / 1e9:.1f} GB/s, multiplies "
-            f"{limits['flops_per_s'] / 1e9:.0f} GFLOP/s. In-flight over static batches in our own "
-            f"engine {told['in_flight_vs_static']:.2f}; longest first "
-            f"{told['ours_longest_first']['speed']:.2f} audio-s/s. Speed by slots: {slots}."
-        )
+        told, said = found[dtype], []
+        if "limits" in told:
+            limits = told["limits"]
+            said.append(
+                f"reads {limits['bytes_per_s'] / 1e9:.1f} GB/s, multiplies "
+                f"{limits['flops_per_s'] / 1e9:.0f} GFLOP/s"
+            )
+        if "ours_longest_first" in told:
+            said.append(f"longest first {told['ours_longest_first']['speed']:.2f} audio-s/s")
+        if "slots" in told:
+            slots = ", ".join(f"{n}: {run['speed']:.2f}" for n, run in told["slots"].items())
+            said.append(
+                f"in-flight over static batches in our own engine {told['in_flight_vs_static']:.2f}"
+            )
+            said.append(f"speed by slots {slots}")
+        yield f"- {dtype}: {'; '.join(said)}."
 
 
 def gpu(found: Result) -> list[str]:
