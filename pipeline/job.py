@@ -279,6 +279,7 @@ def _start_ray(config: JobConfig) -> None:
     # Logical CPUs: replicas, the prepare pool, and room for tasks that read and cut blocks.
     n_cpus = math.ceil(config.replicas * config.cpus_per_replica + 0.5 * config.prepare_workers + 2)
     ray.init(
+        address="local",  # else a cluster that someone started on this machine is joined
         num_cpus=max(n_cpus, os.cpu_count() or 1),
         resources={k: v * config.replicas for k, v in config.replica_resources.items()},
         object_store_memory=OBJECT_STORE_BYTES,

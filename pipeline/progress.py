@@ -42,12 +42,12 @@ class Tally:
     def line(self) -> str:
         if not self.clips + self.failed:
             return (
-                f"0/{self.total} rows, {clock(self.wall_s)} elapsed: replicas start, load the "
+                f"0/{self.total} takes, {clock(self.wall_s)} elapsed: replicas start, load the "
                 "model and fill their first part"
             )
         eta = "?" if self.eta_s is None else clock(self.eta_s)
         return (
-            f"{self.clips + self.failed}/{self.total} rows, {self.clips} clips, "
+            f"{self.clips + self.failed}/{self.total} takes, {self.clips} clips, "
             f"{self.audio_s:.1f} s of audio, {self.rate:.2f} audio-s/s, "
             f"{self.failed} failed, {clock(self.wall_s)} elapsed, ETA {eta}"
         )

@@ -36,7 +36,13 @@ Examples:
 )
 @click.argument("source")
 @click.argument("target")
-@click.option("--dtype", type=click.Choice(["fp32", "fp16"]), default="fp32", help="Of the file.")
+@click.option(
+    "--dtype",
+    type=click.Choice(["fp32", "fp16"]),
+    default="fp32",
+    show_default=True,
+    help="Of the file.",
+)
 @click.option("--revision", help="Hub revision of SOURCE.")
 @click.option("--text-encoder", help="T5 for a checkpoint that holds none: folder or hub id.")
 @click.option("--codec", help="EnCodec for a checkpoint that holds none: folder or hub id.")

@@ -174,8 +174,8 @@ def _closing_words(summary: "RunSummary", storage: Storage) -> str:
     if summary.letters_standing:
         lines += _failures(storage)
         lines.append(
-            f"{summary.letters_standing} rows of this manifest failed: see "
-            f"{storage.uri('failed')}, mend them, then `musicgen-batch retry`"
+            f"{summary.letters_standing} dead letters of this manifest stand (one per row or "
+            f"take): see {storage.uri('failed')}, mend them, then `musicgen-batch retry`"
         )
     lines.append(f"dataset: {storage.uri('clips')}")
     lines.append(f"look and listen: {storage.uri('report.html')}")

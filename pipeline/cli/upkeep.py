@@ -130,7 +130,13 @@ def compact(storage: Storage, prune: bool, manifest: str | None, wait: bool) -> 
 
 
 @click.command(epilog="Example: musicgen-batch gc --output out/demo --min-age-s 3600")
-@click.option("--min-age-s", type=click.FloatRange(0), default=3600.0, help="Younger objects stay.")
+@click.option(
+    "--min-age-s",
+    type=click.FloatRange(0),
+    default=3600.0,
+    show_default=True,
+    help="Younger objects stay.",
+)
 @click.option("--wait", is_flag=True, help="Wait for a run on this output to end.")
 @on_output
 def gc(storage: Storage, min_age_s: float, wait: bool) -> None:
@@ -147,7 +153,11 @@ def gc(storage: Storage, min_age_s: float, wait: bool) -> None:
 
 @click.command(epilog="Example: musicgen-batch report --output out/demo --sample 24")
 @click.option(
-    "--sample", type=click.IntRange(0, 500), default=12, help="Clips with players, drawn at random."
+    "--sample",
+    type=click.IntRange(0, 500),
+    default=12,
+    show_default=True,
+    help="Clips with players, drawn at random.",
 )
 @click.option("--seed", type=int, default=0, help="Another seed draws other clips.")
 @click.option("--embed/--link", default=True, help="Audio inside the page, or linked beside it.")

@@ -44,7 +44,7 @@ def test_good_rows_beside_bad_ones_are_all_made(job: tuple[Result, Path]) -> Non
     assert sorted(clip["id"] for clip in clips(output)) == sorted(row["id"] for row in GOOD)
     assert problems(output) == []
     assert "Traceback" not in result.output
-    assert f"{len(BAD)} rows of this manifest failed" in result.output
+    assert f"{len(BAD)} dead letters of this manifest stand" in result.output
     assert "mend them, then `musicgen-batch retry`" in result.output
 
 

@@ -99,6 +99,22 @@ def test_a_checkpoint_that_is_not_whole_is_refused_before_ray_starts(tmp_path: P
         inspect_model(load_config(None, flags))
 
 
+def test_a_cluster_on_this_machine_is_not_joined_unasked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ray would join what `ray start` began here, and refuse our count of CPUs."""
+    asked: list[dict[str, Any]] = []
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setattr(job.ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(job.ray, "init", lambda **settings: asked.append(settings))
+    config = load_config(None, TINY | {"manifest": "-", "output": "-"})
+
+    job._start_ray(config)
+    monkeypatch.setenv("RAY_ADDRESS", "auto")
+    job._start_ray(config)
+
+    assert [settings.get("address") for settings in asked] == ["local", None]
+    assert "num_cpus" not in asked[1]
+
+
 def test_a_manifest_that_is_replaced_while_it_is_read_ends_the_job(tmp_path: Path) -> None:
     path = write_manifest(tmp_path / "m.parquet", ROWS)
     opened = Manifest.open(str(path))

@@ -26,7 +26,7 @@ def test_the_line_has_counts_speed_failures_and_eta() -> None:
     tally = Tally(40, clips=9, failed=1, audio_s=50.0, started=time.monotonic() - 100)
 
     assert re.fullmatch(
-        r"10/40 rows, 9 clips, 50\.0 s of audio, 0\.50 audio-s/s, 1 failed, "
+        r"10/40 takes, 9 clips, 50\.0 s of audio, 0\.50 audio-s/s, 1 failed, "
         r"0:01:40 elapsed, ETA 0:05:00",
         tally.line(),
     )
@@ -56,5 +56,5 @@ def test_on_a_terminal_the_line_is_live() -> None:
     view.update()
     view.close()
 
-    assert "2/2 rows, 2 clips" in stream.getvalue()
+    assert "2/2 takes, 2 clips" in stream.getvalue()
     assert "progress: " not in stream.getvalue()
