@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
 
-from pipeline.storage import ObjectNotFoundError, Storage, StorageError
+from pipeline.storage import ObjectNotFoundError, Storage, StorageError, redact
 
 logger = logging.getLogger(__name__)
 
@@ -250,7 +250,8 @@ def _outwait(
             continue
         if not wait:
             raise LeaseHeldError(
-                f"{now.owner} is writing to {storage!r}; let it finish, or follow it with --wait"
+                f"{now.owner} is writing to {redact(storage.root)}; let it finish, or "
+                "follow it with --wait"
             )
         if not announced:
             say(f"{now.owner} is alive; waiting until it has finished")

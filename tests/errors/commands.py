@@ -314,7 +314,8 @@ OUTPUTS = (
             "--output s3://bucket/x can't be used: … (the store did not recover: check the "
             "endpoint and the network, then run again)", use=silent_endpoint),
     Command("an output that another run is writing", RUN_GOOD + " --lease-ttl-s 1",
-            "run on …, process … is writing to …{out}…; let it finish, or follow it with --wait",
+            "run on …, process … is writing to file://{out}; let it finish, or "
+            "follow it with --wait",
             code=4, use=another_run),
     Command("an output that was begun with another audio mode", RUN_GOOD + " --audio parquet",
             "file://{out/clips} was begun with audio beside the Parquet parts, which --audio "
