@@ -8,8 +8,6 @@ something is left, and watches until every row is durable.
 """
 
 import logging
-import math
-import os
 import threading
 import time
 from collections.abc import Callable
@@ -21,12 +19,13 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import ray
-from ray.data import ActorPoolStrategy, DataContext
+from ray.data import ActorPoolStrategy
 
 from manifests.reader import Manifest
 from musicgen.files import ModelInfo
 from pipeline import ledger
 from pipeline.checkpoint import limits_of
+from pipeline.cluster import check_resources, gpus_per_replica, start_ray
 from pipeline.config import ConfigError, JobConfig
 from pipeline.drain import Drain, Leaving
 from pipeline.expand import Letter, PlanSpec, Selection
@@ -44,7 +43,6 @@ from pipeline.storage import Storage, StorageError, open_storage
 log = logging.getLogger(__name__)
 
 LETTERS_PER_PART = 10_000
-OBJECT_STORE_BYTES = 1 << 30  # of a local Ray; audio never crosses it
 POLL_S = 0.1
 
 
@@ -129,11 +127,11 @@ def run(
                     failures,
                     seat_of_actor,
                 )
-                _start_ray(config)
+                start_ray(config)
                 drain.listen()
-                _check_resources(config, say)
+                check_resources(config, say)
                 if config.max_gpu_hours is not None:
-                    drain.replicas_start(_gpus(config) * config.replicas)
+                    drain.replicas_start(gpus_per_replica(config) * config.replicas)
                 dataset = build_dataset(config, plan, prepare, replica, known, Replica)
                 _watch(dataset, config, lease, record, summary, drain, say)
         except KeyboardInterrupt:
@@ -191,7 +189,7 @@ def build_dataset(
             batch_size=config.block_rows,
             batch_format="pyarrow",
             num_cpus=config.cpus_per_replica,
-            num_gpus=_gpus(config) or None,
+            num_gpus=gpus_per_replica(config) or None,
             resources=dict(config.replica_resources) or None,
             compute=ActorPoolStrategy(
                 size=config.replicas,
@@ -255,67 +253,6 @@ def _known_after(selection: Selection, letters: list[Letter]) -> DoneSet:
     if selection.retry:
         return DoneSet(known.clips, np.setdiff1d(known.letters, refused))
     return DoneSet(known.clips, np.union1d(known.letters, refused))
-
-
-def _start_ray(config: JobConfig) -> None:
-    """Joins the cluster that RAY_ADDRESS names (as in a submitted job), else starts a local one."""
-    context = DataContext.get_current()
-    context.enable_progress_bars = False
-    context.execution_options.preserve_order = False
-    context.print_on_execution_start = False
-    # A long model load or a long clip is no fault; `_watch` has its own stall detector.
-    context.execution_no_progress_timeout_s = -1
-    level = "info" if config.verbose else "error"
-    for noisy in ("ray", "ray.data"):
-        logging.getLogger(noisy).setLevel(level.upper())
-    if not config.verbose:
-        # Ray's C++ side reports, as an error, a restart hazard at the start of every actor pool.
-        os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
-    if ray.is_initialized():
-        return
-    if os.environ.get("RAY_ADDRESS"):
-        ray.init(log_to_driver=config.verbose, logging_level=level)
-        return
-    # Logical CPUs: replicas, the prepare pool, and room for tasks that read and cut blocks.
-    n_cpus = math.ceil(config.replicas * config.cpus_per_replica + 0.5 * config.prepare_workers + 2)
-    ray.init(
-        address="local",  # else a cluster that someone started on this machine is joined
-        num_cpus=max(n_cpus, os.cpu_count() or 1),
-        resources={k: v * config.replicas for k, v in config.replica_resources.items()},
-        object_store_memory=OBJECT_STORE_BYTES,
-        include_dashboard=False,
-        log_to_driver=config.verbose,
-        logging_level=level,
-    )
-
-
-def _check_resources(config: JobConfig, say: Callable[[str], None]) -> None:
-    """Says at once what would else be an endless wait: actors that no node can hold."""
-    needs = {"CPU": config.cpus_per_replica, "GPU": _gpus(config), **config.replica_resources}
-    there = ray.cluster_resources()
-    lacking = [
-        f"{name}: {amount * config.replicas:g} needed, {there.get(name, 0):g} there"
-        for name, amount in needs.items()
-        if amount * config.replicas > there.get(name, 0)
-    ]
-    if not lacking:
-        return
-    said = f"{config.replicas} replicas do not fit ({'; '.join(lacking)})"
-    if os.environ.get("RAY_ADDRESS"):
-        say(f"{said}: waiting for the cluster to grow; else lower --replicas")
-    else:
-        raise ConfigError(
-            f"{said} on this machine; lower --replicas, --gpus-per-replica or --replica-resource, "
-            "or name a cluster in RAY_ADDRESS"
-        )
-
-
-def _gpus(config: JobConfig) -> float:
-    if config.gpus_per_replica is not None:
-        return config.gpus_per_replica
-    if config.device == "cpu":
-        return 0.0
-    return 1.0 if ray.cluster_resources().get("GPU", 0) else 0.0
 
 
 def _watch(

@@ -36,7 +36,7 @@ READING_ORDER = {
         ledger.verify ledger.maintain ledger
         expand plan checkpoint settings quality level containers encode listen prepare records
         finish logs metrics commit loading slots timing watchdog gate work stations exporter
-        replica seat progress drain runs
+        replica seat cluster progress drain runs
         report.pictures report.highlights report.cards report.page report
         job
         cli.options cli.errors cli.manifest cli.models cli.submit cli.upkeep cli.root
@@ -64,7 +64,13 @@ IMPORTS_THE_MODEL = {
         "cli.models",
     ),
 }
-IMPORTS_RAY = {"exporter", "seat", "job", "cli.submit"}  # the actors' work knows nothing of Ray
+IMPORTS_RAY = {
+    "cluster",
+    "exporter",
+    "seat",
+    "job",
+    "cli.submit",
+}  # the actors' work knows nothing of Ray
 
 
 def modules(package: str) -> dict[str, Path]:

@@ -58,8 +58,8 @@ def run_here(manifest: str | Path, output: str, *, retry: bool = False, **settin
 
     with (
         mock.patch.object(job, "build_dataset", HereDataset),
-        mock.patch.object(job, "_start_ray"),
-        mock.patch.object(job, "_check_resources"),
+        mock.patch.object(job, "start_ray"),
+        mock.patch.object(job, "check_resources"),
     ):
         return run_in_process(manifest, output, retry=retry, **settings)
 

@@ -9,10 +9,10 @@ import pyarrow as pa
 import pytest
 
 from manifests.reader import Manifest
-from pipeline import job, ledger
+from pipeline import cluster, job, ledger
 from pipeline.checkpoint import inspect_model
 from pipeline.cli.errors import exit_code_of
-from pipeline.config import load_config
+from pipeline.config import ConfigError, load_config
 from pipeline.ledger.lease import Lease, LeaseLostError
 from pipeline.replica import Replica
 from pipeline.settings import ReplicaSettings
@@ -103,16 +103,19 @@ def test_a_cluster_on_this_machine_is_not_joined_unasked(monkeypatch: pytest.Mon
     """Ray would join what `ray start` began here, and refuse our count of CPUs."""
     asked: list[dict[str, Any]] = []
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    monkeypatch.setattr(job.ray, "is_initialized", lambda: False)
-    monkeypatch.setattr(job.ray, "init", lambda **settings: asked.append(settings))
+    monkeypatch.setattr(cluster.ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(cluster.ray, "init", lambda **settings: asked.append(settings))
     config = load_config(None, TINY | {"manifest": "-", "output": "-"})
 
-    job._start_ray(config)
+    cluster.start_ray(config)
     monkeypatch.setenv("RAY_ADDRESS", "auto")
-    job._start_ray(config)
+    cluster.start_ray(config)
 
     assert [settings.get("address") for settings in asked] == ["local", None]
     assert "num_cpus" not in asked[1]
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:9")
+    with pytest.raises(ConfigError, match=r"RAY_ADDRESS=127.0.0.1:9: no Ray cluster .*unset it"):
+        cluster.start_ray(config)
 
 
 def test_a_manifest_that_is_replaced_while_it_is_read_ends_the_job(tmp_path: Path) -> None:
