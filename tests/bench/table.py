@@ -49,20 +49,26 @@ def engine(found: Result) -> list[str]:
             (row for dtype in dtypes for row in _throughput(dtype, found[dtype], plan["slots"])),
         ),
         "",
+        *_steps(found, dtypes),
+        *_notes(found, dtypes),
+    ]
+
+
+def _steps(found: Result, dtypes: Sequence[str]) -> list[str]:
+    """Step times, where they were measured."""
+    rows = [
+        _step(dtype, cell, "ours") for dtype in dtypes for cell in found[dtype].get("steps", [])
+    ]
+    if not rows:
+        return []
+    header = ("dtype", "clips", "tokens", "transformers", "engine", "floor", "engine / floor")
+    return [
         "One step, in ms (transformers' is its forward alone; ours includes guidance, sampling and "
         "the engine's bookkeeping), and the floor: bytes of weights and caches at this machine's "
         "read bandwidth, or products at its GEMM peak:",
         "",
-        *table(
-            ("dtype", "clips", "tokens", "transformers", "engine", "floor", "engine / floor"),
-            (
-                _step(dtype, cell, "ours")
-                for dtype in dtypes
-                for cell in found[dtype].get("steps", [])
-            ),
-        ),
+        *table(header, rows),
         "",
-        *_notes(found, dtypes),
     ]
 
 
