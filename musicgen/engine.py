@@ -186,7 +186,7 @@ class Engine:
         del self._state, self._step, self._weights
 
     def _admit(self) -> list[Finished]:
-        """Move tasks into free rows, first come, first served; return those that can't go on."""
+        """Move tasks into free rows, in the queue's order; return those that can't go on."""
         refused, admitted = [], False
         while (task := self._next_task()) is not None:
             if task.n_windows == 0 and self.on_admit is not None:

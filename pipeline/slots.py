@@ -17,14 +17,7 @@ log = logging.getLogger(__name__)
 
 def make_engine(model: MusicGen, config: JobConfig) -> Engine:
     """The engine of a replica, with fewer slots than asked for where they do not fit."""
-    slots = auto_slots(model) if config.slots == "auto" else config.slots
-    while True:
-        try:
-            return model.make_engine(slots)
-        except Exception as error:
-            if not is_out_of_memory(error) or slots == 1:
-                raise
-            slots = halve(slots, error)
+    return _largest(model, auto_slots(model) if config.slots == "auto" else config.slots)
 
 
 def auto_slots(model: MusicGen) -> int:
@@ -40,7 +33,18 @@ def smaller_engine(model: MusicGen, n_rows: int, error: BaseException) -> Engine
     which nothing may be left by now."""
     if model.device.type == "cuda":
         torch.cuda.empty_cache()
-    return model.make_engine(halve(n_rows // ROWS_PER_SLOT, error))
+    return _largest(model, halve(n_rows // ROWS_PER_SLOT, error))
+
+
+def _largest(model: MusicGen, slots: int) -> Engine:
+    """An engine of `slots`, or of as many halves of them as it takes to fit."""
+    while True:
+        try:
+            return model.make_engine(slots)
+        except Exception as error:
+            if not is_out_of_memory(error) or slots == 1:
+                raise
+            slots = halve(slots, error)
 
 
 def halve(slots: int, error: BaseException) -> int:

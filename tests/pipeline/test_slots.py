@@ -9,7 +9,13 @@ from musicgen.engine import Engine
 from musicgen.model import MusicGen
 from pipeline import slots as module
 from pipeline.config import AUTO_SLOTS_AT_MOST, ConfigError, JobConfig, load_config
-from pipeline.slots import AUTO_SLOTS_ON_CPU, auto_slots, is_out_of_memory, make_engine
+from pipeline.slots import (
+    AUTO_SLOTS_ON_CPU,
+    auto_slots,
+    is_out_of_memory,
+    make_engine,
+    smaller_engine,
+)
 
 NEEDED = {"manifest": "m.parquet", "output": "out", "model": "tiny"}
 
@@ -61,6 +67,15 @@ def test_slots_that_do_not_fit_are_halved_until_they_do() -> None:
     gpu = Gpu(room=5)
     assert make_engine(gpu, config(32)) == 4  # type: ignore[arg-type, comparison-overlap]
     assert gpu.asked == [32, 16, 8, 4]
+
+
+def test_an_engine_that_ran_out_of_memory_shrinks_until_it_fits(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
+    gpu, error = Gpu(room=3), torch.OutOfMemoryError("CUDA out of memory")
+    assert smaller_engine(gpu, 32, error) == 2  # type: ignore[arg-type, comparison-overlap]
+    assert gpu.asked == [8, 4, 2]
 
 
 def test_a_model_that_does_not_fit_with_one_slot_says_so() -> None:

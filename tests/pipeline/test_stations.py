@@ -108,18 +108,23 @@ def test_the_same_task_twice_at_once_makes_each_clip_once(replica: Any) -> None:
     assert {status["status"] for status in third.statuses} == {"known"}
 
 
-def test_a_clip_whose_codec_fails_is_a_dead_letter(
-    replica: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    stations, rows, storage, _ = replica
+def break_the_codec_once(stations: Stations, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first clip to be decoded fails, the others do not."""
     decode, broken = stations.model.decode, iter([True])
 
     def fail_once(codes: Any) -> Any:
         if next(broken, False):
-            raise RuntimeError("out of memory")
+            raise RuntimeError("the codec broke")
         return decode(codes)
 
     monkeypatch.setattr(stations.model, "decode", fail_once)
+
+
+def test_a_clip_whose_codec_fails_is_a_dead_letter(
+    replica: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stations, rows, storage, _ = replica
+    break_the_codec_once(stations, monkeypatch)
     stations.accept(rows).done.result(timeout=60)
 
     (letter,) = ledger.read_failed(storage).to_pylist()
@@ -276,14 +281,7 @@ def test_its_numbers_say_what_was_committed_and_what_failed(
     replica: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     stations, rows, storage, _ = replica
-    decode, broken = stations.model.decode, iter([True])
-
-    def fail_once(codes: Any) -> Any:
-        if next(broken, False):
-            raise RuntimeError("out of memory")
-        return decode(codes)
-
-    monkeypatch.setattr(stations.model, "decode", fail_once)
+    break_the_codec_once(stations, monkeypatch)
     caplog.set_level("INFO")
     stations.accept(rows).done.result(timeout=60)
 
