@@ -175,7 +175,7 @@ class Stations:
     def _is_first(self, job: Job) -> bool:
         """Whether nobody works on this clip yet; a twin is settled by the commit of the first."""
         with self._lock:
-            first = self._in_flight.setdefault(job.spec["clip_id"], job)
+            first = self._in_flight.setdefault(job.clip_id, job)
             if first is not job:
                 first.twins.append(job)
                 return False
@@ -406,8 +406,8 @@ class Stations:
             last = call.uncommitted == 0
             if last:
                 self._calls.discard(call)
-            if self._in_flight.get(job.spec["clip_id"]) is job:
-                del self._in_flight[job.spec["clip_id"]]
+            if self._in_flight.get(job.clip_id) is job:
+                del self._in_flight[job.clip_id]
         lost = not self._hands_back and any(s["status"] == "drained" for s in call.statuses)
         if last and not lost and not call.done.done():
             call.done.set_result(None)
@@ -471,7 +471,7 @@ class Stations:
     ) -> dict[str, Any] | None:
         if job.prepared["kind"] == "letter":
             self.writer.add_letter(self.recorder.passed_on(job.spec))
-            return {"status": "letter", "clip_id": job.spec["clip_id"]}
+            return {"status": "letter", "clip_id": job.clip_id}
         stage = job.spec.pop("stage", "generate")
         if finishing is not None:
             try:
@@ -487,13 +487,13 @@ class Stations:
                 stage, error = "encode", invalid
         error = error or RuntimeError("the engine returned neither tokens nor an error")
         self.writer.add_letter(self.recorder.letter(job.spec, stage, error))
-        return {"status": "letter", "clip_id": job.spec["clip_id"]}
+        return {"status": "letter", "clip_id": job.clip_id}
 
     def _add_clip(self, job: Job, finishing: Future[FinishedClip]) -> dict[str, Any]:
         with self.times.beside("encode_s"):
             clip = finishing.result()
         self.writer.add_clip(clip.row | extras_of(job.prepared), clip.data)
-        return {"status": "clip", "clip_id": job.spec["clip_id"], "audio_s": clip.audio_s}
+        return {"status": "clip", "clip_id": job.clip_id, "audio_s": clip.audio_s}
 
     def _take_again(self, job: Job, failed: QualityError) -> None:
         """Sends a clip back to the queue with the next seed. It is the same clip to everybody else:
@@ -503,9 +503,9 @@ class Stations:
         job.retake += 1
         spec["seed_used"] = retake_seed(take_seed, job.retake)
         job.codes = None
-        log.info("re-take %d of clip_id=%s id=%s take=%d run=%s replica=%s: %s", job.retake,
-                 spec["clip_id"], spec["id"], spec["take"], self.settings.run_id, self.name,
-                 failed)  # fmt: skip
+        ids = {"clip_id": job.clip_id, "id": spec["id"], "take": spec["take"]}
+        told = {"retake": job.retake, "error": str(failed)}
+        log.info(line("retake", run=self.settings.run_id, replica=self.name, **ids, **told))
         with self._lock:
             self._behind -= 1
             self._waiting += 1
