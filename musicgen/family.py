@@ -6,13 +6,13 @@ Memory of an engine with S slots, in bytes:
     + w * LM                      the language model as the engine runs it
     + 2 * S * row_bytes           caches of 2 S rows
 
-    row_bytes = 2 * layers * D * (cells + 64 where text is cross-attended) * c
+    row_bytes = 2 * layers * D * (cells + 64 where text is cross-attended) * w
     cells     = (prefix + text + frames + largest delay + 1), up to a multiple of 64
 
-w and c are bytes per number: 4 for fp32, else 2, but c is 4 on any CPU, where caches stay fp32. The
-prefix is the melody's or style's, text is up to 512 tokens (where it is a prefix), frames are those
-of one window. Activations come on top; they are small beside this. So does, in a script that keeps
-`MusicGen.lm` usable, 4 * LM; a job drops it (`keep_lm=False`).
+w is the bytes per number: 4 for fp32, else 2. The prefix is the melody's or style's, text is up to
+512 tokens (where it is a prefix), frames are those of one window. Activations come on top; they are
+small beside this. So does, in a script that keeps `MusicGen.lm` usable, 4 * LM; a job drops it
+(`keep_lm=False`).
 """
 
 from dataclasses import dataclass
@@ -73,9 +73,9 @@ class Member:
         features = MERT_PARAMETERS if self.lm.style is not None else 0
         return self.lm_parameters + T5_PARAMETERS + CODEC_PARAMETERS + features
 
-    def memory_bytes(self, *, dtype: str, slots: int, cpu: bool = False) -> int:
+    def memory_bytes(self, *, dtype: str, slots: int) -> int:
         """Memory of an engine with `slots` slots in `dtype` (see this module's head)."""
-        rows = 2 * slots * row_bytes(self.lm, "fp32" if cpu else dtype)
+        rows = 2 * slots * row_bytes(self.lm, dtype)
         beside = 4 * (self.n_parameters - self.lm_parameters)
         return beside + BYTES[dtype] * self.lm_parameters + rows
 

@@ -1,19 +1,19 @@
 """What runs where: the number formats of a step and the linear layer that suits the device.
 
-| dtype | linears | caches and attention | embeddings, norms, residual stream, logits |
-|---|---|---|---|
-| fp32 | float32 | float32 | float32 |
-| bf16 | bfloat16 | bfloat16, on a CPU float32 | float32 |
-| fp16, GPU only | float16 | float16 | float32 |
+| dtype | linears, caches and attention | softmax, embeddings, norms, residual stream, logits |
+|---|---|---|
+| fp32 | float32 | float32 |
+| bf16 | bfloat16 | float32 |
+| fp16, GPU only | float16 | float32 |
 
-That is what torch.autocast does, except that weights are converted once and not at every step, and
-that a CPU attends in float32: its batched bfloat16 product copies the cache first, which makes a
-step several times as slow.
+That is what torch.autocast does on a GPU, except that weights are converted once and not at every
+step.
 
 On a CPU with oneDNN the weights are also packed once into its blocked layout: several times as fast
 with few rows and, unlike the plain float32 linear, indifferent to row position, row count (from two
 rows on) and thread count. It also applies a GELU, or in float32 adds the residual, on the way out:
-the same bits without another pass over memory.
+the same bits without another pass over memory. Attention beside packed weights reads its caches by
+weighted sums instead of batched products (`musicgen.cache`).
 """
 
 from collections.abc import Callable
@@ -37,11 +37,6 @@ def compute_dtype(name: str, device: torch.device) -> torch.dtype:
     return DTYPES[name]
 
 
-def cache_dtype(compute: torch.dtype, device: torch.device) -> torch.dtype:
-    """The number format of caches and attention beside linears in `compute`."""
-    return torch.float32 if device.type == "cpu" else compute
-
-
 def upload(tensor: Tensor, device: torch.device) -> Tensor:
     """`tensor` from the host on `device`; to a GPU from pinned memory, without waiting."""
     if device.type != "cuda":
@@ -50,8 +45,8 @@ def upload(tensor: Tensor, device: torch.device) -> Tensor:
 
 
 def text_block(*, packed: bool) -> int:
-    """Cells by which cross-attention reads texts: a smaller block leaves the sums of a CPU's
-    batched product unchanged too."""
+    """Cells by which cross-attention reads texts: fewer where the form of attention leaves its sums
+    unchanged all the same."""
     return 16 if packed else 64
 
 

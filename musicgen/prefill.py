@@ -4,8 +4,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from musicgen.cache import Cache, grown, key_bias
 from musicgen.conditioning.fuser import RowCondition
-from musicgen.step import Cache, DecodeState, key_bias, round_up
+from musicgen.step import DecodeState, round_up
 from musicgen.transformer import merge_heads, split_heads
 from musicgen.weights import StepWeights
 
@@ -20,32 +21,29 @@ def fill_cross(
     """
     if not state.cross_caches:
         return False
-    grown = False
+    has_grown = False
     for row, condition in zip(rows, conditions, strict=True):
         text = condition.cross  # [L, D] or None
         n_text = 1 if text is None else len(text)
-        grown |= _grow(weights, state, n_text)
+        has_grown |= _grow(weights, state, n_text)
         state.n_cross[row] = n_text
         for layer, cache in zip(weights.layers, state.cross_caches, strict=True):
             if text is None or layer.cross is None:
                 cache.wipe([row])
                 continue
             kv = layer.cross.key_value(text.to(weights.device))  # [L, 2 D]
-            keys, values = kv.view(n_text, 2, weights.cfg.n_heads, -1).unbind(1)  # [L, H, D / H]
-            cache.keys[row, :, :n_text] = keys.transpose(0, 1).to(cache.keys.dtype)
-            cache.values[row, :, :n_text] = values.transpose(0, 1).to(cache.values.dtype)
-    return grown
+            heads = kv.view(1, n_text, 2, weights.cfg.n_heads, -1).transpose(1, 3)
+            keys, values = heads.unbind(2)  # [1, H, L, D / H] each
+            cache.fill([row], keys, values)
+    return has_grown
 
 
 def _grow(weights: StepWeights, state: DecodeState, n_text: int) -> bool:
     """Make room for `n_text` cells of text in every row; whether that was needed."""
-    if n_text <= state.cross_caches[0].keys.shape[2]:
+    if n_text <= state.cross_caches[0].n_cells:
         return False
-    for index, old in enumerate(state.cross_caches):
-        new = Cache.empty(len(state.step), round_up(n_text), weights)
-        new.keys[:, :, : old.keys.shape[2]] = old.keys
-        new.values[:, :, : old.values.shape[2]] = old.values
-        state.cross_caches[index] = new
+    n_cells, block = round_up(n_text), weights.text_block
+    state.cross_caches[:] = [grown(old, n_cells, weights, block) for old in state.cross_caches]
     return True
 
 
@@ -75,15 +73,13 @@ def fill_prefix(
 
         def attend(qkv: Tensor, cache: Cache = state.caches[index]) -> Tensor:
             q, k, v = (split_heads(t, n_heads) for t in qkv.chunk(3, dim=-1))
-            cache.keys[rows, :, :n_fed] = k.to(cache.keys.dtype)
-            cache.values[rows, :, :n_fed] = v.to(cache.values.dtype)
+            cache.fill(rows, k, v)
             return merge_heads(F.scaled_dot_product_attention(q, k, v, is_causal=True, scale=1.0))
 
         def attend_cross(query: Tensor, index: int = index) -> Tensor:
             cache = state.cross_caches[index]
-            q = split_heads(query, n_heads).to(cache.keys.dtype)  # [rows, H, n, D / H]
-            keys = cache.keys[rows, :, : cross_bias.shape[-1]]
-            values = cache.values[rows, :, : cross_bias.shape[-1]]
+            keys, values = cache.read(rows, cross_bias.shape[-1])
+            q = split_heads(query, n_heads).to(keys.dtype)  # [rows, H, n, D / H]
             mask = cross_bias.to(q.dtype)
             out = F.scaled_dot_product_attention(q, keys, values, attn_mask=mask, scale=1.0)
             return merge_heads(out)

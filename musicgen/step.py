@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from musicgen.cache import Cache, empty_cache
 from musicgen.codebooks import UNKNOWN
 from musicgen.guidance import RowGuidance, mix
 from musicgen.sampling import FilterShape, RowSampling, choose
@@ -44,27 +45,6 @@ class StepShape:
     n_leads: int
     filters: FilterShape
     double: bool = True
-
-
-@dataclass
-class Cache:
-    """Keys and values of one layer, [R, H, cells, D / H] each."""
-
-    keys: Tensor
-    values: Tensor
-
-    @classmethod
-    def empty(cls, n_rows: int, n_cells: int, weights: StepWeights) -> "Cache":
-        """A cache of zeros; what is masked must still be finite."""
-        cfg = weights.cfg
-        shape = (n_rows, cfg.n_heads, n_cells, cfg.head_dim)
-        keys = torch.zeros(shape, dtype=weights.cache_dtype, device=weights.device)
-        return cls(keys, torch.zeros_like(keys))
-
-    def wipe(self, rows: list[int]) -> None:
-        """Zero `rows`, so that what stands there can't reach the next clip through the mask."""
-        self.keys[rows] = 0
-        self.values[rows] = 0
 
 
 @dataclass
@@ -104,12 +84,14 @@ class DecodeState:
     def idle(cls, weights: StepWeights, n_rows: int, n_cells: int, n_steps: int) -> "DecodeState":
         """A state in which no clip holds a row."""
         cfg, device = weights.cfg, weights.device
-        cross = [Cache.empty(n_rows, KEY_BLOCK, weights) for layer in weights.layers if layer.cross]
+        n_cross = sum(layer.cross is not None for layer in weights.layers)
         counts = torch.zeros(n_rows, dtype=torch.int64, device=device)
         shape = (n_rows, cfg.n_codebooks, n_steps)
         return cls(
-            caches=[Cache.empty(n_rows, n_cells, weights) for _ in weights.layers],
-            cross_caches=cross,
+            caches=[empty_cache(n_rows, n_cells, weights, KEY_BLOCK) for _ in weights.layers],
+            cross_caches=[
+                empty_cache(n_rows, KEY_BLOCK, weights, weights.text_block) for _ in range(n_cross)
+            ],
             n_cross=counts + 1,
             n_prefix=counts.clone(),
             step=counts.clone(),
@@ -145,8 +127,9 @@ def step_logits(
     """Logits float32 [R, K, card] after feeding `tokens` [R, K]; appends to the caches."""
     n_rows, n_heads, n_leads = len(tokens), weights.cfg.n_heads, shape.n_leads
     position = state.n_prefix + state.step  # [R]
-    bias = key_bias(position + 1, shape.n_keys)  # [R, 1, n_keys]
-    cross_bias = key_bias(state.n_cross[:n_leads], shape.n_cross_keys)  # [leads, 1, n_cross_keys]
+    seen = state.caches[0].reading(position + 1, shape.n_keys)
+    if state.cross_caches:
+        text = state.cross_caches[0].reading(state.n_cross[:n_leads], shape.n_cross_keys)
     rows = torch.arange(n_rows, device=tokens.device)
     x = weights.embed(tokens) + weights.positions[position]  # [R, D]
 
@@ -155,47 +138,15 @@ def step_logits(
 
         def attend(qkv: Tensor, cache: Cache = cache) -> Tensor:
             q, k, v = qkv.view(n_rows, 3, n_heads, -1).unbind(1)  # [R, H, D / H] each
-            cache.keys[rows, :, position] = k.to(cache.keys.dtype)
-            cache.values[rows, :, position] = v.to(cache.values.dtype)
-            return attend_one(q, cache, bias)
+            cache.append(rows, position, k, v)
+            return cache.attend(q, seen)
 
         def attend_cross(query: Tensor, index: int = index) -> Tensor:
             q = query.view(n_leads, n_heads, -1)  # [leads, H, D / H]
-            return attend_one(q, state.cross_caches[index], cross_bias)
+            return state.cross_caches[index].attend(q, text)
 
         x = layer(x, attend, attend_cross, n_leads)  # [R, D]
     return weights.logits(x)
-
-
-def attend_one(q: Tensor, cache: Cache, bias: Tensor) -> Tensor:
-    """Attention of one query per row and head, as two batched products.
-
-    Faster than `scaled_dot_product_attention` with one query on a CPU, and indifferent to the
-    row's position, which that is not. Keys on the left are read faster than on the right.
-
-    Args:
-        q: Queries [rows, H, D / H], the scores' scale in them.
-        cache: Keys and values; of its first rows the first `bias.shape[-1]` cells are read.
-        bias: float32 [rows, 1, cells], 0 where a cell is seen, else -inf.
-
-    Returns:
-        The heads' output [rows, D].
-    """
-    n_rows, n_heads, head_dim = q.shape
-    n_keys = bias.shape[-1]
-    keys = cache.keys[:n_rows, :, :n_keys].flatten(0, 1)  # [rows * H, cells, D / H], a view
-    values = cache.values[:n_rows, :, :n_keys].flatten(0, 1)
-    q = q.to(keys.dtype).reshape(n_rows * n_heads, 1, head_dim)
-    scores = torch.bmm(keys, q.transpose(1, 2)).view(n_rows, n_heads, n_keys)
-    share = torch.softmax(scores.float() + bias, dim=-1).to(values.dtype)  # [rows, H, cells]
-    out = torch.bmm(share.view(n_rows * n_heads, 1, n_keys), values)  # [rows * H, 1, D / H]
-    return out.view(n_rows, n_heads * head_dim)
-
-
-def key_bias(n_seen: Tensor, n_keys: int) -> Tensor:
-    """What is added to scores, float32 [R, 1, n_keys]: 0 for the first `n_seen` [R], else -inf."""
-    seen = torch.arange(n_keys, device=n_seen.device) < n_seen[:, None]  # [R, n_keys]
-    return torch.where(seen, 0.0, -torch.inf)[:, None]
 
 
 def _index(column: Tensor, like: Tensor) -> Tensor:

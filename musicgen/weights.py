@@ -13,7 +13,6 @@ from musicgen.lm import LMModel
 from musicgen.precision import (
     Linear,
     ResidualLinear,
-    cache_dtype,
     can_pack,
     compute_dtype,
     make_linear,
@@ -141,7 +140,7 @@ def prepare(
     return StepWeights(
         cfg=cfg,
         packed=packed,
-        cache_dtype=cache_dtype(compute, device),
+        cache_dtype=compute,
         embeddings=embeddings.to(device),
         offsets=torch.arange(cfg.n_codebooks, device=device) * (cfg.card + 1),
         positions=sinusoid(torch.arange(n_cells, device=device), cfg.dim),

@@ -21,7 +21,7 @@ READING_ORDER = {
         audio codebooks codec transformer conditioning.text conditioning.separation
         conditioning.chroma conditioning.features conditioning.style conditioning.fuser
         conditioning.attributes
-        sampling guidance lm precision weights step prefill stepper protocol engine
+        sampling guidance lm precision weights cache step prefill stepper protocol engine
         checkpoints.transformers_names checkpoints.submodels checkpoints.load checkpoints.convert
         inputs runner loaded model
         tiny.synth tiny.pieces tiny.vocabulary tiny.measures tiny.recipe tiny.schedule tiny.isometry

@@ -34,8 +34,7 @@ def test_caches_hold_the_bytes_of_the_formula(kind: Kind, dtype: str, device: st
     lm = toy_kind(kind, dim=32).to(device)
     for slots, frames in [(1, 60), (3, 61), (2, 500)]:  # 64 steps are one block of cells, 65 two
         engine = Engine(lm, slots=slots, max_frames=frames, max_text_tokens=20, dtype=dtype)
-        cached = "fp32" if device == "cpu" else dtype
-        row = row_bytes(lm.cfg, cached, window_frames=frames, max_text_tokens=20)
+        row = row_bytes(lm.cfg, dtype, window_frames=frames, max_text_tokens=20)
         assert held_bytes(engine) == 2 * slots * row
         run(engine, [Request("a", conditions(lm.cfg.dim, 20, kind), 9, 1)])
         assert held_bytes(engine) == 2 * slots * row
@@ -92,7 +91,7 @@ before = resident()
 engine = Engine(lm, slots=10, max_frames=1500, dtype="{dtype}", weights=weights)
 engine.reset()  # writes every cell
 run(engine, clips)
-print(resident() - before, 20 * row_bytes(cfg, "fp32"))
+print(resident() - before, 20 * row_bytes(cfg, "{dtype}"))
 """
 
 
