@@ -61,6 +61,18 @@ def test_codes_and_audio_equal_the_reference(cases: dict, pad_mode: str, length:
     torch.testing.assert_close(model.decode(codes), case["decoded"], **CLOSE)
 
 
+def test_our_elu_is_torchs_and_no_weight_changes_its_name() -> None:
+    x = torch.cat([torch.linspace(-30, 30, 4001), torch.tensor([0.0, -1e-9, 1e-9, -1e4, 1e4])])
+    torch.testing.assert_close(codec_module.Elu()(x), torch.nn.functional.elu(x), atol=1e-7, rtol=0)
+    assert codec_module.Elu()(torch.tensor([float("nan")])).isnan()
+    config = EncodecConfig(num_filters=2, hidden_size=4, codebook_size=8)
+    model = EncodecModel(config)
+    names = set(model.state_dict())
+    CompressionModel(model)
+    assert set(model.state_dict()) == names
+    assert not any(isinstance(module, torch.nn.ELU) for module in model.modules())
+
+
 def test_a_normalising_codec_returns_its_scale(cases: dict) -> None:
     model, case = codec(normalize=True), cases["renorm_exact"]
     codes, scale = model.encode(cases["constant_exact"]["wav"])
