@@ -16,7 +16,7 @@ from musicgen.config import SamplingParams
 from musicgen.engine import Request
 from musicgen.files import ModelInfo
 from musicgen.lm import LMModel
-from musicgen.longform import DEFAULT_EXTEND_STRIDE_S, Window, plan_windows, stride_frames
+from musicgen.longform import Window, plan_windows, stride_frames
 
 MAX_SEED = 2**63 - 1
 
@@ -68,7 +68,7 @@ class RequestMaker:
         melody_chroma: Sequence[int] | Sequence[Sequence[int]] | Tensor | None = None,
         style: Tensor | None = None,
         continuation: Tensor | None = None,
-        extend_stride_s: float = DEFAULT_EXTEND_STRIDE_S,
+        extend_stride_s: float | None = None,
     ) -> Request:
         """What the engine needs for one clip; see `MusicGen.make_request`."""
         if n_frames < 1:
@@ -93,7 +93,7 @@ class RequestMaker:
         )
 
     def _windows(
-        self, n_frames: int, opening: Tensor | None, extend_stride_s: float
+        self, n_frames: int, opening: Tensor | None, extend_stride_s: float | None
     ) -> tuple[Window, ...]:
         stride = None
         if n_frames > self.max_frames:

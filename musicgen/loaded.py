@@ -16,7 +16,7 @@ from musicgen.engine import ROWS_PER_SLOT, Engine, Request
 from musicgen.family import row_bytes
 from musicgen.files import ModelInfo
 from musicgen.inputs import RequestMaker
-from musicgen.longform import DEFAULT_EXTEND_STRIDE_S, plan_windows, stride_frames
+from musicgen.longform import plan_windows, stride_frames
 from musicgen.protocol import Limits
 from musicgen.transformer import sinusoid
 from musicgen.weights import StepWeights, drop_weights, prepare
@@ -123,10 +123,9 @@ class LoadedModel:
     def slot_bytes(self) -> int:
         """Bytes of the caches of one slot."""
         limits = self._limits(1)
-        on_cpu = self.device.type == "cpu"
         return ROWS_PER_SLOT * row_bytes(
             self.lm.cfg,
-            "fp32" if on_cpu else self.dtype,
+            self.dtype,
             window_frames=limits.max_frames,
             max_text_tokens=limits.max_text_tokens,
             max_audio_frames=limits.max_audio_frames,
@@ -176,7 +175,7 @@ class LoadedModel:
         melody_chroma: Sequence[int] | Sequence[Sequence[int]] | Tensor | None = None,
         style: Tensor | None = None,
         continuation: Tensor | None = None,
-        extend_stride_s: float = DEFAULT_EXTEND_STRIDE_S,
+        extend_stride_s: float | None = None,
     ) -> Request:
         """What the engine needs for one clip.
 
@@ -213,7 +212,7 @@ class LoadedModel:
         *,
         n_frames: int = 1,
         n_prompt: int = 0,
-        extend_stride_s: float = DEFAULT_EXTEND_STRIDE_S,
+        extend_stride_s: float | None = None,
     ) -> Tensor:
         """Pitch classes of a melody [C, N], what `make_request` takes for a clip of `n_frames`.
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from musicgen.config import n_frames
 
-DEFAULT_EXTEND_STRIDE_S = 18.0
+LONGEST_STRIDE_S, STRIDE_SHARE = 18.0, 0.6  # of the default
 
 
 @dataclass(frozen=True)
@@ -78,20 +78,32 @@ def plan_windows(
     return tuple(windows)
 
 
-def stride_frames(extend_stride_s: float, frame_rate_hz: int, window: int | None) -> int:
+def default_stride_s(max_duration_s: float) -> float:
+    """By how much the windows of a model of up to `max_duration_s` move on unless told otherwise.
+
+    AudioCraft's 18 s where a window has 30 s, and the same share of a shorter one.
+    """
+    return min(LONGEST_STRIDE_S, STRIDE_SHARE * max_duration_s)
+
+
+def stride_frames(extend_stride_s: float | None, frame_rate_hz: int, window: int | None) -> int:
     """`extend_stride_s` in frames, for a model whose windows have `window` frames.
 
-    Without a `window`, for a clip that needs only one, any positive stride will do.
+    None is the default. Without a `window`, for a clip that needs only one, any positive stride
+    will do.
 
     Raises:
         ValueError: It is not positive, or leaves no overlap between windows.
     """
+    if extend_stride_s is None:
+        window_s = math.inf if window is None else window / frame_rate_hz
+        extend_stride_s = default_stride_s(window_s)
     if not (math.isfinite(extend_stride_s) and extend_stride_s > 0):
         raise ValueError(f"extend_stride={extend_stride_s} must be a number of seconds > 0")
     stride = n_frames(round(extend_stride_s * 1_000_000), frame_rate_hz)
     if window is not None and stride >= window:
         raise ValueError(
             f"extend_stride={extend_stride_s:g} s must be shorter than the model's window of "
-            f"{window / frame_rate_hz:g} s; {0.6 * window / frame_rate_hz:g} s suits it"
+            f"{window / frame_rate_hz:g} s; {STRIDE_SHARE * window / frame_rate_hz:g} s suits it"
         )
     return stride

@@ -17,7 +17,7 @@ from musicgen.config import SamplingParams
 from musicgen.engine import Request
 from musicgen.files import ModelInfo
 from musicgen.loaded import LoadedModel
-from musicgen.longform import DEFAULT_EXTEND_STRIDE_S, stride_frames
+from musicgen.longform import default_stride_s, stride_frames
 from musicgen.runner import MAX_SLOTS, Progress, Runner, log_progress
 
 DEFAULT_DURATION_S = 15.0  # until set_generation_params is called
@@ -50,7 +50,7 @@ class MusicGen(LoadedModel):
         self._runner = Runner(self.make_engine, max_slots)
         self.sampling = SamplingParams()
         self.duration = min(DEFAULT_DURATION_S, info.max_duration_s)
-        self.extend_stride = DEFAULT_EXTEND_STRIDE_S
+        self.extend_stride = default_stride_s(info.max_duration_s)
         self._on_progress: Progress | None = None
 
     @classmethod
@@ -102,7 +102,7 @@ class MusicGen(LoadedModel):
         cfg_coef: float = 3.0,
         cfg_coef_beta: float | None = None,
         two_step_cfg: bool = False,
-        extend_stride: float = DEFAULT_EXTEND_STRIDE_S,
+        extend_stride: float | None = None,
     ) -> None:
         """Sets what `generate` and its kin use from now on.
 
@@ -113,7 +113,10 @@ class MusicGen(LoadedModel):
             two_step_cfg: Whether guidance takes its passes one after the other. It changes no
                 number: here the passes never meet, and the coefficient is the one that is passed.
             extend_stride: Seconds by which windows move on; the rest of a window is their overlap.
+                Unless given 18 where a window has 30 s, and 0.6 of a shorter one.
         """
+        if extend_stride is None:
+            extend_stride = default_stride_s(self.max_duration)
         several = self._frames(duration) > self._requests.max_frames
         stride_frames(
             extend_stride, self.frame_rate, self._requests.max_frames if several else None

@@ -21,7 +21,7 @@ from manifests.reader import Manifest
 from manifests.schema import ROLES, resolve_uri
 from musicgen.config import n_frames
 from musicgen.files import ModelInfo
-from musicgen.longform import DEFAULT_EXTEND_STRIDE_S, Window, plan_windows, stride_frames
+from musicgen.longform import Window, plan_windows, stride_frames
 from pipeline.encode import decode_reference
 from pipeline.expand import (
     BadReferenceError,
@@ -191,8 +191,9 @@ class ReferenceReader:
         stride = None
         try:
             if frames > self.window_frames:
-                stride_s = clip.params.extend_stride_s or DEFAULT_EXTEND_STRIDE_S
-                stride = stride_frames(stride_s, self.info.frame_rate_hz, self.window_frames)
+                stride = stride_frames(
+                    clip.params.extend_stride_s, self.info.frame_rate_hz, self.window_frames
+                )
             return plan_windows(frames, window=self.window_frames, stride=stride, n_prompt=n_given)
         except ValueError as error:
             raise UnsuitableRowError(str(error)) from error

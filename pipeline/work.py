@@ -9,7 +9,6 @@ import torch
 
 from musicgen.config import SamplingParams
 from musicgen.engine import Request
-from musicgen.longform import DEFAULT_EXTEND_STRIDE_S
 from musicgen.model import MusicGen
 from pipeline.prepare import SAMPLING
 
@@ -58,7 +57,6 @@ def request_of(job: Job, model: MusicGen) -> Request:
         melody = torch.frombuffer(bytearray(prepared["melody"]), dtype=torch.uint8).long()
         if spec["n_windows"] > 1:
             melody = melody.reshape(spec["n_windows"], -1)
-    stride_s = generation["extend_stride_s"]
     return model.make_request(
         spec["clip_id"],
         prompt=spec["prompt"],
@@ -68,7 +66,7 @@ def request_of(job: Job, model: MusicGen) -> Request:
         melody_chroma=melody,
         style=_samples(prepared["style"], model.audio_channels),
         continuation=_samples(prepared["continuation"], model.audio_channels),
-        extend_stride_s=DEFAULT_EXTEND_STRIDE_S if stride_s is None else stride_s,
+        extend_stride_s=generation["extend_stride_s"],
     )
 
 

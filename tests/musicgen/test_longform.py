@@ -88,6 +88,9 @@ def test_what_can_not_be_tiled_is_refused(arguments: dict[str, int], message: st
 def test_a_stride_is_given_in_seconds() -> None:
     assert stride_frames(18, 50, 1500) == 900
     assert stride_frames(0.35, 50, 30) == 18  # 17.5 frames, rounded half up
+    windows = (1500, 3000, 500, 30)  # 30 s, 60 s, 10 s, 0.6 s
+    assert [stride_frames(None, 50, window) for window in windows] == [900, 900, 300, 18]
+    assert stride_frames(None, 50, None) == 900
     for wrong in (0, -1, float("nan"), 30, 31):
         with pytest.raises(ValueError, match=f"extend_stride={wrong}"):
             stride_frames(wrong, 50, 1500)
