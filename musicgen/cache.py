@@ -24,11 +24,10 @@ class Bags:
     starts: Tensor
 
     @classmethod
-    def consecutive(cls, n_heads: int, stride: int, n: int, size: int, device: object) -> "Bags":
-        """The first `n` of every `stride` rows, `n_heads` times, in bags of `size`."""
-        first = torch.arange(n_heads, dtype=torch.int32, device=device) * stride  # type: ignore[call-overload]
-        rows = first[:, None] + torch.arange(n, dtype=torch.int32, device=first.device)
-        starts = torch.arange(0, n_heads * n, size, dtype=torch.int32, device=first.device)
+    def of(cls, heads: Tensor, stride: int, n: int, size: int) -> "Bags":
+        """The first `n` of the `stride` rows of each of `heads` [heads], in bags of `size`."""
+        rows = heads[:, None] * stride + torch.arange(n, dtype=torch.int32)
+        starts = torch.arange(0, len(heads) * n, size, dtype=torch.int32)
         return cls(rows.flatten(), starts)
 
     def sums(self, table: Tensor, shares: Tensor) -> Tensor:
@@ -93,8 +92,15 @@ class Cache:
         """Keys and values of the first `n` cells of `rows`: [rows, H, n, D / H] each."""
         return self.keys[rows, :, :n], self.values[rows, :, :n]
 
-    def reading(self, n_seen: Tensor, n_cells: int) -> Reading:
-        """How to read the first `n_cells` of the first rows, of which each sees `n_seen` [rows]."""
+    def reading(self, n_seen: Tensor, n_cells: int, rows: Tensor | None = None) -> Reading:
+        """How to read the first `n_cells` of some rows, of which each sees `n_seen` [rows].
+
+        Args:
+            n_seen: Cells that each row sees.
+            n_cells: Cells that are read.
+            rows: Which rows [rows]; None, and that alone here, the first ones.
+        """
+        assert rows is None
         return Reading(key_bias(n_seen, n_cells))
 
     def attend(self, q: Tensor, reading: Reading) -> Tensor:
@@ -150,14 +156,16 @@ class BagCache(Cache):
         blocks = self.keys[rows, :, : -(-n // self.block)].transpose(-1, -2)
         return blocks.flatten(2, 3)[:, :, :n], self.values[rows, :, :n]
 
-    def reading(self, n_seen: Tensor, n_cells: int) -> Reading:
-        """How to read the first `n_cells` of the first rows, of which each sees `n_seen` [rows]."""
+    def reading(self, n_seen: Tensor, n_cells: int, rows: Tensor | None = None) -> Reading:
+        """How to read the first `n_cells` of any `rows` [rows], of which each sees `n_seen`."""
         _, n_heads, n_blocks, head_dim, block = self.keys.shape
-        n, device = len(n_seen) * n_heads, self.keys.device
+        if rows is None:
+            rows = torch.arange(len(n_seen))
+        heads = (rows.int()[:, None] * n_heads + torch.arange(n_heads, dtype=torch.int32)).flatten()
         return Reading(
             key_bias(n_seen, n_cells),
-            Bags.consecutive(n, n_blocks * head_dim, n_cells // block * head_dim, head_dim, device),
-            Bags.consecutive(n, self.n_cells, n_cells, n_cells, device),
+            Bags.of(heads, n_blocks * head_dim, n_cells // block * head_dim, head_dim),
+            Bags.of(heads, self.n_cells, n_cells, n_cells),
         )
 
     def attend(self, q: Tensor, reading: Reading) -> Tensor:

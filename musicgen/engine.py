@@ -309,13 +309,23 @@ class Engine:
     def _plan(self) -> None:
         """Fix what stays the same until a clip enters or leaves."""
         params = [clip.task.request.sampling for clip in self._active]
-        n_leads = 1 + max((clip.rows[0] for clip in self._active), default=0)
+        leads = sorted(clip.rows[0] for clip in self._active)
         n_text = max((clip.n_text for clip in self._active), default=1)
+        n_leads = n_texts = self.n_rows
+        n_rows = None
+        if self._weights.free_rows and leads:
+            n_leads, n_texts = leads[-1] + 1, max(2, leads[-1] + 1)
+            if self._free_rows:
+                rows = leads + [row for clip in self._active for row in clip.rows[1:]]
+                rows += self._free_rows[: max(0, 2 - len(rows))]
+                n_rows, n_texts = len(rows), max(2, len(leads))
+                self._state.rows[:n_rows] = torch.tensor(rows)
         self._shape = StepShape(
             n_keys=round_up(1),
             n_cross_keys=round_up(n_text, self._weights.text_block),
-            # Only packed linears give the same bits for every number of rows, and not for one.
-            n_leads=max(2, n_leads) if self._weights.packed else self.n_rows,
+            n_leads=n_leads,
+            n_texts=n_texts,
+            n_rows=n_rows,
             filters=FilterShape.of(params),
             double=any(p.guidance == "double" for p in params),
         )

@@ -34,17 +34,21 @@ class StepShape:
         n_keys: Cache cells that self-attention reads, a multiple of `KEY_BLOCK`.
         n_cross_keys: Text cells that cross-attention reads, a multiple of
             `StepWeights.text_block`.
-        n_leads: How many rows, from the first one, may lead a clip: those that see a text and whose
-            tokens are chosen.
+        n_leads: How many rows, from the first one, may lead a clip: those whose tokens are chosen.
+        n_texts: How many of the rows that are computed, from the first one, may see a text.
         filters: What the sampling filters need.
         double: Whether any clip has double guidance.
+        n_rows: How many rows are computed, `DecodeState.rows`; None are all, in their order. The
+            logits of others are 0.
     """
 
     n_keys: int
     n_cross_keys: int
     n_leads: int
+    n_texts: int
     filters: FilterShape
     double: bool = True
+    n_rows: int | None = None
 
 
 @dataclass
@@ -55,6 +59,8 @@ class DecodeState:
     nobody reads it.
 
     Attributes:
+        rows: Those that are computed where not all are: int64 [R], of which the step's shape says
+            how many count.
         caches: Self-attention, one per layer.
         cross_caches: Cross-attention, one per layer; none on a prepend model.
         n_cross: Text cells that a row sees, at least 1: int64 [R].
@@ -68,6 +74,7 @@ class DecodeState:
         sampling: How rows are sampled.
     """
 
+    rows: Tensor
     caches: list[Cache]
     cross_caches: list[Cache]
     n_cross: Tensor
@@ -88,6 +95,7 @@ class DecodeState:
         counts = torch.zeros(n_rows, dtype=torch.int64, device=device)
         shape = (n_rows, cfg.n_codebooks, n_steps)
         return cls(
+            rows=torch.arange(n_rows, device=device),
             caches=[empty_cache(n_rows, n_cells, weights, KEY_BLOCK) for _ in weights.layers],
             cross_caches=[
                 empty_cache(n_rows, KEY_BLOCK, weights, weights.text_block) for _ in range(n_cross)
@@ -125,28 +133,36 @@ def step_logits(
     weights: StepWeights, state: DecodeState, shape: StepShape, tokens: Tensor
 ) -> Tensor:
     """Logits float32 [R, K, card] after feeding `tokens` [R, K]; appends to the caches."""
-    n_rows, n_heads, n_leads = len(tokens), weights.cfg.n_heads, shape.n_leads
-    position = state.n_prefix + state.step  # [R]
-    seen = state.caches[0].reading(position + 1, shape.n_keys)
+    n_all, n_texts, n_heads = len(tokens), shape.n_texts, weights.cfg.n_heads
+    position, n_cross = state.n_prefix + state.step, state.n_cross  # [R] each
+    rows, some = torch.arange(n_all, device=tokens.device), None
+    if shape.n_rows is not None:  # from here on, n rows instead of R
+        rows = some = state.rows[: shape.n_rows]
+        tokens, position, n_cross = tokens[rows], position[rows], n_cross[rows]
+    n_rows = len(tokens)
+    seen = state.caches[0].reading(position + 1, shape.n_keys, some)
     if state.cross_caches:
-        text = state.cross_caches[0].reading(state.n_cross[:n_leads], shape.n_cross_keys)
-    rows = torch.arange(n_rows, device=tokens.device)
-    x = weights.embed(tokens) + weights.positions[position]  # [R, D]
+        texts = None if some is None else some[:n_texts]
+        text = state.cross_caches[0].reading(n_cross[:n_texts], shape.n_cross_keys, texts)
+    x = weights.embed(tokens) + weights.positions[position]  # [n, D]
 
     for index, layer in enumerate(weights.layers):
         cache = state.caches[index]
 
         def attend(qkv: Tensor, cache: Cache = cache) -> Tensor:
-            q, k, v = qkv.view(n_rows, 3, n_heads, -1).unbind(1)  # [R, H, D / H] each
+            q, k, v = qkv.view(n_rows, 3, n_heads, -1).unbind(1)  # [n, H, D / H] each
             cache.append(rows, position, k, v)
             return cache.attend(q, seen)
 
         def attend_cross(query: Tensor, index: int = index) -> Tensor:
-            q = query.view(n_leads, n_heads, -1)  # [leads, H, D / H]
+            q = query.view(n_texts, n_heads, -1)  # [texts, H, D / H]
             return state.cross_caches[index].attend(q, text)
 
-        x = layer(x, attend, attend_cross, n_leads)  # [R, D]
-    return weights.logits(x)
+        x = layer(x, attend, attend_cross, n_texts)  # [n, D]
+    logits = weights.logits(x)
+    if some is None:
+        return logits
+    return logits.new_zeros(n_all, *logits.shape[1:]).index_copy_(0, some, logits)
 
 
 def _index(column: Tensor, like: Tensor) -> Tensor:

@@ -39,7 +39,7 @@ def launches(fuse: FuseMethod, n_layers: int) -> list[str]:
     weights = prepare(lm, "bf16", 64, packed=False)
     weights = type(weights)(**{**vars(weights), "layers": weights.layers[:1] * n_layers})
     state = DecodeState.idle(weights, 4, 64, 40)
-    shape = StepShape(64, 64, 2, FilterShape.of([SamplingParams()]), double=False)
+    shape = StepShape(64, 64, 2, 2, FilterShape.of([SamplingParams()]), double=False)
     with torch.no_grad(), Launches() as counted:
         decode_step(weights, state, shape)
     return counted.names

@@ -1,5 +1,7 @@
 """The engine's step against the reference forward pass: the same logits, one step at a time."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -10,7 +12,7 @@ from musicgen.lm import LMModel
 from musicgen.prefill import fill_cross, fill_prefix
 from musicgen.sampling import FilterShape
 from musicgen.step import DecodeState, StepShape, round_up, step_logits
-from musicgen.weights import prepare
+from musicgen.weights import prepare, rows_are_free
 from tests.musicgen.toy import toy_lm
 
 N_ROWS = 6
@@ -57,6 +59,7 @@ def stepwise_logits(
             n_keys=round_up(n_prefix + step + 1) + extra_keys,
             n_cross_keys=round_up(len(conditions.text)),
             n_leads=N_ROWS,
+            n_texts=N_ROWS,
             filters=FilterShape(),
         )
         tokens = state.sequence[torch.arange(N_ROWS), :, state.step]  # [R, K]
@@ -135,6 +138,40 @@ def test_logits_are_the_same_bits_in_any_rows_beside_any_others(
             lm, conditions, 5, rows=rows, extra_keys=extra_keys, crowded=True, dtype=dtype
         )
         assert torch.equal(among, alone)
+
+
+@pytest.mark.parametrize("fuse", ["cross", "prepend"])
+@pytest.mark.parametrize("dtype", ["fp32", "bf16"])
+@torch.no_grad()
+def test_rows_that_are_left_out_change_nothing(fuse: FuseMethod, dtype: str) -> None:
+    weights = prepare(toy_lm(fuse), dtype, 512)
+    if not weights.free_rows:
+        pytest.skip("this machine's linears depend on the number of rows")
+    tokens = torch.randint(81, (N_ROWS, 4), generator=torch.Generator().manual_seed(2))
+    logits = []
+    for picked in (None, [4, 1, 5], [1, 4]):
+        state = DecodeState.idle(weights, N_ROWS, 512, N_STEPS + 1)
+        crowd(state)
+        state.n_cross[:4] = 9
+        shape = StepShape(128, 64, N_ROWS, N_ROWS, FilterShape())
+        if picked is not None:
+            state.rows[: len(picked)] = torch.tensor(picked)
+            shape = replace(shape, n_rows=len(picked), n_texts=2)
+        logits.append(step_logits(weights, state, shape, tokens))
+    whole, three, two = logits
+    assert torch.equal(three[[4, 1]], whole[[4, 1]])
+    if fuse == "prepend":
+        assert torch.equal(three[5], whole[5])
+    assert torch.equal(two[[1, 4]], whole[[1, 4]])
+    assert not two[[0, 2, 3, 5]].any()
+
+
+def test_a_machine_whose_kernels_depend_on_the_number_of_rows_is_found_out() -> None:
+    def by_rows(x: torch.Tensor) -> torch.Tensor:
+        return x.sum(-1) if len(x) == 7 else x.flip(-1).cumsum(-1)[:, -1]
+
+    assert rows_are_free([(lambda x: 2 * x, 64)])
+    assert not rows_are_free([(lambda x: 2 * x, 64), (by_rows, 64)])
 
 
 @torch.no_grad()

@@ -153,6 +153,7 @@ def engine_logits(lm: LMModel, sequence: Tensor, rows: Sequence[RowCondition]) -
             n_keys=round_up(n_prefix + step + 1),
             n_cross_keys=round_up(n_text),
             n_leads=n_rows,
+            n_texts=n_rows,
             filters=FilterShape(),
         )
         logits.append(step_logits(weights, state, shape, sequence[:, :, step]))
