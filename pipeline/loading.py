@@ -2,6 +2,7 @@
 
 import torch
 
+from musicgen.allocator import keep_freed_memory
 from musicgen.files import TINY
 from musicgen.model import MusicGen
 from pipeline.config import JobConfig
@@ -11,6 +12,8 @@ from pipeline.settings import ReplicaSettings
 def load_model(settings: ReplicaSettings, device: str, dtype: str) -> MusicGen:
     """The checkpoint of the job, which must be the driver's to the byte."""
     config, info = settings.config, settings.info
+    if device == "cpu":
+        keep_freed_memory()
     is_folder = info.revision is None and info.name != TINY
     model = MusicGen.get_pretrained(
         info.path if is_folder else info.name,  # a relative path is relative to the driver

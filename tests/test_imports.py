@@ -18,7 +18,7 @@ READING_ORDER = {
         errors config longform family
         checkpoints.hub checkpoints.audiocraft checkpoints.audiocraft_config checkpoints.integrity
         checkpoints.parts files
-        audio codebooks codec transformer conditioning.text conditioning.separation
+        allocator audio codebooks codec transformer conditioning.text conditioning.separation
         conditioning.chroma conditioning.features conditioning.style conditioning.fuser
         conditioning.attributes
         sampling guidance lm precision weights cache step prefill stepper protocol engine

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from musicgen.allocator import keep_freed_memory
 from musicgen.engine import Engine, Request
 from musicgen.model import MusicGen
 from tests.bench import machine
@@ -31,6 +32,8 @@ class Ours:
     ) -> None:
         torch.set_num_threads(threads)
         self.device, self.dtype = device, dtype
+        if device == "cpu":
+            keep_freed_memory()  # as a replica does
         self.model = MusicGen.get_pretrained(folder, device=device, dtype=dtype)
         self.slots = slots
         self.engine = self.model.make_engine(slots)
