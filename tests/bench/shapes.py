@@ -10,17 +10,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import (
     EncodecConfig,
     MusicgenConfig,
     MusicgenDecoderConfig,
     MusicgenForConditionalGeneration,
+    PreTrainedTokenizerFast,
     T5Config,
 )
 
 from musicgen.config import LMConfig
 from musicgen.family import FAMILY
-from musicgen.files import TINY_FOLDER
+from tests.bench.workload import vocabulary
 
 T5_BASE = {"vocab_size": 32_128, "d_model": 768, "d_kv": 64, "d_ff": 3072, "num_layers": 12,
            "num_heads": 12}  # fmt: skip
@@ -78,6 +80,20 @@ SHAPES = {
 SHAPES["tiny"] = Shape(_TINY_LM, _TINY_TEXT, _TINY_CODEC)
 
 
+def tokenizer() -> PreTrainedTokenizerFast:
+    """About one token per word and stop, as T5's own has for words like these."""
+    names = ["<pad>", "</s>", "<unk>", *vocabulary()]
+    model = models.WordLevel({name: index for index, name in enumerate(names)}, unk_token="<unk>")
+    cutter = Tokenizer(model)
+    cutter.pre_tokenizer = pre_tokenizers.Whitespace()
+    cutter.post_processor = processors.TemplateProcessing(
+        single="$A </s>", special_tokens=[("</s>", 1)]
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=cutter, pad_token="<pad>", eos_token="</s>", unk_token="<unk>"
+    )
+
+
 def checkpoint(name: str, root: Path) -> Path:
     """The folder of that shape below `root`; made if it is not there."""
     folder, making = root / f"musicgen-{name}-random", root / f"musicgen-{name}-random.part"
@@ -91,7 +107,6 @@ def checkpoint(name: str, root: Path) -> Path:
         pad_token_id=card, bos_token_id=card, decoder_start_token_id=card, max_length=1503
     )
     model.save_pretrained(making)
-    for tokenizer_file in ("tokenizer.json", "tokenizer_config.json"):
-        shutil.copy(TINY_FOLDER / tokenizer_file, making)
+    tokenizer().save_pretrained(making)
     making.rename(folder)
     return folder

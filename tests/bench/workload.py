@@ -58,6 +58,13 @@ def _prompt(rng: random.Random, number: str) -> str:
     return f"take {number}: {rng.choice(_SCENES)} {', '.join(colours)}"
 
 
+def vocabulary() -> list[str]:
+    """All words of the prompts, numbers too."""
+    said = " ".join(("take 0123456789 . : ,", *_SCENES, *_COLOURS))
+    numbers = [str(number) for number in range(100)]
+    return sorted({*said.split(), *numbers})
+
+
 def longest_first(clips: Iterable[Clip]) -> list[Clip]:
     """As who knows all of them would order them."""
     return sorted(clips, key=lambda clip: clip.duration_s, reverse=True)
