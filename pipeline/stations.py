@@ -14,36 +14,32 @@ import queue
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict
 from typing import Any
 
 import torch
 
-from manifests.identity import retake_seed
-from musicgen.engine import ROWS_PER_SLOT, Request
+from musicgen.engine import Engine
 from pipeline import ledger
+from pipeline.closing import Closing
 from pipeline.commit import PartWriter
-from pipeline.finish import FinishedClip, Finisher, QualityError
 from pipeline.gate import Gate
 from pipeline.ledger.attempts import QUARANTINE, AttemptLog
 from pipeline.ledger.lease import LeaseLostError, holds
 from pipeline.loading import is_broken_cuda, load_model, pick_device, pick_dtype
 from pipeline.logs import line
 from pipeline.metrics import Sample
-from pipeline.prepare import extras_of
 from pipeline.records import Recorder
 from pipeline.settings import ReplicaSettings
-from pipeline.slots import is_out_of_memory, make_engine, smaller_engine, too_big_alone
 from pipeline.storage import open_storage
 from pipeline.timing import ReplicaTimes
+from pipeline.token_loop import TokenLoop
 from pipeline.watchdog import Watchdog
-from pipeline.work import Call, DeadlineError, Job, request_of
+from pipeline.work import Call, Job, request_of
 
 log = logging.getLogger(__name__)
 
 FINISH_AT_ONCE_S = 600.0  # of audio, which bounds the memory that measuring takes
-LOOK_S = 0.25  # how often clips in the engine are compared with their deadlines
 
 
 class Stations:
@@ -65,8 +61,6 @@ class Stations:
         self.dtype = pick_dtype(config, self.device)
         self.storage = open_storage(config.output, config.storage_options)
         self.model = load_model(settings, self.device, self.dtype)
-        self.engine = make_engine(self.model, config)
-        self.engine.on_admit = self._on_admit
         self.writer = PartWriter(
             self.storage,
             schema=settings.schema,
@@ -79,7 +73,7 @@ class Stations:
             max_age_s=config.part_seconds,
             guard=self._guard,
         )
-        self.recorder = Recorder(
+        recorder = Recorder(
             config,
             settings.info,
             settings.run_id,
@@ -88,26 +82,24 @@ class Stations:
             self.dtype,
             settings.attempts,
         )
-        self.finisher = Finisher(config, self.recorder)
-        self._finishing = ThreadPoolExecutor(config.encode_threads, "finishing")
         self.parts_seen = ledger.PartCache()
         self._parts_lock = threading.Lock()
         self.times = ReplicaTimes()
-        self._jobs: dict[str, Job] = {}  # in the engine, by clip id
-        self._earlier_steps = 0  # of engines that ran out of memory
+        self.closing = Closing(
+            settings, self.model, recorder, self.writer, self.times, self._take_again
+        )
         self._in_flight: dict[str, Job] = {}  # accepted and not yet durable, by clip id
-        self._gate = Gate[Job](self.attempts, self.engine.n_rows // ROWS_PER_SLOT)
         self._watchdog = Watchdog(config.hang_timeout_s, self.attempts.blame)
-        self._ready: queue.Queue[tuple[Job, Request]] = queue.Queue(maxsize=self.engine.n_rows)
+        self.drained_at: float | None = None  # when the slots must be empty, monotonic seconds
+        self.loop = TokenLoop(self.model, config, self.times, self._watchdog, self)
+        self._gate = Gate[Job](self.attempts, self.loop.n_slots)
         self._ended: queue.Queue[tuple[Job, Exception | None] | None] = queue.Queue()
         self._lock = threading.Lock()
         self._waiting = 0  # rows accepted and not yet admitted
         self._behind = 0  # rows that left the engine and are not yet durable
         self._calls: set[Call] = set()
         self._fatal: BaseException | None = None
-        self._drained_at: float | None = None  # when the slots must be empty, monotonic seconds
         self._hands_back = True  # what a drain leaves undone
-        self._next_look = 0.0  # at the deadlines, monotonic seconds
         self.closed = threading.Event()
         self._threads = [
             threading.Thread(target=self._run, args=(each,), name=each.__name__, daemon=True)
@@ -144,13 +136,13 @@ class Stations:
         work = asdict(self.times)
         return [
             *self.writer.committed.samples(),
-            Sample("steps", self._earlier_steps + self.engine.n_steps),
+            Sample("steps", self.loop.n_steps),
             *(
                 Sample("work_seconds", work[f"{kind}_s"], (("kind", kind),))
                 for kind in ("model", "conditioning", "decode", "encode", "commit")
             ),
-            Sample("slots", self.engine.n_rows // ROWS_PER_SLOT),
-            Sample("slots_busy", len(self._jobs)),
+            Sample("slots", self.loop.n_slots),
+            Sample("slots_busy", len(self.loop.jobs)),
             Sample("rows_waiting", self._waiting),
             Sample("rows_uncommitted", self._behind),
         ]
@@ -163,14 +155,14 @@ class Stations:
         self._ended.put(None)
         for thread in self._threads:
             thread.join(timeout=10)
-        self._finishing.shutdown(wait=False)
+        self.closing.close()
 
     def _let_in(self, job: Job) -> None:
         refusal = self.attempts.refusal(job.clip_id)
         if refusal is not None:
-            self._leave(job, QUARANTINE, refusal)
+            self.leave(job, QUARANTINE, refusal)
         elif not self._gate.put(job.clip_id, job):
-            self._hand_back(job)
+            self.hand_back(job)
 
     def _is_first(self, job: Job) -> bool:
         """Whether nobody works on this clip yet; a twin is settled by the commit of the first."""
@@ -218,8 +210,8 @@ class Stations:
     def _condition(self) -> None:
         while group := self._gate.next_group():
             for job in group:
-                if self._drained_at is not None:
-                    self._hand_back(job)
+                if self.drained_at is not None:
+                    self.hand_back(job)
                     continue
                 try:
                     watching = self._watchdog.watching("conditioning", [job.clip_id])
@@ -229,107 +221,36 @@ class Stations:
                 except (ValueError, RuntimeError, MemoryError) as error:
                     if is_broken_cuda(error):
                         raise
-                    self._leave(job, "conditioning", error)
+                    self.leave(job, "conditioning", error)
                 else:
-                    self._ready.put((job, request))
+                    self.loop.ready.put((job, request))
 
     def _generate(self) -> None:
-        while not self.closed.is_set():
-            self._admit(block=not self._jobs)
-            self._cancel_late()
-            if not self._jobs:
-                continue
-            try:
-                watching = self._watchdog.watching("a step of the engine", self._jobs)
-                with watching, self.times.model():
-                    finished = self.engine.step()
-            except (RuntimeError, MemoryError) as error:
-                if not is_out_of_memory(error):
-                    raise
-                self._shrink(error)
-                continue
-            for clip in finished:
-                job = self._jobs.pop(clip.key)
-                job.codes, job.request = clip.codes, None
-                job.spec["engine_rows"] = self.engine.n_rows
-                with self._lock:
-                    self._behind += 1
-                self._ended.put((job, clip.error))
+        self.loop.run(self.closed)
 
-    def _shrink(self, error: Exception) -> None:
-        """Goes on with half the slots and starts the clips in them anew; a clip that does not even
-        fit alone fails."""
-        jobs, self._jobs = list(self._jobs.values()), {}
-        n_rows = self.engine.n_rows
-        if n_rows == ROWS_PER_SLOT:
-            self.engine.reset()
-            for job in jobs:
-                self._leave(job, "generate", too_big_alone(error))
-            return
-        self.engine.close()  # its memory is needed for the smaller one
-        self._earlier_steps += self.engine.n_steps
-        self.engine = smaller_engine(self.model, n_rows, error)
-        self.engine.on_admit = self._on_admit
-        for job in jobs:
-            self._enter(job)
+    def may_admit(self, n_inside: int) -> bool:
+        """What a kill can cost is bounded: clips in the slots and those not yet durable are at most
+        one part more than the slots."""
+        return self._behind + n_inside < self.config.part_clips + self.loop.n_slots
 
-    def _enter(self, job: Job) -> None:
-        """Submits a clip to the engine."""
-        assert job.request is not None
-        self._jobs[job.request.key] = job
-        try:
-            self.engine.submit(job.request)
-        except ValueError as error:
-            del self._jobs[job.request.key]
-            self._leave(job, "generate", error)
-
-    def _admit(self, block: bool) -> None:
-        """Hands waiting requests to the engine while it has room. What a kill can cost is bounded:
-        clips in the slots and those not yet durable are at most one part more than the slots."""
-        if self._drained_at is not None:
-            time.sleep(0.05 if block else 0)
-            return
-        limit = self.config.part_clips + self.engine.n_rows // ROWS_PER_SLOT
-        while self.engine.has_room and self._behind + len(self._jobs) < limit:
-            try:
-                job, request = self._ready.get(timeout=0.05 if block else None, block=block)
-            except queue.Empty:
-                return
-            block = False
-            job.request = request
-            self._enter(job)
-
-    def _cancel_late(self) -> None:
-        """Takes clips out of the engine whose time is over: their own, or that of a drain."""
-        now = time.monotonic()
-        if now < self._next_look:
-            return
-        self._next_look = now + LOOK_S
-        drained = self._drained_at is not None and now >= self._drained_at
-        for clip_id, job in list(self._jobs.items()):
-            limit_s = self.config.row_limit_s(job.spec["duration_s"])
-            took_s = 0.0 if job.admitted_at is None else now - job.admitted_at
-            if not drained and took_s <= limit_s:
-                continue
-            self.engine.cancel(clip_id)
-            del self._jobs[clip_id]
-            if drained:
-                self._hand_back(job)
-            else:
-                self._leave(job, "deadline", DeadlineError(took_s, limit_s))
-
-    def _on_admit(self, clip_id: str) -> None:
-        job, engine = self._jobs[clip_id], self.engine
+    def on_admitted(self, job: Job, engine: Engine) -> None:
+        """A clip is about to enter its rows."""
         if job.admitted_at is None:
             job.admitted_at = time.monotonic()
             with self._lock:
                 self._waiting -= 1
         self.times.admitted(engine.n_steps * engine.n_rows, engine.n_busy_rows)
         spec = job.spec
-        ids = {"clip_id": clip_id, "id": spec["id"], "take": spec["take"]}
+        ids = {"clip_id": job.clip_id, "id": spec["id"], "take": spec["take"]}
         log.info(line("admitted", run=self.settings.run_id, replica=self.name, **ids))
 
-    def _leave(self, job: Job, stage: str, error: Exception) -> None:
+    def on_ended(self, job: Job, error: Exception | None) -> None:
+        """A clip has left the engine."""
+        with self._lock:
+            self._behind += 1
+        self._ended.put((job, error))
+
+    def leave(self, job: Job, stage: str, error: Exception) -> None:
         """A row that fails outside the engine, or is taken out of it."""
         with self._lock:
             self._waiting -= job.admitted_at is None
@@ -346,7 +267,7 @@ class Stations:
                 return
             clips = [job.clip_id for job, _ in batch if job.prepared["kind"] == "clip"]
             with self._watchdog.watching("decoding and encoding", clips):
-                statuses = self._collect(batch)
+                statuses = self.closing.statuses(batch)
             for (job, _), status in zip(batch, statuses, strict=True):
                 if status is None:
                     continue
@@ -427,85 +348,24 @@ class Stations:
                 never return, and whoever ends this process has Ray send them elsewhere.
         """
         self._hands_back = hand_back
-        self._drained_at = time.monotonic() + grace_s
+        self.drained_at = time.monotonic() + grace_s
         for job in self._gate.close():
-            self._hand_back(job)
+            self.hand_back(job)
         while self._calls:
             try:
-                job, _ = self._ready.get(timeout=0.05)
+                job, _ = self.loop.ready.get(timeout=0.05)
             except queue.Empty:
                 continue
-            self._hand_back(job)
+            self.hand_back(job)
 
-    def _hand_back(self, job: Job) -> None:
+    def hand_back(self, job: Job) -> None:
         with self._lock:
             self._waiting -= job.admitted_at is None
         self._gate.out(job.clip_id)
         self._settle(job, {"status": "drained", "clip_id": job.clip_id})
 
-    def _collect(self, batch: list[tuple[Job, Exception | None]]) -> list[dict[str, Any] | None]:
-        """Puts clips, or the dead letters that they became, into the part; the status row of each,
-        or None where a clip is made again. Clips are finished side by side."""
-        finishing = [self._start_finishing(job, error) for job, error in batch]
-        return [
-            self._conclude(job, error, clip)
-            for (job, error), clip in zip(batch, finishing, strict=True)
-        ]
-
-    def _start_finishing(self, job: Job, error: Exception | None) -> Future[FinishedClip] | None:
-        """Decodes in this thread, and has the clip finished in another."""
-        if error is not None or job.codes is None:
-            return None
-        try:
-            with self.times.beside("decode_s"), self.model.beside_the_engine():
-                wav = self.model.decode(job.codes).numpy()  # [C, N]
-        except (ValueError, RuntimeError, MemoryError) as failed:
-            broken: Future[FinishedClip] = Future()
-            broken.set_exception(failed)
-            return broken
-        rate_hz = self.settings.info.sample_rate_hz
-        return self._finishing.submit(self.finisher.finish, job.spec, wav, rate_hz, job.retake)
-
-    def _conclude(
-        self, job: Job, error: Exception | None, finishing: Future[FinishedClip] | None
-    ) -> dict[str, Any] | None:
-        if job.prepared["kind"] == "letter":
-            self.writer.add_letter(self.recorder.passed_on(job.spec))
-            return {"status": "letter", "clip_id": job.clip_id}
-        stage = job.spec.pop("stage", "generate")
-        if finishing is not None:
-            try:
-                return self._add_clip(job, finishing)
-            except QualityError as failed:
-                if self.finisher.may_retake(job.spec, job.retake):
-                    self._take_again(job, failed)
-                    return None
-                stage, error = "qc", self.finisher.verdict(failed, job.spec, job.retake)
-            except (ValueError, RuntimeError, MemoryError) as invalid:
-                if is_broken_cuda(invalid):
-                    raise
-                stage, error = "encode", invalid
-        error = error or RuntimeError("the engine returned neither tokens nor an error")
-        self.writer.add_letter(self.recorder.letter(job.spec, stage, error))
-        return {"status": "letter", "clip_id": job.clip_id}
-
-    def _add_clip(self, job: Job, finishing: Future[FinishedClip]) -> dict[str, Any]:
-        with self.times.beside("encode_s"):
-            clip = finishing.result()
-        self.writer.add_clip(clip.row | extras_of(job.prepared), clip.data)
-        return {"status": "clip", "clip_id": job.clip_id, "audio_s": clip.audio_s}
-
-    def _take_again(self, job: Job, failed: QualityError) -> None:
-        """Sends a clip back to the queue with the next seed. It is the same clip to everybody else:
-        its id hashes the seed of the take, so `_in_flight`, twins and the call stay as they are."""
-        spec = job.spec
-        take_seed = spec.setdefault("take_seed", spec["seed_used"])
-        job.retake += 1
-        spec["seed_used"] = retake_seed(take_seed, job.retake)
-        job.codes = None
-        ids = {"clip_id": job.clip_id, "id": spec["id"], "take": spec["take"]}
-        told = {"retake": job.retake, "error": str(failed)}
-        log.info(line("retake", run=self.settings.run_id, replica=self.name, **ids, **told))
+    def _take_again(self, job: Job) -> None:
+        """Sends a clip back to the queue, with another seed in its spec."""
         with self._lock:
             self._behind -= 1
             self._waiting += 1

@@ -35,8 +35,8 @@ READING_ORDER = {
         ledger.lease ledger.tables ledger.parts ledger.done_set ledger.book ledger.attempts
         ledger.verify ledger.maintain ledger
         expand plan checkpoint settings quality level containers encode listen prepare records
-        finish logs metrics commit loading slots timing watchdog gate work stations exporter
-        replica seat cluster progress drain runs
+        finish logs metrics commit loading slots timing watchdog gate work token_loop closing
+        stations exporter replica seat cluster progress drain runs
         report.pictures report.highlights report.cards report.page report
         job
         cli.options cli.errors cli.manifest cli.models cli.submit cli.upkeep cli.root
@@ -60,6 +60,8 @@ IMPORTS_THE_MODEL = {
         "loading",
         "slots",
         "work",
+        "token_loop",
+        "closing",
         "stations",
         "cli.models",
     ),

@@ -24,12 +24,12 @@ class Poisoned(Replica):
     def __init__(self, settings: ReplicaSettings) -> None:
         super().__init__(settings)
         assert self.stations is not None
-        self.step, self.add_clip = self.stations.engine.step, self.stations._add_clip
-        self.stations.engine.step = self.harmful_step
-        self.stations._add_clip = self.greedy_add
+        self.step, self.add_clip = self.stations.loop.engine.step, self.stations.closing.add_clip
+        self.stations.loop.engine.step = self.harmful_step
+        self.stations.closing.add_clip = self.greedy_add
 
     def harmful_step(self) -> Any:
-        jobs = self.stations._jobs.values()
+        jobs = self.stations.loop.jobs.values()
         harms = {job.spec["prompt"] for job in jobs if job.admitted_at is not None}
         if "kills" in harms:
             os.kill(os.getpid(), signal.SIGKILL)

@@ -49,17 +49,17 @@ def start() -> Iterator[Callable[[ReplicaSettings], Stations]]:
 
 def poison(stations: Stations) -> None:
     """Rows with certain prompts do harm as soon as they are in the engine."""
-    step = stations.engine.step
+    step = stations.loop.engine.step
 
     def harmful_step() -> Any:
-        harms = {job.spec["prompt"] for job in stations._jobs.values() if job.admitted_at}
+        harms = {job.spec["prompt"] for job in stations.loop.jobs.values() if job.admitted_at}
         if "kills" in harms:
             os.kill(os.getpid(), signal.SIGKILL)
         if "hangs" in harms:
             threading.Event().wait()
         return step()
 
-    stations.engine.step = harmful_step
+    stations.loop.engine.step = harmful_step
 
 
 def one_life(settings: ReplicaSettings, prepared: list[dict[str, Any]]) -> None:
@@ -138,7 +138,10 @@ def test_a_row_that_exhausts_memory_is_a_dead_letter_at_once(
 ) -> None:
     settings, prepared, storage, _ = a_job(tmp_path, rows("a", "huge", "b"))
     stations = start(settings)
-    work = {"conditioning": (station_module, "request_of"), "encode": (stations, "_add_clip")}
+    work = {
+        "conditioning": (station_module, "request_of"),
+        "encode": (stations.closing, "add_clip"),
+    }
     target, name = work[where]
     real = getattr(target, name)
 
@@ -167,7 +170,7 @@ def test_a_clip_that_takes_too_long_is_cancelled_and_its_mates_live(
     stage, message = letters(storage)["slow"]
     assert stage == "deadline"
     assert "1 s are allowed: shorten the clip or raise --row-timeout-s" in message
-    assert stations.engine.n_active == 0
+    assert stations.loop.engine.n_active == 0
 
 
 class TestDrain:
@@ -178,7 +181,7 @@ class TestDrain:
         settings, prepared, storage, _ = a_job(tmp_path, table, part_clips=50)
         stations = start(settings)
         call = stations.accept(prepared)
-        until(lambda: stations.engine.n_active == 2)
+        until(lambda: stations.loop.engine.n_active == 2)
         return stations, call, storage, prepared
 
     def test_clips_in_the_slots_are_finished_and_nothing_begins(
@@ -205,7 +208,7 @@ class TestDrain:
 
         assert time.monotonic() - began < 20
         assert {status["status"] for status in call.statuses} == {"drained"}
-        assert stations.engine.n_active == 0
+        assert stations.loop.engine.n_active == 0
         assert made(storage) == []
 
     def test_before_a_node_goes_away_calls_with_undone_rows_do_not_return(
@@ -233,11 +236,11 @@ def test_the_record_of_a_process_that_lives_names_what_it_has_in_hand(
     settings, prepared, storage, _ = a_job(tmp_path, rows(*"abcd", duration_s=200.0))
     stations = start(settings)
     stations.accept(prepared)
-    until(lambda: stations.engine.n_active == 2)
+    until(lambda: stations.loop.engine.n_active == 2)
 
     (record,) = attempts.read_attempts(storage, settings.run_id).values()
 
-    in_engine = set(stations._jobs)
+    in_engine = set(stations.loop.jobs)
     assert len(in_engine) >= 2
     assert in_engine <= set(record.clips)
     stations.drain(0.0)
