@@ -52,6 +52,22 @@ class Reading:
     values: Bags | None = None
 
 
+@dataclass(frozen=True)
+class Seats:
+    """Which cell of each row is written next, the same for all layers: int64 [rows] each.
+
+    Attributes:
+        rows: The rows.
+        cells: Their cells.
+        blocks, offsets: The same in blocks, of a `BagCache`.
+    """
+
+    rows: Tensor
+    cells: Tensor
+    blocks: Tensor
+    offsets: Tensor
+
+
 @dataclass
 class Cache:
     """Keys and values of one layer, [R, H, cells, D / H] each."""
@@ -77,10 +93,14 @@ class Cache:
         self.keys[rows] = 0
         self.values[rows] = 0
 
-    def append(self, rows: Tensor, position: Tensor, keys: Tensor, values: Tensor) -> None:
-        """Write `keys` and `values` [R, H, D / H] into cell `position` [R] of `rows` [R]."""
-        self.keys[rows, :, position] = keys.to(self.keys.dtype)
-        self.values[rows, :, position] = values.to(self.values.dtype)
+    def seats(self, rows: Tensor, cells: Tensor) -> Seats:
+        """Where `append` writes: `cells` [rows] of `rows` [rows]."""
+        return Seats(rows, cells, cells, cells)
+
+    def append(self, seats: Seats, keys: Tensor, values: Tensor) -> None:
+        """Write `keys` and `values` [rows, H, D / H], one cell of each row."""
+        self.keys[seats.rows, :, seats.cells] = keys.to(self.keys.dtype)
+        self.values[seats.rows, :, seats.cells] = values.to(self.values.dtype)
 
     def fill(self, rows: list[int], keys: Tensor, values: Tensor) -> None:
         """Write the first n cells of `rows`: [rows, H, n, D / H] each."""
@@ -137,11 +157,16 @@ class BagCache(Cache):
         """Cells per block of keys."""
         return self.keys.shape[-1]
 
-    def append(self, rows: Tensor, position: Tensor, keys: Tensor, values: Tensor) -> None:
-        """Write `keys` and `values` [R, H, D / H] into cell `position` [R] of `rows` [R]."""
-        block = torch.div(position, self.block, rounding_mode="floor")
-        self.keys[rows, :, block, :, position % self.block] = keys.to(self.keys.dtype)
-        self.values[rows, :, position] = values.to(self.values.dtype)
+    def seats(self, rows: Tensor, cells: Tensor) -> Seats:
+        """Where `append` writes: `cells` [rows] of `rows` [rows]."""
+        blocks = torch.div(cells, self.block, rounding_mode="floor")
+        return Seats(rows, cells, blocks, cells % self.block)
+
+    def append(self, seats: Seats, keys: Tensor, values: Tensor) -> None:
+        """Write `keys` and `values` [rows, H, D / H], one cell of each row."""
+        target = (seats.rows, slice(None), seats.blocks, slice(None), seats.offsets)
+        self.keys[target] = keys.to(self.keys.dtype)
+        self.values[seats.rows, :, seats.cells] = values.to(self.values.dtype)
 
     def fill(self, rows: list[int], keys: Tensor, values: Tensor) -> None:
         """Write the first n cells of `rows`: [rows, H, n, D / H] each."""

@@ -13,6 +13,8 @@ import torch
 from torch import Tensor, nn
 from transformers import EncodecModel
 
+from musicgen.codec_layers import replace_slow_layers
+
 WHOLE_FRAMES = 1500  # 30 s at 50 Hz: one window of the language model is decoded as a whole
 PIECE_FRAMES = 1000  # longer clips take less memory than that, beside their audio
 
@@ -42,7 +44,7 @@ class CompressionModel(nn.Module):
         if self.interleaved and config.normalize:
             raise ValueError("interleaved stereo needs a codec without normalisation")
         self.model = model.eval().requires_grad_(False)
-        _replace_elus(self.model)
+        replace_slow_layers(self.model)
         self.channels = channels
         self.sample_rate: int = config.sampling_rate  # Hz
         self.hop_samples = math.prod(config.upsampling_ratios)
@@ -129,29 +131,6 @@ class CompressionModel(nn.Module):
             wav[:, done : done + piece.shape[-1]] = piece
             done += piece.shape[-1]
         return wav
-
-
-class Elu(nn.Module):
-    """ELU with alpha = 1 (Clevert et al. 2016), to 6e-8 torch's own.
-
-    On a CPU torch spends a quarter of the codec's time in it, on `expm1`; `exp` takes a tenth.
-    """
-
-    def forward(self, x: Tensor) -> Tensor:
-        """ELU of every entry of `x`."""
-        if x.is_cuda:
-            return nn.functional.elu(x)
-        below = x.clamp(max=0).exp_().sub_(1)
-        return torch.maximum(x, below, out=below)
-
-
-def _replace_elus(module: nn.Module) -> None:
-    """Puts `Elu` in the place of every `nn.ELU` below `module`; no weight changes its name."""
-    for name, child in module.named_children():
-        if isinstance(child, nn.ELU) and child.alpha == 1:
-            setattr(module, name, Elu())
-        else:
-            _replace_elus(child)
 
 
 class PieceDecoder:

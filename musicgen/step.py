@@ -140,6 +140,7 @@ def step_logits(
         rows = some = state.rows[: shape.n_rows]
         tokens, position, n_cross = tokens[rows], position[rows], n_cross[rows]
     n_rows = len(tokens)
+    seats = state.caches[0].seats(rows, position)
     seen = state.caches[0].reading(position + 1, shape.n_keys, some)
     if state.cross_caches:
         texts = None if some is None else some[:n_texts]
@@ -151,7 +152,7 @@ def step_logits(
 
         def attend(qkv: Tensor, cache: Cache = cache) -> Tensor:
             q, k, v = qkv.view(n_rows, 3, n_heads, -1).unbind(1)  # [n, H, D / H] each
-            cache.append(rows, position, k, v)
+            cache.append(seats, k, v)
             return cache.attend(q, seen)
 
         def attend_cross(query: Tensor, index: int = index) -> Tensor:

@@ -89,6 +89,7 @@ class EagerStep:
     def __init__(self, weights: StepWeights, state: DecodeState) -> None:
         self._weights, self._state = weights, state
 
+    @torch.inference_mode()
     def __call__(self, shape: StepShape) -> None:
         """One decode step."""
         decode_step(self._weights, self._state, shape)

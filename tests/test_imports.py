@@ -18,9 +18,9 @@ READING_ORDER = {
         errors config longform family
         checkpoints.hub checkpoints.audiocraft checkpoints.audiocraft_config checkpoints.integrity
         checkpoints.parts files
-        allocator audio codebooks codec transformer conditioning.text conditioning.separation
-        conditioning.chroma conditioning.features conditioning.style conditioning.fuser
-        conditioning.attributes
+        allocator audio codebooks codec_layers codec transformer
+        conditioning.text conditioning.separation conditioning.chroma conditioning.features
+        conditioning.style conditioning.fuser conditioning.attributes
         sampling guidance lm precision weights cache step prefill stepper protocol engine
         checkpoints.transformers_names checkpoints.submodels checkpoints.load checkpoints.convert
         inputs runner loaded model

@@ -107,7 +107,7 @@ class Bench:
                 tuned = stack.enter_context(self.side("peer", TUNED_MALLOC))
                 ways.append(("arrival_tuned_malloc", tuned, "arrival"))
             for side in {id(side): side for side in (ours, *(way[1] for way in ways))}.values():
-                side.ask("warm_up", frames=self.plan.warm_up_frames)
+                side.ask("warm_up", **self._warm_up())
             found["ours"].append(ours.ask("run", round=0, order="sorted", **work))
             for round, (way, side, order) in enumerate(ways, start=1):
                 found[way] = side.ask("run", round=round, order=order, **work)
@@ -168,7 +168,7 @@ class Bench:
         plan = self.plan
         work = {"workload": asdict(plan.workload)}
         with self.side("ours") as ours:
-            ours.ask("warm_up", frames=plan.warm_up_frames)
+            ours.ask("warm_up", **self._warm_up())
             static = ours.ask("run_static", round=20, **work)
             in_flight = ours.ask("run", round=21, **work)
             slots = {
@@ -181,6 +181,9 @@ class Bench:
             "in_flight": in_flight,
             "slots": slots,
         }
+
+    def _warm_up(self) -> Result:
+        return {"frames": self.plan.warm_up_frames, "longest_s": self.plan.workload.longest_s}
 
     def _say(self, text: str) -> None:
         log.info("%s %s", self.dtype, text)

@@ -32,7 +32,8 @@ def filled(form: type[Cache], weights: StepWeights, block: int) -> Cache:
         if n > 1:
             cache.fill([row], *cells[:, None, :, : n - 1])
     last = torch.tensor(SEEN) - 1
-    cache.append(torch.arange(N_ROWS), last, *cells[:, :, last].transpose(1, 2))
+    seats = cache.seats(torch.arange(N_ROWS), last)
+    cache.append(seats, *cells[:, :, last].transpose(1, 2))
     return cache
 
 

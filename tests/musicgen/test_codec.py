@@ -8,6 +8,7 @@ from transformers import EncodecConfig, EncodecModel
 
 from musicgen import codec as codec_module
 from musicgen.codec import CompressionModel, PieceDecoder
+from musicgen.codec_layers import Elu
 from tests.musicgen.checkpoints import golden
 
 CLOSE = {"atol": 1e-6, "rtol": 1e-5}
@@ -63,8 +64,8 @@ def test_codes_and_audio_equal_the_reference(cases: dict, pad_mode: str, length:
 
 def test_our_elu_is_torchs_and_no_weight_changes_its_name() -> None:
     x = torch.cat([torch.linspace(-30, 30, 4001), torch.tensor([0.0, -1e-9, 1e-9, -1e4, 1e4])])
-    torch.testing.assert_close(codec_module.Elu()(x), torch.nn.functional.elu(x), atol=1e-7, rtol=0)
-    assert codec_module.Elu()(torch.tensor([float("nan")])).isnan()
+    torch.testing.assert_close(Elu()(x), torch.nn.functional.elu(x), atol=1e-7, rtol=0)
+    assert Elu()(torch.tensor([float("nan")])).isnan()
     config = EncodecConfig(num_filters=2, hidden_size=4, codebook_size=8)
     model = EncodecModel(config)
     names = set(model.state_dict())
