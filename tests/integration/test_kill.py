@@ -10,7 +10,7 @@ from pipeline import ledger
 from pipeline.storage import open_storage
 from tests.integration.jobs import Cli, clips, problems, run_here, wait_until, write_manifest
 
-N_ROWS, PART_CLIPS, SLOTS, REPLICAS = 42, 6, 2, 2
+N_ROWS, PART_CLIPS, SLOTS, REPLICAS = 84, 6, 2, 2
 SETTINGS = {
     "replicas": REPLICAS, "slots": SLOTS, "part_clips": PART_CLIPS, "block_rows": 4,
     "lease_ttl_s": 3.0,
