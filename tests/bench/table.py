@@ -90,7 +90,9 @@ def _step(dtype: str, cell: Result, *ways: str) -> Sequence[object]:
 
 
 def _ms(seconds: float | None) -> str:
-    return "does not fit" if seconds is None else f"{seconds * 1e3:.3g}"
+    if seconds is None:
+        return "does not fit"
+    return f"{seconds * 1e3:.{0 if seconds >= 0.1 else 1}f}"
 
 
 def _notes(found: Result, dtypes: Sequence[str]) -> Iterable[str]:
