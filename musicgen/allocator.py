@@ -12,7 +12,7 @@ def keep_freed_memory() -> bool:
 
     The codec's tensors have tens of megabytes, and glibc asks the system for each of them anew,
     page by page: a third of the codec's time. All threads share one heap, since others are too
-    small for that. What the process holds at most stays the same; it holds it until its end.
+    small for that. The process keeps the most that it ever held, until its end.
 
     Returns:
         Whether the C library is glibc, and so could be told.

@@ -8,7 +8,6 @@ that cells which the mask hides (a share of exactly 0) leave the bits of a sum u
 """
 
 from dataclasses import dataclass
-from typing import Self
 
 import torch
 from torch import Tensor
@@ -52,20 +51,16 @@ class Reading:
     values: Bags | None = None
 
 
+Index = tuple[Tensor | slice, ...]
+
+
 @dataclass(frozen=True)
 class Seats:
-    """Which cell of each row is written next, the same for all layers: int64 [rows] each.
+    """Which cell of each row is written next: where that is in a cache's keys and in its values,
+    the same for all layers."""
 
-    Attributes:
-        rows: The rows.
-        cells: Their cells.
-        blocks, offsets: The same in blocks, of a `BagCache`.
-    """
-
-    rows: Tensor
-    cells: Tensor
-    blocks: Tensor
-    offsets: Tensor
+    keys: Index
+    values: Index
 
 
 @dataclass
@@ -74,14 +69,6 @@ class Cache:
 
     keys: Tensor
     values: Tensor
-
-    @classmethod
-    def empty(cls, n_rows: int, n_cells: int, weights: StepWeights, block: int) -> Self:
-        """A cache of zeros, read in multiples of `block`; what is masked must still be finite."""
-        cfg = weights.cfg
-        shape = (n_rows, cfg.n_heads, n_cells, cfg.head_dim)
-        keys = torch.zeros(shape, dtype=weights.cache_dtype, device=weights.device)
-        return cls(keys, torch.zeros_like(keys))
 
     @property
     def n_cells(self) -> int:
@@ -95,12 +82,13 @@ class Cache:
 
     def seats(self, rows: Tensor, cells: Tensor) -> Seats:
         """Where `append` writes: `cells` [rows] of `rows` [rows]."""
-        return Seats(rows, cells, cells, cells)
+        at = (rows, slice(None), cells)
+        return Seats(at, at)
 
     def append(self, seats: Seats, keys: Tensor, values: Tensor) -> None:
         """Write `keys` and `values` [rows, H, D / H], one cell of each row."""
-        self.keys[seats.rows, :, seats.cells] = keys.to(self.keys.dtype)
-        self.values[seats.rows, :, seats.cells] = values.to(self.values.dtype)
+        self.keys[seats.keys] = keys.to(self.keys.dtype)
+        self.values[seats.values] = values.to(self.values.dtype)
 
     def fill(self, rows: list[int], keys: Tensor, values: Tensor) -> None:
         """Write the first n cells of `rows`: [rows, H, n, D / H] each."""
@@ -145,13 +133,6 @@ class BagCache(Cache):
     """The same with keys in blocks, [R, H, cells / block, D / H, block]: of a block, one dimension
     of all its keys is a row of the table."""
 
-    @classmethod
-    def empty(cls, n_rows: int, n_cells: int, weights: StepWeights, block: int) -> Self:
-        """A cache of zeros with keys in blocks of `block` cells, which divides `n_cells`."""
-        plain = super().empty(n_rows, n_cells, weights, block)
-        shape = (n_rows, weights.cfg.n_heads, n_cells // block, weights.cfg.head_dim, block)
-        return cls(plain.keys.view(shape), plain.values)
-
     @property
     def block(self) -> int:
         """Cells per block of keys."""
@@ -160,13 +141,8 @@ class BagCache(Cache):
     def seats(self, rows: Tensor, cells: Tensor) -> Seats:
         """Where `append` writes: `cells` [rows] of `rows` [rows]."""
         blocks = torch.div(cells, self.block, rounding_mode="floor")
-        return Seats(rows, cells, blocks, cells % self.block)
-
-    def append(self, seats: Seats, keys: Tensor, values: Tensor) -> None:
-        """Write `keys` and `values` [rows, H, D / H], one cell of each row."""
-        target = (seats.rows, slice(None), seats.blocks, slice(None), seats.offsets)
-        self.keys[target] = keys.to(self.keys.dtype)
-        self.values[seats.rows, :, seats.cells] = values.to(self.values.dtype)
+        every = slice(None)
+        return Seats((rows, every, blocks, every, cells % self.block), (rows, every, cells))
 
     def fill(self, rows: list[int], keys: Tensor, values: Tensor) -> None:
         """Write the first n cells of `rows`: [rows, H, n, D / H] each."""
@@ -207,10 +183,28 @@ class BagCache(Cache):
         return out.view(n_rows, n_heads * head_dim)
 
 
-def empty_cache(n_rows: int, n_cells: int, weights: StepWeights, block: int) -> Cache:
-    """The form that suits `weights`: bags beside packed linears."""
-    form = BagCache if weights.packed else Cache
-    return form.empty(n_rows, n_cells, weights, block)
+def empty_cache(
+    n_rows: int,
+    n_cells: int,
+    weights: StepWeights,
+    block: int,
+    form: type[Cache] | None = None,
+) -> Cache:
+    """A cache of zeros: what is masked must still be finite.
+
+    Args:
+        n_rows, n_cells: Its size.
+        weights: Whose keys and values it is for.
+        block: By how many cells it is read; divides `n_cells`.
+        form: None for the one that suits `weights`: bags beside packed linears.
+    """
+    cfg = weights.cfg
+    shape = (n_rows, cfg.n_heads, n_cells, cfg.head_dim)
+    values = torch.zeros(shape, dtype=weights.cache_dtype, device=weights.device)
+    if (form or (BagCache if weights.packed else Cache)) is Cache:
+        return Cache(torch.zeros_like(values), values)
+    keys = values.new_zeros(n_rows, cfg.n_heads, n_cells // block, cfg.head_dim, block)
+    return BagCache(keys, values)
 
 
 def grown(cache: Cache, n_cells: int, weights: StepWeights, block: int) -> Cache:

@@ -26,7 +26,7 @@ class CompressionModel(nn.Module):
     interleaved (1L, 1R, 2L, 2R, …).
 
     Args:
-        model: the EnCodec, with its weights.
+        model: the EnCodec, with its weights; its layers that are slow on a CPU are replaced.
         channels: 1 or 2; 2 with a mono `model` interleaves.
     """
 

@@ -11,7 +11,7 @@ from transformers.models.encodec.modeling_encodec import EncodecConv1d
 class Elu(nn.Module):
     """ELU with alpha = 1 (Clevert et al. 2016), to 6e-8 torch's own.
 
-    On a CPU torch spends a quarter of the codec's time in it, on `expm1`; `exp` takes a tenth.
+    On a CPU torch spends a quarter of the codec's time in it, on `expm1`; `exp` takes a seventh.
     """
 
     def forward(self, x: Tensor) -> Tensor:

@@ -313,7 +313,7 @@ class Engine:
         n_text = max((clip.n_text for clip in self._active), default=1)
         n_leads = n_texts = self.n_rows
         n_rows = None
-        if self._weights.free_rows and leads:
+        if leads and self.n_rows <= self._weights.free_rows:
             n_leads, n_texts = leads[-1] + 1, max(2, leads[-1] + 1)
             if self._free_rows:
                 rows = leads + [row for clip in self._active for row in clip.rows[1:]]

@@ -74,7 +74,8 @@ class StepWeights:
     Attributes:
         cfg: Shape of the model.
         packed: Whether linears run from packed weights.
-        free_rows: Whether a row comes out with the same bits among any number of rows from two on.
+        free_rows: Up to how many rows, from two on, a row comes out with the same bits among any
+            number of them; 0 where the number matters.
         cache_dtype: Number format of caches and attention.
         embeddings: One table for all codebooks, float32 [K * (card + 1), D].
         offsets: Where each codebook's part begins: int64 [K].
@@ -86,7 +87,7 @@ class StepWeights:
 
     cfg: LMConfig
     packed: bool
-    free_rows: bool
+    free_rows: int
     cache_dtype: torch.dtype
     embeddings: Tensor
     offsets: Tensor
@@ -145,7 +146,7 @@ def prepare(
     return StepWeights(
         cfg=cfg,
         packed=packed,
-        free_rows=packed and rows_are_free(_row_maps(layers[0], heads, cfg)),
+        free_rows=count_free_rows(_row_maps(layers[0], heads, cfg)) if packed else 0,
         cache_dtype=compute,
         embeddings=embeddings.to(device),
         offsets=torch.arange(cfg.n_codebooks, device=device) * (cfg.card + 1),
@@ -156,16 +157,18 @@ def prepare(
     )
 
 
-def rows_are_free(maps: Sequence[tuple[Linear, int]]) -> bool:
-    """Whether each map, of rows as wide as it says, gives a row the same bits in any number of
-    rows. Which kernels do is a property of the machine, so this one is asked."""
+def count_free_rows(maps: Sequence[tuple[Linear, int]]) -> int:
+    """Up to how many rows each map, of rows as wide as it says, gives a row the same bits among
+    any number of them; 0 if it does not. Which kernels do is a property of the machine, so this
+    one is asked, at the numbers of `PROBED_ROWS`."""
     generator = torch.Generator().manual_seed(0)
+    most = max(PROBED_ROWS)
     for linear, width in maps:
-        x = torch.randn(max(PROBED_ROWS), width, generator=generator)
+        x = torch.randn(most, width, generator=generator)
         whole = linear(x)
         if any(not torch.equal(linear(x[-n:]), whole[-n:]) for n in PROBED_ROWS):
-            return False
-    return True
+            return 0
+    return most
 
 
 def _row_maps(layer: LayerWeights, heads: Linear, cfg: LMConfig) -> list[tuple[Linear, int]]:

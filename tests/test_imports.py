@@ -29,7 +29,7 @@ READING_ORDER = {
         tiny.tunes
     """,
     "pipeline": """
-        qc config
+        qc config job_yaml
         storage.errors storage.filesystems storage.local_files storage.range_file storage.store
         storage.references storage
         ledger.lease ledger.tables ledger.parts ledger.done_set ledger.book ledger.attempts

@@ -102,7 +102,7 @@ def check(
     written with their reasons.
     """
     from manifests.check import check as check_manifest
-    from pipeline.config import load_defaults
+    from pipeline.job_yaml import load_defaults
 
     limits = None
     if model is not None:

@@ -11,7 +11,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from manifests.schema import GenerationDefaults
-from pipeline.config import REPEATED_FLAGS, JobConfig, refuse_credentials
+from pipeline.config import REPEATED_FLAGS, JobConfig, flag_of, refuse_credentials
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -57,7 +57,7 @@ def flags_of(config: JobConfig) -> list[str]:
     fields |= fields.pop("generation", {})
     flags = []
     for name, value in fields.items():
-        flag = REPEATED_FLAGS.get(name, "--" + name.replace("_", "-"))
+        flag = REPEATED_FLAGS.get(name) or flag_of(name)
         if isinstance(value, bool):
             flags.append(flag if value else f"--no-{flag[2:]}")
         elif isinstance(value, dict):

@@ -14,7 +14,8 @@ from pipeline.cli.models import convert, models
 from pipeline.cli.options import given_flags, job_options
 from pipeline.cli.submit import submit
 from pipeline.cli.upkeep import compact, continued_config, gc, report, status, verify
-from pipeline.config import JobConfig, load_config
+from pipeline.config import JobConfig
+from pipeline.job_yaml import load_config
 from pipeline.ledger.tables import RESERVED_COLUMNS
 from pipeline.storage import Storage, open_storage
 

@@ -10,7 +10,8 @@ import click
 from manifests.reader import Manifest
 from pipeline.cli.errors import EXIT_CRASH, errors_to_exit_codes, say
 from pipeline.cli.options import storage_pairs
-from pipeline.config import ConfigError, JobConfig, check_location, load_config
+from pipeline.config import ConfigError, JobConfig, check_location
+from pipeline.job_yaml import load_config
 from pipeline.ledger.done_set import NO_IDS, Ids
 from pipeline.storage import Storage, StorageError, open_storage
 

@@ -60,7 +60,7 @@ def _prompt(rng: random.Random, number: str) -> str:
 
 def vocabulary() -> list[str]:
     """All words of the prompts, numbers too."""
-    said = " ".join(("take 0123456789 . : ,", *_SCENES, *_COLOURS))
+    said = " ".join(("take . : ,", *_SCENES, *_COLOURS))
     numbers = [str(number) for number in range(100)]
     return sorted({*said.split(), *numbers})
 

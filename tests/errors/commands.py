@@ -1,170 +1,34 @@
 """Commands that can't be carried out: one message, the right exit code, nothing half done."""
 
-import errno
 import json
-import os
-import shutil
-import subprocess
-from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from musicgen.files import TINY_FOLDER
-from pipeline import ledger
-from pipeline.ledger.lease import Lease
-from pipeline.storage import RetryPolicy, open_storage
-from tests.errors.case import Command, Place
-from tests.pipeline.outputs import RUN, clip, commit
+from tests.errors.bad_things import (
+    a_damaged_part,
+    a_newer_output,
+    an_output,
+    another_run,
+    both,
+    changes_while_read,
+    cut_manifest,
+    damaged_page,
+    full_disk,
+    link,
+    model,
+    newer_manifest,
+    s3_server,
+    settings,
+    silent_endpoint,
+    table,
+    without_credentials,
+    write,
+    wrong_credentials,
+)
+from tests.errors.case import Command
 
 RUN_GOOD = "run --manifest {good.parquet} --output {out} --model tiny"
 
-
-# --- what is bad ----------------------------------------------------------------------------------
-
-
-def write(name: str, text: str | bytes) -> Any:
-    return lambda place: place[name].write_bytes(text if isinstance(text, bytes) else text.encode())
-
-
-def table(name: str, **columns: list[Any]) -> Any:
-    return lambda place: pq.write_table(pa.table(columns), place[name])
-
-
-def both(*makers: Any) -> Any:
-    return lambda place: [make(place) for make in makers]
-
-
-def link(name: str, to: str) -> Any:
-    return lambda place: place[name].symlink_to(place[to])
-
-
-def cut_manifest(place: Place) -> None:
-    table("cut.parquet", prompt=["x"])(place)
-    place["cut.parquet"].write_bytes(place["cut.parquet"].read_bytes()[:-40])
-
-
-def damaged_page(place: Place) -> None:
-    """The footer is sound, the rows are not."""
-    table("rotten.parquet", prompt=[f"{'la' * 40} {i}" for i in range(500)])(place)
-    data = bytearray(place["rotten.parquet"].read_bytes())
-    data[200:1200] = bytes(1000)
-    place["rotten.parquet"].write_bytes(data)
-
-
-def newer_manifest(place: Place) -> None:
-    schema = {b"musicgen_batch.manifest_schema": b"99"}
-    rows = pa.table({"prompt": ["x"]}).replace_schema_metadata(schema)
-    pq.write_table(rows, place["newer.parquet"])
-
-
-def changes_while_read(place: Place) -> None:
-    """Somebody writes the manifest anew between its footer and its rows."""
-    from manifests.reader import Manifest
-
-    opened = Manifest.open
-
-    def open_then_replace(uri: str, **options: Any) -> Manifest:
-        manifest = opened(uri, **options)
-        table("good.parquet", prompt=["another", "song"])(place)
-        return manifest
-
-    place.monkeypatch.setattr(Manifest, "open", open_then_replace)
-
-
-def model(name: str, file: str, keep: slice | None) -> Any:
-    """The bundled model with a part of one file, or without it."""
-
-    def use(place: Place) -> None:
-        shutil.copytree(TINY_FOLDER, place[name])
-        path = place[f"{name}/{file}"]
-        path.write_bytes(path.read_bytes()[keep]) if keep else path.unlink()
-
-    return use
-
-
-def full_disk(place: Place) -> None:
-    """A disk without a byte left: a real one where we may mount, else one that says so."""
-    place["out"].mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=4k", "tmpfs", str(place["out"])]
-    if (
-        os.geteuid() == 0
-        and subprocess.run(mount, capture_output=True, check=False).returncode == 0
-    ):
-        place.request.addfinalizer(lambda: subprocess.run(["umount", place["out"]], check=True))
-        place["out/ballast"].write_bytes(bytes(4096))
-        return
-
-    def full(descriptor: int) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    place.monkeypatch.setattr("pipeline.storage.local_files.os.fsync", full)
-
-
-def without_credentials(place: Place) -> None:
-    s3_server(place)
-    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
-        place.monkeypatch.delenv(name)
-
-
-def wrong_credentials(place: Place) -> None:
-    """A store that lets nobody in, as it does with a wrong secret."""
-    from tests.faults import fault_proxy
-
-    server = s3_server(place)
-    proxy = fault_proxy(server.endpoint)
-    running = proxy.__enter__()
-    place.request.addfinalizer(lambda: proxy.__exit__(None, None, None))
-    for method in ("GET", "HEAD", "PUT", "POST"):
-        running.inject("deny", method, times=1000)
-    place.monkeypatch.setenv("AWS_ENDPOINT_URL", running.endpoint)
-
-
-def silent_endpoint(place: Place) -> None:
-    s3_server(place)
-    place.monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
-    impatient = lambda: RetryPolicy(attempts=2, first_delay_s=0.01)  # noqa: E731
-    place.monkeypatch.setattr("pipeline.storage.store.RetryPolicy", impatient)
-
-
-def s3_server(place: Place) -> Any:
-    """The S3 server; s3fs asks for credentials anew."""
-    import s3fs
-
-    server = place.request.getfixturevalue("s3")
-    s3fs.S3FileSystem.clear_instance_cache()
-    place.request.addfinalizer(s3fs.S3FileSystem.clear_instance_cache)
-    return server
-
-
-def another_run(place: Place) -> None:
-    lease = Lease.acquire(open_storage(str(place["out"])), ttl_s=1.0)
-    lease.start_heartbeat()
-    place.request.addfinalizer(lease.release)
-
-
-def an_output(place: Place) -> None:
-    commit(open_storage(str(place["out"])), [clip("a")], 0)
-
-
-def a_newer_output(place: Place) -> None:
-    an_output(place)
-    (part,) = place["out/clips"].glob("*.parquet")
-    rows = pq.read_table(part)
-    metadata = {**rows.schema.metadata, ledger.tables.VERSION_KEY: b"99"}
-    pq.write_table(rows.replace_schema_metadata(metadata), part)
-
-
-def a_damaged_part(place: Place) -> None:
-    an_output(place)
-    place[f"out/clips/part-{RUN}-bbbbbb-000000.parquet"].write_bytes(b"PAR1 half of it")
-
-
-def settings(text: str | bytes) -> Any:
-    return write("job.yaml", text)
-
-
-# --- the table ------------------------------------------------------------------------------------
 
 MANIFESTS = (
     Command("a manifest that does not exist", "run --manifest {none.parquet} --output {out} "

@@ -20,7 +20,8 @@ import pyarrow.parquet as pq
 
 from pipeline import ledger
 from pipeline.checkpoint import inspect_model
-from pipeline.config import JobConfig, load_config
+from pipeline.config import JobConfig
+from pipeline.job_yaml import load_config
 from pipeline.ledger import DoneSet, verify
 from pipeline.plan import Plan
 from pipeline.prepare import Prepare, read_rows

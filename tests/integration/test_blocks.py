@@ -13,9 +13,9 @@ import pytest
 from manifests.reader import Manifest
 from pipeline import ledger
 from pipeline.checkpoint import inspect_model, limits_of
-from pipeline.config import load_config
 from pipeline.expand import Clip, Expander, PlanSpec, Selection
 from pipeline.job import build_dataset
+from pipeline.job_yaml import load_config
 from pipeline.ledger.done_set import NO_IDS, DoneSet, pack_ids
 from pipeline.plan import scan
 from pipeline.settings import PrepareSettings, ReplicaSettings

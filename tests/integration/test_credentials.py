@@ -86,7 +86,7 @@ def test_what_gives_access_is_left_out_of_uris(text: str, shown: str) -> None:
 
 
 def test_the_record_of_a_run_names_a_signed_manifest_without_its_signature(tmp_path: Path) -> None:
-    from pipeline.config import load_config
+    from pipeline.job_yaml import load_config
     from pipeline.plan import Plan
     from pipeline.progress import Tally
     from pipeline.runs import RunRecord

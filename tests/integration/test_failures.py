@@ -12,7 +12,8 @@ from manifests.reader import Manifest
 from pipeline import cluster, job, ledger
 from pipeline.checkpoint import inspect_model
 from pipeline.cli.errors import exit_code_of
-from pipeline.config import ConfigError, load_config
+from pipeline.config import ConfigError
+from pipeline.job_yaml import load_config
 from pipeline.ledger.lease import Lease, LeaseLostError
 from pipeline.replica import Replica
 from pipeline.settings import ReplicaSettings

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from musicgen.cache import BagCache, Cache, grown
+from musicgen.cache import BagCache, Cache, empty_cache, grown
 from musicgen.weights import StepWeights, prepare
 from tests.musicgen.toy import toy_lm
 
@@ -26,7 +26,7 @@ def numbers(weights: StepWeights, *shape: int) -> Tensor:
 def filled(form: type[Cache], weights: StepWeights, block: int) -> Cache:
     """A row for each of SEEN: all but its last cell as a prefix, the last by itself."""
     cfg = weights.cfg
-    cache = form.empty(N_ROWS, N_CELLS, weights, block)
+    cache = empty_cache(N_ROWS, N_CELLS, weights, block, form)
     cells = numbers(weights, 2, cfg.n_heads, N_CELLS, cfg.head_dim)
     for row, n in enumerate(SEEN):
         if n > 1:

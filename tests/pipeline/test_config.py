@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 
 from pipeline.cli.options import given_flags
-from pipeline.config import ConfigError, load_config
+from pipeline.config import ConfigError
+from pipeline.job_yaml import load_config
 
 NEEDED = {"manifest": "m.parquet", "output": "o", "model": "tiny"}
 

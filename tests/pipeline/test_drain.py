@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
-from pipeline.config import ConfigError, JobConfig, load_config
+from pipeline.config import ConfigError, JobConfig
 from pipeline.drain import Drain, Leaving
+from pipeline.job_yaml import load_config
 from pipeline.ledger.attempts import AttemptLog, Seat
 from pipeline.ledger.lease import Lease, asks_to_drain
 from pipeline.storage import Storage, open_storage

@@ -11,7 +11,7 @@ import pytest
 
 from pipeline.report.page import build_report
 from tests.browser import Scheme, Tab, chromium, find_chromium
-from tests.pipeline.test_report import RATE_HZ, clip_row, letter, tune, write_output
+from tests.pipeline.report_outputs import RATE_HZ, clip_row, letter, tune, write_output
 
 pytestmark = pytest.mark.skipif(find_chromium() is None, reason="no chromium on this machine")
 

@@ -8,7 +8,8 @@ import torch
 from musicgen.engine import Engine
 from musicgen.model import MusicGen
 from pipeline import slots as module
-from pipeline.config import AUTO_SLOTS_AT_MOST, ConfigError, JobConfig, load_config
+from pipeline.config import AUTO_SLOTS_AT_MOST, ConfigError, JobConfig
+from pipeline.job_yaml import load_config
 from pipeline.slots import (
     AUTO_SLOTS_ON_CPU,
     auto_slots,

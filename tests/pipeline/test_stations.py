@@ -17,10 +17,10 @@ from manifests.reader import Manifest
 from musicgen.engine import Engine
 from pipeline import ledger
 from pipeline.checkpoint import inspect_model, limits_of
-from pipeline.config import load_config
 from pipeline.encode import decode_reference, read_comment
 from pipeline.expand import Clip, Expander, PlanSpec, Selection
 from pipeline.finish import Finisher
+from pipeline.job_yaml import load_config
 from pipeline.ledger.done_set import NO_IDS, DoneSet
 from pipeline.ledger.lease import Lease
 from pipeline.metrics import METRICS

@@ -17,7 +17,8 @@ from click.testing import CliRunner, Result
 from pipeline.cli import submit as module
 from pipeline.cli.options import flags_of, given_flags
 from pipeline.cli.root import main
-from pipeline.config import JobConfig, load_config
+from pipeline.config import JobConfig
+from pipeline.job_yaml import load_config
 
 NEEDED = {"manifest": "s3://b/m.parquet", "output": "s3://b/o", "model": "tiny"}
 ID = "20260131T120000-a1b2c3"
