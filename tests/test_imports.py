@@ -25,8 +25,8 @@ READING_ORDER = {
         checkpoints.transformers_names checkpoints.submodels checkpoints.load checkpoints.convert
         inputs runner loaded model
         tiny.synth tiny.pieces tiny.vocabulary tiny.measures tiny.recipe tiny.schedule tiny.isometry
-        tiny.codec tiny.tokens tiny.language tiny.card tiny.export tiny.train tiny.evaluate
-        tiny.tunes
+        tiny.codec tiny.tokens tiny.alignment tiny.untrained tiny.language tiny.figures
+        tiny.card tiny.export tiny.train tiny.evaluate tiny.tunes
     """,
     "pipeline": """
         qc config job_yaml
@@ -48,7 +48,7 @@ MAY_IMPORT = {
     "musicgen": {"musicgen"},
     "pipeline": {"manifests", "musicgen", "pipeline"},
 }
-SCRIPTS = {"examples.make_audio", "tiny.make", "cli.__main__"}
+SCRIPTS = {"cli.__main__"}
 # Free of torch, so that the driver's checks stay fast.
 LIGHT_MUSICGEN = {"musicgen.files", "musicgen.family"}
 IMPORTS_THE_MODEL = {

@@ -4,6 +4,9 @@ import json
 from pathlib import Path
 from typing import Any
 
+from musicgen.tiny.figures import AT_MOST
+from musicgen.tiny.recipe import SAMPLING
+
 CARD = """---
 license: apache-2.0
 tags: [music, text-to-audio]
@@ -27,8 +30,9 @@ codes of all pieces in {token_minutes:g}, T5 and language model together in {lan
 The whole recipe stands in `config.json` under `training`.
 
 ## Figures
-`make eval-tiny`, on held-out combinations, with top-k 50 and a guidance of 3; beside each value
-what chance gives and the ceiling, the synthesiser's own audio after the codec.
+`make eval-tiny`, on held-out combinations, with top-k {top_k}, temperature {temperature:g} and a
+guidance of {guidance:g}, which suit it; beside each value what chance gives and the ceiling, the
+synthesiser's own audio after the codec.
 
 | figure | value | chance | ceiling | goal |
 |---|---|---|---|---|
@@ -37,17 +41,16 @@ what chance gives and the ceiling, the synthesiser's own audio after the codec.
 ## Licence
 Apache-2.0, as the repository.
 """
-AT_MOST = ("chroma_shuffled", "joint_excess")  # the others are to be at least their goal
 
 
 def write_card(folder: Path, figures: dict[str, dict[str, Any]]) -> None:
-    """Writes README.md beside the weights in `folder`; `figures` as `evaluate.as_json` gives, none
+    """Writes README.md beside the weights in `folder`; `figures` as `as_json` gives, none
     of a model that was not measured yet."""
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     recipe = config["training"]
     rows = [
         f"| {key} | {_number(row['value'])} | {_number(row['chance'])} | "
-        f"{_number(row['ceiling'])} | {'≤' if key in AT_MOST else '≥'} {row['goal']:g} |"
+        f"{_number(row['ceiling'])} | {_goal(key, row['goal'])} |"
         for key, row in figures.items()
     ]
     text = CARD.format(
@@ -58,7 +61,10 @@ def write_card(folder: Path, figures: dict[str, dict[str, Any]]) -> None:
         example="C minor, slow flute melody with bass",
         codec_minutes=recipe["codec"]["minutes"],
         token_minutes=recipe["tokens"]["minutes"],
-        language_minutes=recipe["language"]["minutes"],
+        language_minutes=recipe["language"]["minutes"] + recipe["finish"]["minutes"],
+        top_k=SAMPLING.top_k,
+        temperature=SAMPLING.temperature,
+        guidance=SAMPLING.cfg_coef,
         rows="\n".join(rows) or "| not measured yet | | | | |",
     )
     (folder / "README.md").write_text(text, encoding="utf-8")
@@ -66,3 +72,7 @@ def write_card(folder: Path, figures: dict[str, dict[str, Any]]) -> None:
 
 def _number(value: float | None) -> str:
     return "–" if value is None else f"{value:.3g}"
+
+
+def _goal(key: str, goal: float | None) -> str:
+    return "–" if goal is None else f"{'≤' if key in AT_MOST else '≥'} {goal:g}"

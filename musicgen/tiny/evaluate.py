@@ -10,18 +10,20 @@ synthesiser's own audio after the codec.
 import argparse
 import json
 import logging
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from musicgen.conditioning.fuser import fuse
 from musicgen.config import SamplingParams
 from musicgen.model import MusicGen
-from musicgen.tiny.card import AT_MOST, write_card
+from musicgen.tiny.card import write_card
+from musicgen.tiny.figures import GOALS, Entry, Table, as_json, missed
 from musicgen.tiny.measures import (
     VoiceClassifier,
     chroma_agreement,
@@ -32,29 +34,15 @@ from musicgen.tiny.measures import (
     tempo_of,
 )
 from musicgen.tiny.pieces import Piece, caption, random_piece, rng_of
+from musicgen.tiny.recipe import SAMPLING
 from musicgen.tiny.synth import FRAME_RATE_HZ, SAMPLE_RATE_HZ, VOICES
 
 logger = logging.getLogger(__name__)
 
 STREAM, VOICE_STREAM, LONG_STREAM = 31, 32, 33
+GAIN_OF = (3.0, 1.0)  # guidance that is compared
 N_SCALES = 5  # other pieces' scales that the chance is taken over
 OVERLAP = 0.5  # of the windows of a long clip
-
-# At least, `joint_excess` and `chroma_shuffled` at most.
-GOALS = {
-    "codec_si_snr_db": 10.0,
-    "codec_si_snr_db_worst_voice": 7.0,
-    "in_scale_text": 0.80,
-    "in_scale_melody": 0.95,
-    "chroma_matched": 0.75,
-    "chroma_shuffled": 0.15,
-    "voice_accuracy": 0.85,
-    "tempo_accuracy": 0.90,
-    "guidance_gain": 0.05,
-    "continuation_in_key": 0.80,
-    "joint_excess": 1.5,
-}
-NEARLY = 0.9
 
 
 @dataclass(frozen=True)
@@ -77,47 +65,11 @@ class Scope:
     prompt_s: float = 2.0
     long_clips: int = 32
     voice_clips: int = 40
-    sampling: SamplingParams = SamplingParams(top_k=50, cfg_coef=3.0)  # noqa: RUF009 - frozen
+    sampling: SamplingParams = SAMPLING
 
 
-# A short version, for tests: what a broken path of conditions falls short of by far.
+# A short version, for tests.
 SHORT = Scope(pieces=24, seeds=1, clip_s=3.0, long_clips=0, voice_clips=12)
-SHORT_GOALS = {
-    "in_scale_text": 0.70,
-    "voice_accuracy": 0.65,
-    "tempo_accuracy": 0.70,
-    "in_scale_melody": 0.85,
-    "chroma_matched": 0.60,
-}
-
-
-@dataclass(frozen=True)
-class Entry:
-    """One figure, with what chance gives and what perfect music would."""
-
-    value: float
-    chance: float | None
-    ceiling: float | None
-
-
-Table = dict[str, Entry]
-
-
-def missed(table: Table, goals: dict[str, float] = GOALS) -> list[str]:
-    """Which figures of `table` fall short of their goal.
-
-    Guidance has nothing to gain where the melody is followed at nine tenths of the ceiling.
-    """
-    short = [
-        key
-        for key, goal in goals.items()
-        if (table[key].value > goal if key in AT_MOST else table[key].value < goal)
-    ]
-    if "guidance_gain" in short:
-        matched = table["chroma_matched"]
-        if matched.ceiling is not None and matched.value >= NEARLY * matched.ceiling:
-            short.remove("guidance_gain")
-    return short
 
 
 class Evaluation:
@@ -142,9 +94,14 @@ class Evaluation:
     def table(self) -> Table:
         """Every figure of the model."""
         table = self.codec() | self.by_text() | self.by_melody() | self.continuation()
-        unguided = self.generate(self.captions(), self.references, cfg_coef=1.0)
-        gain = table["chroma_matched"].value - self._agreement(unguided)
-        table["guidance_gain"] = Entry(gain, 0.0, None)
+        guided, plain = (
+            self._agreement(self.generate(self.captions(), self.references, cfg_coef=coef))
+            for coef in GAIN_OF
+        )
+        ceiling = table["chroma_matched"].ceiling
+        most = None if ceiling is None else ceiling - plain
+        table["guidance_gain"] = Entry(guided - plain, 0.0, most)
+        table |= self.likelihood()
         if self.scope.long_clips:
             table |= self.joints()
         return table
@@ -234,6 +191,23 @@ class Evaluation:
             "codec_si_snr_db_worst_voice": Entry(worst, None, None),
         }
 
+    @torch.no_grad()
+    def likelihood(self) -> Table:
+        """Cross-entropy of the pieces' own tokens, told their captions, in nats."""
+        lm, losses = self.model.lm, []
+        for index, (text, wav) in enumerate(zip(self.captions(), self.clean, strict=True)):
+            codes, _ = self.model.compression_model.encode(wav[None, None].to(self.model.device))
+            told = self.model.make_request(
+                str(index),
+                prompt=text,
+                n_frames=codes.shape[-1],
+                seed=0,
+                sampling=self.scope.sampling,
+            ).conditions
+            row = fuse(told, lm.cfg.fuse, text=True, audio=True)
+            losses.append(float(lm.compute_loss(codes, [row]).loss))
+        return {"nats_per_token": Entry(float(np.mean(losses)), math.log(lm.cfg.card), None)}
+
     def _in_scale(self, takes: list[list[Tensor]]) -> Entry:
         """Share of frames in the captioned scale; chance is the share in other pieces' scales."""
 
@@ -298,7 +272,9 @@ class Evaluation:
         return {"continuation_in_key": Entry(share, entry.chance, entry.value)}
 
     def joints(self) -> Table:
-        """Clips of two windows' length; the ceiling is that of pieces that have no joints."""
+        """Clips of two windows' length. Pieces that have no joints are the ceiling; chance is where
+        one piece goes on as another. `elsewhere` is the same in the
+        middle of a window: what a joint that nobody notices has."""
         longest = self.model.max_duration
         joints = [longest, longest * (1 + OVERLAP)]
         n_frames = round(2 * longest * FRAME_RATE_HZ)
@@ -309,6 +285,7 @@ class Evaluation:
         self.model.set_generation_params(
             duration=2 * longest,
             top_k=self.scope.sampling.top_k,
+            temperature=self.scope.sampling.temperature,
             cfg_coef=self.scope.sampling.cfg_coef,
             extend_stride=longest * (1 - OVERLAP),
         )
@@ -317,28 +294,23 @@ class Evaluation:
         )
         assert isinstance(made, Tensor)
         found = [joint_excesses(wav, joints) for wav in made[:, 0]]
-        smooth = [
-            joint_excesses(self.through_codec(torch.from_numpy(piece.audio())), joints)
-            for piece in pieces
-        ]
-        return {"joint_excess": Entry(float(np.median(found)), None, float(np.median(smooth)))}
+        whole = [self.through_codec(torch.from_numpy(piece.audio())) for piece in pieces]
+        cut = round(longest * SAMPLE_RATE_HZ)
+        others = whole[1:] + whole[:1]
+        inside = [joint_excesses(wav, [longest / 2]) for wav in made[:, 0]]
+        pasted = [torch.cat([a[:cut], b[cut:]]) for a, b in zip(whole, others, strict=True)]
+        return {
+            "joint_excess": Entry(
+                float(np.median(found)),
+                float(np.median([joint_excesses(wav, joints[:1]) for wav in pasted])),
+                float(np.median([joint_excesses(wav, joints) for wav in whole])),
+            ),
+            "joint_excess_elsewhere": Entry(float(np.median(inside)), None, None),
+        }
 
 
 def _share(wav: Tensor, piece: Piece) -> float:
     return scale_share(pitch_classes(wav), piece.scale)
-
-
-def as_json(table: Table) -> dict[str, Any]:
-    """What is written: value, chance, ceiling and goal of every figure."""
-    return {
-        key: {
-            "value": round(entry.value, 4),
-            "chance": None if entry.chance is None else round(entry.chance, 4),
-            "ceiling": None if entry.ceiling is None else round(entry.ceiling, 4),
-            "goal": GOALS[key],
-        }
-        for key, entry in table.items()
-    }
 
 
 def main() -> None:

@@ -18,9 +18,9 @@ from transformers import (
 from musicgen.checkpoints.transformers_names import transformers_lm
 from musicgen.config import LMConfig
 from musicgen.tiny.card import write_card
-from musicgen.tiny.language import Language
-from musicgen.tiny.recipe import Recipe
+from musicgen.tiny.recipe import SAMPLING, Recipe
 from musicgen.tiny.synth import FRAME_RATE_HZ, SAMPLE_RATE_HZ
+from musicgen.tiny.untrained import Language
 
 TRAINING = "training"  # the key of `config.json` that an untrained checkpoint lacks
 UNUSED_STATE = ("cluster_size", "embed_avg", "inited")  # of the codec's training
@@ -40,7 +40,9 @@ def export(
         pad_token_id=lm.special_token,
         decoder_start_token_id=lm.special_token,
         do_sample=True,
-        guidance_scale=3.0,
+        top_k=SAMPLING.top_k,
+        temperature=SAMPLING.temperature,
+        guidance_scale=SAMPLING.cfg_coef,
         max_length=recipe.max_duration_s * FRAME_RATE_HZ + lm.max_delay,
     )
     model.half().save_pretrained(folder)

@@ -1,35 +1,39 @@
 """Trains the language model and its T5 on tokens, with the loss that `LMModel` offers.
 
 The key is what text alone teaches least: a piece names it once, and a few notes into it the music
-says it too. So a share of the pieces has nothing but text, and the loss weighs most where pitches
-are chosen: the first codebook, the beginning of notes, the first second.
+says it too. So a share of the pieces has nothing but text, the loss weighs most where pitches are
+chosen (the first codebook, the beginning of notes, the first second), and some pieces set in after
+music that is not theirs, in which only the text tells what fits: so that notes of a wrong key, once
+sampled, are not taken for the key. A short stage ends the training with the melody in most rows.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import PreTrainedTokenizerFast, T5Config, T5EncoderModel
 
 from musicgen.conditioning.fuser import RowCondition
-from musicgen.config import LMConfig
-from musicgen.lm import LMModel
-from musicgen.tiny.measures import chroma_config
-from musicgen.tiny.pieces import rng_of
-from musicgen.tiny.recipe import LanguageRecipe, Recipe, Stage
+from musicgen.tiny.measures import HOP_FRAMES
+from musicgen.tiny.pieces import KEYS, rng_of
+from musicgen.tiny.recipe import Recipe, Stage
 from musicgen.tiny.schedule import cosine
 from musicgen.tiny.synth import FRAME_RATE_HZ
-from musicgen.tiny.tokens import Tokens
-from musicgen.tiny.vocabulary import make_tokenizer
+from musicgen.tiny.tokens import ONSET_FRAMES, Tokens
+from musicgen.tiny.untrained import Language, new_language
 
 LOG_EVERY = 250
-STREAM = 21  # of random numbers
 TEST_ROWS, TEST_BATCH = 48, 24
-CROP_STEP, CHROMA_STEP = 32, 5  # frames, and frames of the chroma: the same 0.64 s
+CHROMA_STEP = 5  # frames of the chroma: where crops may begin
+CROP_STEP = CHROMA_STEP * HOP_FRAMES
+TEXT_TOKENS = 6.6  # of a caption, on average
+AHEAD_FRAMES = (
+    1,
+    6,
+)  # of the codec: where in the melody the first layer's first heads begin to look
 FIRST_NOTE = 3  # frames of codebook 0 that tell whether the key is known
 
 # What the model is told when held-out losses are measured: text, melody.
@@ -41,73 +45,24 @@ VIEWS = {
 }
 
 
-@dataclass(frozen=True)
-class Language:
-    """What comes out: the language model, its T5, and what cuts captions into tokens."""
-
-    lm: LMModel
-    text: T5EncoderModel
-    tokenizer: PreTrainedTokenizerFast
-
-
-def t5_config(recipe: LanguageRecipe, vocabulary: int) -> T5Config:
-    """The text encoder's shape."""
-    return T5Config(
-        vocab_size=vocabulary,
-        d_model=recipe.text_dim,
-        d_kv=recipe.text_dim // 4,
-        d_ff=2 * recipe.text_dim,
-        num_layers=recipe.text_layers,
-        num_heads=4,
-        dropout_rate=0.0,
-    )
-
-
-def lm_config(recipe: Recipe) -> LMConfig:
-    """The language model's shape."""
-    settings = recipe.language
-    return LMConfig(
-        dim=settings.dim,
-        n_heads=settings.n_heads,
-        n_layers=settings.n_layers,
-        ffn_dim=settings.ffn_dim,
-        n_codebooks=recipe.codec.n_codebooks,
-        card=recipe.codec.card,
-        delays=tuple(range(recipe.codec.n_codebooks)),
-        text_dim=settings.text_dim,
-        fuse="prepend",
-        chroma=chroma_config(recipe.max_duration_s),
-    )
-
-
-def new_language(recipe: Recipe) -> Language:
-    """Untrained; embeddings as loud as positions, branches that begin quietly."""
-    torch.manual_seed(recipe.seed)
-    tokenizer = make_tokenizer()
-    text = T5EncoderModel(t5_config(recipe.language, len(tokenizer)))
-    lm = LMModel(lm_config(recipe))
-    tables: Any = lm.emb
-    layers: Any = lm.transformer.layers
-    with torch.no_grad():
-        for table in tables:
-            nn.init.normal_(table.weight, std=0.4)
-        for layer in layers:
-            layer.self_attn.attend = plain_attention
-            for branch in (layer.self_attn.out_proj, layer.linear2):
-                branch.weight.mul_((2 * recipe.language.n_layers) ** -0.5)
-    return Language(lm, text, tokenizer)
-
-
 def train_language(recipe: Recipe, train: Tokens, test: Tokens, folder: Path) -> Language:
     """The trained models, with averaged weights; goes on where an earlier run stopped."""
-    settings = recipe.language
-    stage = Stage(folder, "language", settings.minutes, settings.max_steps)
-    training = LanguageTraining(new_language(recipe), recipe)
+    language = new_language(recipe)
+    for name, settings in (("language", recipe.language), ("finish", recipe.finish)):
+        stage = Stage(folder, name, settings.minutes, settings.max_steps)
+        training = LanguageTraining(language, replace(recipe, language=settings))
+        language = _train_stage(training, stage, train, test)
+    return language
+
+
+def _train_stage(
+    training: "LanguageTraining", stage: Stage, train: Tokens, test: Tokens
+) -> Language:
     if (state := stage.load()) is not None:
         training.load(state)
-    texts = training.tokenise(train.captions)
+    texts, keyed = training.tokenise(train.captions), name_a_key(train.captions)
     while not stage.finished and stage.progress < 1:
-        loss = training.step(train, texts, stage)
+        loss = training.step(train, texts, keyed, stage)
         stage.step += 1
         if stage.step % LOG_EVERY == 0:
             stage.log(loss=loss)
@@ -122,13 +77,17 @@ def train_language(recipe: Recipe, train: Tokens, test: Tokens, folder: Path) ->
 
 @dataclass(frozen=True)
 class Batch:
-    """Rows of one step: indices, which frames of each, and which conditions each keeps."""
+    """Rows of one step: indices, which frames of each, and which conditions each keeps.
+
+    Before frame `switch` a row holds music of another piece, on which it is not judged.
+    """
 
     rows: Tensor  # [B]
     first: Tensor  # [B], multiples of CROP_STEP
     n_frames: int
     text: Tensor  # bool [B]
     melody: Tensor  # bool [B]
+    switch: Tensor  # [B]
 
 
 class LanguageTraining:
@@ -137,7 +96,8 @@ class LanguageTraining:
     def __init__(self, language: Language, recipe: Recipe) -> None:
         self.language, self.recipe = language, recipe
         self.settings = recipe.language
-        self.models = nn.ModuleDict({"lm": language.lm, "text": language.text}).train()
+        self.models = nn.ModuleDict({"lm": language.lm, "text": language.text})
+        self.models.train().requires_grad_(True)
         self.parameters = list(self.models.parameters())
         self.average = [parameter.detach().clone() for parameter in self.parameters]
         matrices = [p for p in self.parameters if p.ndim > 1]
@@ -175,12 +135,12 @@ class LanguageTraining:
         """Token ids [L] of each caption."""
         return [torch.tensor(ids) for ids in self.language.tokenizer(captions).input_ids]
 
-    def step(self, tokens: Tokens, texts: list[Tensor], stage: Stage) -> float:
+    def step(self, tokens: Tokens, texts: list[Tensor], keyed: Tensor, stage: Stage) -> float:
         """One step; returns its loss."""
         warm = min(1.0, (stage.step + 1) / self.settings.warm_up_steps)
         for group in self.optimiser.param_groups:
             group["lr"] = self.settings.learning_rate * warm * cosine(stage.progress)
-        batch = draw(self.recipe, len(tokens), stage.step, stage.progress)
+        batch = draw(self.recipe, keyed, stage.step, stage.progress)
         losses = self._losses(tokens, texts, batch, self._weights(tokens, batch))  # [K]
         scale = torch.tensor(self.settings.codebook_weights)
         loss = (losses * scale).sum() / scale.sum()
@@ -198,16 +158,22 @@ class LanguageTraining:
         """How much each frame counts: float [B, K, T]."""
         onsets = cut(tokens.onsets[batch.rows], batch.first, batch.n_frames).float()  # [B, T]
         weights = 1 + (self.settings.onset_weight - 1) * onsets
-        opening = torch.arange(batch.n_frames) < FRAME_RATE_HZ
-        from_text = batch.text & ~batch.melody & (batch.first == 0)  # [B]
-        boosted = opening & from_text[:, None]  # [B, T]
-        weights = torch.where(boosted, self.settings.opening_weight * weights, weights)
+        age = torch.arange(batch.n_frames) - batch.switch[:, None]  # frames of this piece so far
+        begins = (batch.first == 0) | (batch.switch > 0)
+        from_text = batch.text & ~batch.melody & begins  # [B]
+        opening = (age < FRAME_RATE_HZ) & from_text[:, None]  # [B, T]
+        weights = torch.where(opening, self.settings.opening_weight * weights, weights)
+        jump = (age >= 0) & (age < ONSET_FRAMES) & (batch.switch > 0)[:, None]
+        weights = torch.where(jump, self.settings.jump_weight * weights, weights)
+        weights = torch.where(age < 0, 0.0, weights)
         return weights[:, None].expand(-1, self.recipe.codec.n_codebooks, -1)
 
     def _losses(
         self, tokens: Tokens, texts: list[Tensor], batch: Batch, weights: Tensor | None
     ) -> Tensor:
         codes = cut(tokens.codes[batch.rows], batch.first, batch.n_frames)  # [B, K, T]
+        before = torch.arange(batch.n_frames) < batch.switch[:, None]  # [B, T]
+        codes = torch.where(before[:, None], codes.roll(1, dims=0), codes)
         with torch.autocast("cpu", torch.bfloat16, self.recipe.autocast):
             conditions = self._conditions(tokens, texts, batch)
             return self.language.lm.compute_loss(codes, conditions, weights).per_codebook
@@ -266,9 +232,16 @@ class LanguageTraining:
             mean.copy_(kept)
 
 
-def draw(recipe: Recipe, n_pieces: int, step: int, progress: float) -> Batch:
-    """The rows of one step and what each is told; the same for the same step."""
-    settings, rng = recipe.language, rng_of(recipe.seed, STREAM, step)
+def name_a_key(captions: list[str]) -> Tensor:
+    """Which captions do: bool [M]."""
+    return torch.tensor([text.partition(",")[0] in KEYS for text in captions])
+
+
+def draw(recipe: Recipe, keyed: Tensor, step: int, progress: float) -> Batch:
+    """The rows of one step and what each is told, the same for the same step, of pieces of which
+    those of `keyed` [M] have a caption that names the key."""
+    settings = recipe.language
+    rng = rng_of(recipe.seed, settings.stream, step)
     n_frames = recipe.max_duration_s * FRAME_RATE_HZ
     if progress < settings.full_from or rng.random() < 0.5:
         n_frames = min(n_frames, settings.crop_frames)
@@ -276,19 +249,24 @@ def draw(recipe: Recipe, n_pieces: int, step: int, progress: float) -> Batch:
     latest = (recipe.max_duration_s * FRAME_RATE_HZ - n_frames) // CROP_STEP
     inside = rng.random(n_rows) < settings.p_inside
     first = CROP_STEP * inside * rng.integers(0, latest + 1, n_rows)
-    rows = torch.from_numpy(rng.integers(0, n_pieces, n_rows))
+    rows = torch.from_numpy(rng.integers(0, len(keyed), n_rows))
     text_only = rng.random(n_rows) < settings.p_text_only
     text = text_only | (rng.random(n_rows) < settings.p_text)
     melody = ~text_only & (rng.random(n_rows) < settings.p_melody)
-    start = torch.from_numpy(first)
-    return Batch(rows, start, n_frames, torch.from_numpy(text), torch.from_numpy(melody))
+    set_in = keyed[rows].numpy() & text_only & (rng.random(n_rows) < settings.p_switch)
+    at = rng.integers(n_frames // 6, 5 * n_frames // 6, n_rows)
+    set_in |= melody & (rng.random(n_rows) < settings.p_melody_switch)
+    told = (torch.from_numpy(kept) for kept in (first, text, melody, at * set_in))
+    start, text_kept, melody_kept, switch = told
+    return Batch(rows, start, n_frames, text_kept, melody_kept, switch)
 
 
 def _test_batches(n_rows: int, test: Tokens, text: bool, melody: bool) -> Iterator[Batch]:
     for start in range(0, n_rows, TEST_BATCH):
         rows = torch.arange(start, min(start + TEST_BATCH, n_rows))
-        told = [torch.full((len(rows),), keeps) for keeps in (text, melody)]
-        yield Batch(rows, torch.zeros_like(rows), test.codes.shape[-1], *told)
+        told, sung = (torch.full((len(rows),), keeps) for keeps in (text, melody))
+        none = torch.zeros_like(rows)
+        yield Batch(rows, none, test.codes.shape[-1], told, sung, none)
 
 
 def cut(x: Tensor, first: Tensor, n: int) -> Tensor:
@@ -296,17 +274,3 @@ def cut(x: Tensor, first: Tensor, n: int) -> Tensor:
     index = (first[:, None] + torch.arange(n)) % x.shape[-1]  # [B, n]
     index = index.view(len(x), *[1] * (x.ndim - 2), n).expand(*x.shape[:-1], n)
     return x.gather(-1, index)
-
-
-def plain_attention(
-    q: Tensor, k: Tensor, v: Tensor, attn_mask: Tensor | None = None, is_causal: bool = True
-) -> Tensor:
-    """Causal attention [B, H, S, D / H] by products and a softmax: a quarter faster to train in
-    bf16 on a CPU than the fused one."""
-    assert is_causal
-    assert attn_mask is None
-    n_steps = q.shape[-2]
-    future = torch.full((n_steps, n_steps), -torch.inf, dtype=q.dtype).triu(1)
-    scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2) + future  # [B, H, S, S]
-    out: Tensor = scores.softmax(dim=-1).to(v.dtype) @ v
-    return out

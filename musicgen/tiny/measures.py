@@ -10,9 +10,13 @@ from torch import Tensor
 
 from musicgen.conditioning.chroma import ChromaExtractor
 from musicgen.config import ChromaConfig
-from musicgen.tiny.synth import A4_HZ, A4_MIDI, SAMPLE_RATE_HZ
+from musicgen.tiny.synth import A4_HZ, A4_MIDI, FRAME_SAMPLES, SAMPLE_RATE_HZ
 
-N_FFT, HOP_LENGTH, N_CHROMA = 4096, 2048, 12  # of the melody condition too
+# Of the melody condition too. A frame of it lasts 7 of the codec's: in sinusoidal positions of
+# width 144 each frequency is 0.878 of the one before, and the 15th after it is a seventh:
+# `alignment` needs that.
+HOP_FRAMES = 7
+N_FFT, HOP_LENGTH, N_CHROMA = 4096, HOP_FRAMES * FRAME_SAMPLES, 12
 QUIET = 0.003  # RMS under which a frame counts as silent
 
 TRACK_FFT, TRACK_WINDOW, TRACK_HOP, TRACK_MEDIAN = 4096, 1024, 320, 5
@@ -25,7 +29,7 @@ RIDGE = 1e-2
 
 
 def chroma_config(max_duration_s: float) -> ChromaConfig:
-    """How the tiny model hears a melody: one frame per 128 ms."""
+    """How the tiny model hears a melody: one frame per 140 ms."""
     n_frames = 1 + int(max_duration_s * SAMPLE_RATE_HZ) // HOP_LENGTH
     return ChromaConfig(N_FFT, HOP_LENGTH, N_CHROMA, n_frames, SAMPLE_RATE_HZ)
 

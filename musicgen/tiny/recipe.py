@@ -10,9 +10,12 @@ from typing import Any
 
 import torch
 
+from musicgen.config import SamplingParams
+
 logger = logging.getLogger(__name__)
 
 CHECKPOINT_S = 300.0
+SAMPLING = SamplingParams(top_k=50, temperature=0.5, cfg_coef=2.0)  # that suits the model
 
 
 @dataclass(frozen=True)
@@ -56,7 +59,7 @@ class TokensRecipe:
     """
 
     minutes: float = 12.0
-    pieces: int = 12_000
+    pieces: int = 11_520
     chunk: int = 240
     test_pieces: int = 192
     from_the_start: float = 0.65
@@ -74,12 +77,17 @@ class LanguageRecipe:
         full_from: From which share of the budget on every second batch holds whole windows.
         p_inside: Share of the crops that begin somewhere within their window, in the middle of a
             note, as later windows of a clip do.
-        p_text, p_melody: Shares of the pieces that keep each condition, given what
-            `p_text_only` of them leave: text alone.
+        p_text_only: Share of the pieces that have text alone.
+        p_text, p_melody: Shares of the others that keep each condition.
+        p_switch: Share of those with text alone, if it names a key, that set in after music of
+            another piece.
+        p_melody_switch: Share of those with a melody that do.
         codebook_weights: Of the loss of each codebook.
         onset_weight: Of the first frames of a note, where its pitch is chosen.
+        jump_weight: Of the first frames after other music.
         opening_weight: Of the first second, where the key can come from nothing but the text.
         average: Of the weights that are shipped: an exponential mean with this factor.
+        stream: Of random numbers.
     """
 
     minutes: float = 46.0
@@ -97,25 +105,52 @@ class LanguageRecipe:
     warm_up_steps: int = 100
     weight_decay: float = 0.05
     p_inside: float = 0.4
-    p_text_only: float = 0.4
+    p_text_only: float = 0.45
+    p_switch: float = 0.4
+    p_melody_switch: float = 0.0
     p_text: float = 0.8
     p_melody: float = 0.7
     codebook_weights: tuple[float, ...] = (3.0, 1.5, 1.0, 1.0)
     onset_weight: float = 3.0
+    jump_weight: float = 1.0
     opening_weight: float = 2.0
     average: float = 0.999
+    stream: int = 21
+
+
+FINISH = LanguageRecipe(
+    minutes=8.0,
+    full_from=0.0,
+    warm_up_steps=50,
+    p_inside=0.3,
+    p_text_only=0.15,
+    p_melody_switch=0.5,
+    p_text=0.85,
+    p_melody=0.85,
+    jump_weight=4.0,
+    average=0.99,
+    stream=22,
+)
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """All of it: 84 minutes on two cores, and what is around it."""
+    """All of it: 90 minutes on two cores at most.
+
+    Attributes:
+        seed: Of everything that is random.
+        max_duration_s: Length of the model's window.
+        autocast: bf16 where it is faster.
+        codec, tokens, language, finish: The stages; `finish` goes on with the language model.
+    """
 
     seed: int = 6
     max_duration_s: int = 10
-    autocast: bool = True  # bf16 where it is faster
+    autocast: bool = True
     codec: CodecRecipe = field(default_factory=CodecRecipe)
     tokens: TokensRecipe = field(default_factory=TokensRecipe)
     language: LanguageRecipe = field(default_factory=LanguageRecipe)
+    finish: LanguageRecipe = FINISH
 
     def as_json(self) -> dict[str, Any]:
         """For the log and the exported configuration."""

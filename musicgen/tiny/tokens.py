@@ -1,7 +1,7 @@
 """The music that the language model reads: pieces through the codec, beside their conditions."""
 
 import logging
-from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -85,7 +85,17 @@ def make_tokens(recipe: Recipe, codec: EncodecModel, folder: Path) -> tuple[Toke
 def _write(
     path: Path, recipe: Recipe, codec: CompressionModel, indices: range, *, unseen: bool
 ) -> None:
-    rows = list(_rows(recipe, codec, indices, unseen))
+    extractor = ChromaExtractor(chroma_config(recipe.max_duration_s))
+
+    def row(index: int) -> tuple[Tensor, Tensor, Tensor, str]:
+        return _row(recipe, codec, extractor, index, unseen)
+
+    # One thread per piece is faster than all threads on one.
+    n_threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    with ThreadPoolExecutor(n_threads, initializer=torch.set_flush_denormal, initargs=(True,)) as p:
+        rows = list(p.map(row, indices))
+    torch.set_num_threads(n_threads)
     part = path.with_suffix(".part")
     codes, chroma, onsets, captions = zip(*rows, strict=True)
     tensors = {"codes": codes, "chroma": chroma, "onsets": onsets}
@@ -94,22 +104,19 @@ def _write(
     part.replace(path)
 
 
-def _rows(
-    recipe: Recipe, codec: CompressionModel, indices: range, unseen: bool
-) -> Iterator[tuple[Tensor, Tensor, Tensor, str]]:
-    extractor = ChromaExtractor(chroma_config(recipe.max_duration_s))
-    length = extractor.config.chroma_length
-    for index in indices:
-        rng = rng_of(recipe.seed, TEST if unseen else TRAIN, index)
-        piece = training_piece(recipe, rng, unseen=unseen)
-        heard = torch.from_numpy(reference(piece, rng))[None]
-        wav = torch.from_numpy(piece.audio())[None]  # [1, N]
-        yield (
-            codec.quantize(wav),  # [K, T]
-            tile(extractor(heard, SAMPLE_RATE_HZ), length),  # [n]
-            onsets(piece),  # [T]
-            caption(piece, rng, key=rng.random() >= KEYLESS),
-        )
+def _row(
+    recipe: Recipe, codec: CompressionModel, extractor: ChromaExtractor, index: int, unseen: bool
+) -> tuple[Tensor, Tensor, Tensor, str]:
+    rng = rng_of(recipe.seed, TEST if unseen else TRAIN, index)
+    piece = training_piece(recipe, rng, unseen=unseen)
+    heard = torch.from_numpy(reference(piece, rng))[None]
+    wav = torch.from_numpy(piece.audio())[None]  # [1, N]
+    return (
+        codec.quantize(wav),  # [K, T]
+        tile(extractor(heard, SAMPLE_RATE_HZ), extractor.config.chroma_length),  # [n]
+        onsets(piece),  # [T]
+        caption(piece, rng, key=rng.random() >= KEYLESS),
+    )
 
 
 def training_piece(recipe: Recipe, rng: Generator, *, unseen: bool) -> Piece:
