@@ -9,7 +9,7 @@ DEMO := out/demo
 export RAY_USAGE_STATS_ENABLED := 0
 export RAY_raylet_start_wait_time_s := 120
 
-.PHONY: setup demo test test-long test-s3 bench bench-gpu bench-pipeline bench-table lint errors-table format lock clean
+.PHONY: setup demo test test-long test-s3 bench bench-gpu bench-pipeline bench-table lint pictures errors-table format lock clean
 
 setup: $(STAMP)
 
@@ -73,6 +73,10 @@ lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# The README's pictures, from the demo's output.
+pictures: demo
+	$(BIN)/python -m tests.readme_pictures $(DEMO)
 
 # The README's appendix, from the tests' own tables.
 errors-table: setup

@@ -111,6 +111,16 @@ def test_no_cell_of_any_table_is_empty() -> None:
             assert all(row), row
 
 
+def test_every_file_that_is_linked_exists() -> None:
+    targets = re.findall(r"\]\(([^)#]+)\)", re.sub(r"```.*?```", "", README, flags=re.DOTALL))
+    local = [target for target in targets if not target.startswith("http")]
+    assert any(target.endswith(".png") for target in local)
+    for target in local:
+        assert (ROOT / target).is_file(), target
+        if target.endswith(".png"):
+            assert (ROOT / target).read_bytes().startswith(b"\x89PNG"), target
+
+
 def test_every_test_that_is_named_exists() -> None:
     named = set(re.findall(r"(tests/[\w/]+\.py)::(\w+)", README))
     assert named

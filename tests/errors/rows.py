@@ -142,7 +142,7 @@ BAD: tuple[Row, ...] = (
          "audio",
          continuation_uri="good.flac"),
     _row("windows that do not overlap", "stride", "UnsuitableRowError",
-         "extend_stride=35 s must be shorter than the model's window of 30 s; 18 s suits it",
+         "extend_stride=35 s must be shorter than the model's window of 10 s; 6 s suits it",
          duration_s=40.0, extend_stride_s=35.0),
     _row("double guidance with `--slots 1`", "beta", "UnsuitableRowError",
          "clip …: double guidance needs 3 rows, the engine has 2 (2 per slot); raise --slots to 2 "

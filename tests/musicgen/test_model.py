@@ -33,8 +33,8 @@ def noise(*shape: int) -> Tensor:
 
 def test_it_speaks_of_itself_under_the_reference_names(model: MusicGen) -> None:
     assert (model.sample_rate, model.frame_rate, model.audio_channels) == (16_000, 50, 1)
-    assert (model.name, model.max_duration) == ("tiny", 30.0)
-    assert MusicGen.get_pretrained("tiny").duration == 15.0
+    assert (model.name, model.max_duration) == ("tiny", 10.0)
+    assert MusicGen.get_pretrained("tiny").duration == 10.0
     codec = model.compression_model
     assert (codec.num_codebooks, codec.cardinality) == (model.lm.cfg.n_codebooks, model.lm.cfg.card)
 
@@ -75,7 +75,7 @@ def test_a_slot_weighs_what_its_caches_hold(model: MusicGen) -> None:
 
 def test_the_defaults_are_the_references(model: MusicGen) -> None:
     model.set_generation_params()
-    assert (model.duration, model.extend_stride) == (30.0, 18.0)
+    assert (model.duration, model.extend_stride) == (30.0, 6.0)  # 18 s where a window has 30 s
     assert model.sampling == SamplingParams(True, 1.0, 250, 0.0, 3.0, None)
 
 
@@ -270,8 +270,8 @@ def test_a_melody_is_read_at_its_own_rate(model: MusicGen) -> None:
         ),
         (lambda m: m.set_generation_params(duration=9, extend_stride=0), "extend_stride=0 must"),
         (
-            lambda m: m.set_generation_params(duration=31, extend_stride=30),
-            "extend_stride=30 s must be shorter than the model's window of 30 s; 18 s suits it",
+            lambda m: m.set_generation_params(duration=11, extend_stride=10),
+            "extend_stride=10 s must be shorter than the model's window of 10 s; 6 s suits it",
         ),
         (lambda m: m.set_style_conditioner_params(), "'tiny' reads no style; use a style model"),
         (lambda m: m.set_generation_params(duration=0), "duration=0 s"),
@@ -300,8 +300,8 @@ def test_bad_input_is_a_value_error_that_says_what_to_do(
     ("wish", "message"),
     [
         ({"n_frames": 0}, "at least one frame, not 0"),
-        ({"n_frames": 1501, "extend_stride_s": 40.0}, "extend_stride=40 s must be shorter"),
-        ({"n_frames": 1501, "melody_chroma": [0, 4]}, "made in 2 windows, its melody has 1 rows"),
+        ({"n_frames": 501, "extend_stride_s": 40.0}, "extend_stride=40 s must be shorter"),
+        ({"n_frames": 501, "melody_chroma": [0, 4]}, "made in 2 windows, its melody has 1 rows"),
         ({"melody_chroma": [0, 12]}, "pitch classes 0 … 11"),
         ({"melody_chroma": []}, "pitch classes 0 … 11, not empty"),
         ({"continuation": torch.full((1, 100), float("nan"))}, "finite audio"),
