@@ -22,11 +22,13 @@ tempos, four voices (organ, flute, pluck, bell), sometimes bass, chords and drum
 from the same parameters. Nobody's recordings or compositions are in it. One in eight combinations
 of key, tempo and voice is held out for the evaluation.
 
-A caption names the key first: "{example}". Other words are read but mean little to it.
+A caption names the key first: "{example}".
+Other words are read but mean little to it.
 
 ## Recipe
 `make tiny` makes it from nothing on two CPU cores: the codec in {codec_minutes:g} minutes, its
-codes of all pieces in {token_minutes:g}, T5 and language model together in {language_minutes:g}.
+codes of all pieces in {token_minutes:g} at most, T5 and language model together in
+{language_minutes:g}.
 The whole recipe stands in `config.json` under `training`.
 
 ## Figures
@@ -37,6 +39,10 @@ synthesiser's own audio after the codec.
 | figure | value | chance | ceiling | goal |
 |---|---|---|---|---|
 {rows}
+
+`joint_excess` compares level and chroma at a joint of two windows with those all around;
+`joint_excess_elsewhere` is the same in the middle of a window, where nothing is joined.
+`nats_per_token` is the cross-entropy of held-out pieces, all codebooks alike.
 
 ## Licence
 Apache-2.0, as the repository.

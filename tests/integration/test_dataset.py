@@ -34,7 +34,7 @@ def mixed_rows(audio: str) -> list[dict[str, object]]:
         {"id": "text", "prompt": "calm piano", "duration_s": 1.0, "takes": 2, "genre": "calm"},
         {"id": "melody", "prompt": "flute", "melody_uri": f"{audio}/ode.flac", "duration_s": 0.7},
         {"id": "only-melody", "melody_uri": f"{audio}/scale.flac", "duration_s": 0.5},
-        {"id": "goes-on", "continuation_uri": f"{audio}/drums.flac", "duration_s": 2.5},
+        {"id": "goes-on", "continuation_uri": f"{audio}/drums.flac", "duration_s": 3.0},
         {"id": "greedy", "prompt": "bells", "use_sampling": False, "duration_s": 0.58},
         {"id": "plain", "prompt": "pad", "cfg_coef": 1.0, "duration_s": 0.02, "genre": "pad"},
         {"id": "gone", "prompt": "x", "melody_uri": f"{audio}/gone.flac", "duration_s": 1.0},
@@ -42,7 +42,7 @@ def mixed_rows(audio: str) -> list[dict[str, object]]:
     ]
 
 
-FRAMES = {"text": 50, "melody": 35, "only-melody": 25, "goes-on": 125, "greedy": 29, "plain": 1}
+FRAMES = {"text": 50, "melody": 35, "only-melody": 25, "goes-on": 150, "greedy": 29, "plain": 1}
 
 
 @pytest.fixture

@@ -53,7 +53,7 @@ def text_rows() -> list[dict[str, Any]]:
         {"id": "two", "prompt": "calm piano", "duration_s": 0.5, "takes": 2},
         {"id": "double", "prompt": "drums", "duration_s": 0.3, "cfg_coef_beta": 5.0},
         {"id": "plain", "prompt": "drums", "duration_s": 0.3, "cfg_coef": 1.0},
-        {"id": "on", "continuation_uri": str(AUDIO / "drums.flac"), "duration_s": 1.3},
+        {"id": "on", "continuation_uri": str(AUDIO / "drums.flac"), "duration_s": 3.0},
         {"id": "long", "prompt": "a long one", "duration_s": 6.5},
     ]
 
