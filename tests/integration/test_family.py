@@ -135,11 +135,11 @@ def test_a_style_too_short_for_its_excerpt_is_a_dead_letter(
     output = f"file://{tmp_path}/out"
 
     run_here(
-        write_manifest(tmp_path / "m.parquet", rows), output, style_excerpt_s=2.0,
+        write_manifest(tmp_path / "m.parquet", rows), output, style_excerpt_s=3.0,
         **checkpoint("style"),
     )  # fmt: skip
 
     assert [key[0] for key in listen(output)] == ["fine"]
     (letter,) = ledger.read_failed(open_storage(output)).to_pylist()
-    assert "an excerpt of 2 s is read from it" in letter["message"]
-    assert [row["style_excerpt_s"] for row in clips(output)] == [2.0]
+    assert "an excerpt of 3 s is read from it" in letter["message"]
+    assert [row["style_excerpt_s"] for row in clips(output)] == [3.0]
