@@ -276,5 +276,5 @@ def test_sub_models_of_a_folder_in_transformers_layout_are_replaced(tmp_path: Pa
     assert other.text is plain.text
     assert other.codec.model is plain.codec.model
     assert info.weights_hash != describe("tiny").weights_hash
-    with pytest.raises(CheckpointError, match=r"speaks 4 codebooks of 128, the codec 4 of 32"):
+    with pytest.raises(CheckpointError, match=r"speaks 4 codebooks of 512, the codec 4 of 32"):
         load("tiny", codec=golden_codec().model)
