@@ -135,7 +135,7 @@ FINISH = LanguageRecipe(
 
 @dataclass(frozen=True)
 class Recipe:
-    """All of it: 89 minutes on two cores at most.
+    """All of it: budgets of 89 minutes, made for two cores.
 
     Attributes:
         seed: Of everything that is random.
