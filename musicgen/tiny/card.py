@@ -27,21 +27,21 @@ Other words are read but mean little to it.
 
 ## Recipe
 `make tiny` makes it from nothing on two CPU cores: the codec in {codec_minutes:g} minutes, its
-codes of all pieces in {token_minutes:g} at most, T5 and language model together in
-{language_minutes:g}.
+codes of all pieces in {token_minutes:g} at most, T5 and language model in {language_minutes:g}.
 The whole recipe stands in `config.json` under `training`.
 
 ## Figures
-`make eval-tiny`, on held-out combinations, with top-k {top_k}, temperature {temperature:g} and a
-guidance of {guidance:g}, which suit it; beside each value what chance gives and the ceiling, the
-synthesiser's own audio after the codec.
+`make eval-tiny`, on held-out combinations and pieces by which nothing was chosen, with top-k
+{top_k}, temperature {temperature:g} and a guidance of {guidance:g}; beside each value what chance
+gives and the ceiling, the synthesiser's own audio after the codec.
 
 | figure | value | chance | ceiling | goal |
 |---|---|---|---|---|
 {rows}
 
 `joint_excess` compares level and chroma at a joint of two windows with those all around;
-`joint_excess_elsewhere` is the same in the middle of a window, where nothing is joined.
+`joint_excess_elsewhere` is the same at all other points, where nothing is joined: what a joint has
+that can't be told from them.
 `nats_per_token` is the cross-entropy of held-out pieces, all codebooks alike.
 
 ## Licence

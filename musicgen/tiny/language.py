@@ -27,13 +27,7 @@ from musicgen.tiny.untrained import Language, new_language
 
 LOG_EVERY = 250
 TEST_ROWS, TEST_BATCH = 48, 24
-CHROMA_STEP = 5  # frames of the chroma: where crops may begin
-CROP_STEP = CHROMA_STEP * HOP_FRAMES
-TEXT_TOKENS = 6.6  # of a caption, on average
-AHEAD_FRAMES = (
-    1,
-    6,
-)  # of the codec: where in the melody the first layer's first heads begin to look
+LEAD_IN = 25  # frames that are given where a row begins within its piece: half a second
 FIRST_NOTE = 3  # frames of codebook 0 that tell whether the key is known
 
 # What the model is told when held-out losses are measured: text, melody.
@@ -79,11 +73,13 @@ def _train_stage(
 class Batch:
     """Rows of one step: indices, which frames of each, and which conditions each keeps.
 
-    Before frame `switch` a row holds music of another piece, on which it is not judged.
+    A row is not judged on the music of another piece that it holds before frame `switch`, nor on
+    the first frames if it begins within its piece, in the middle of a note: later windows of a
+    clip are given that much too, and no clip is to begin so.
     """
 
     rows: Tensor  # [B]
-    first: Tensor  # [B], multiples of CROP_STEP
+    first: Tensor  # [B], multiples of HOP_FRAMES
     n_frames: int
     text: Tensor  # bool [B]
     melody: Tensor  # bool [B]
@@ -165,7 +161,8 @@ class LanguageTraining:
         weights = torch.where(opening, self.settings.opening_weight * weights, weights)
         jump = (age >= 0) & (age < ONSET_FRAMES) & (batch.switch > 0)[:, None]
         weights = torch.where(jump, self.settings.jump_weight * weights, weights)
-        weights = torch.where(age < 0, 0.0, weights)
+        lead_in = (torch.arange(batch.n_frames) < LEAD_IN) & (batch.first > 0)[:, None]
+        weights = torch.where((age < 0) | lead_in, 0.0, weights)
         return weights[:, None].expand(-1, self.recipe.codec.n_codebooks, -1)
 
     def _losses(
@@ -189,8 +186,8 @@ class LanguageTraining:
         hidden = self.language.text(input_ids=ids, attention_mask=mask.long()).last_hidden_state
         words = conditioners["description"].output_proj(hidden)  # [B, L, D]
         words = words * batch.text[:, None, None]
-        chroma = tokens.chroma[batch.rows]  # [B, n]
-        chroma = cut(chroma, batch.first // CROP_STEP * CHROMA_STEP, chroma.shape[-1])
+        chroma = tokens.chroma[batch.rows]  # [B, longer]
+        chroma = cut(chroma, batch.first // HOP_FRAMES, lm.cfg.chroma.chroma_length)  # [B, n]
         classes = chroma * batch.melody[:, None]  # class 0 is "no melody"
         heard = F.one_hot(classes, lm.cfg.chroma.n_chroma).float()
         melody = conditioners["self_wav"].output_proj(heard)  # [B, n, D]
@@ -209,11 +206,11 @@ class LanguageTraining:
         self._swap()
         found: dict[str, Any] = {}
         for view, (text, melody) in VIEWS.items():
-            batches = list(_test_batches(min(len(test), TEST_ROWS), test, text, melody))
+            batches = list(self._test_batches(min(len(test), TEST_ROWS), text, melody))
             losses = torch.stack([self._losses(test, texts, b, None) for b in batches])  # [n, K]
             found[view] = [round(float(x), 3) for x in losses.mean(dim=0)]
             if view == "text":
-                first = torch.zeros(1, self.recipe.codec.n_codebooks, test.codes.shape[-1])
+                first = torch.zeros(1, self.recipe.codec.n_codebooks, self.recipe.window_frames)
                 first[:, 0, :FIRST_NOTE] = 1
                 notes = [
                     self._losses(test, texts, b, first.expand(len(b.rows), -1, -1))[0]
@@ -222,6 +219,13 @@ class LanguageTraining:
                 found["first_note"] = float(torch.stack(notes).mean())
         self._swap()
         return found
+
+    def _test_batches(self, n_rows: int, text: bool, melody: bool) -> Iterator[Batch]:
+        for start in range(0, n_rows, TEST_BATCH):
+            rows = torch.arange(start, min(start + TEST_BATCH, n_rows))
+            told, sung = (torch.full((len(rows),), keeps) for keeps in (text, melody))
+            none = torch.zeros_like(rows)
+            yield Batch(rows, none, self.recipe.window_frames, told, sung, none)
 
     @torch.no_grad()
     def _swap(self) -> None:
@@ -242,13 +246,13 @@ def draw(recipe: Recipe, keyed: Tensor, step: int, progress: float) -> Batch:
     those of `keyed` [M] have a caption that names the key."""
     settings = recipe.language
     rng = rng_of(recipe.seed, settings.stream, step)
-    n_frames = recipe.max_duration_s * FRAME_RATE_HZ
+    n_frames = recipe.window_frames
     if progress < settings.full_from or rng.random() < 0.5:
         n_frames = min(n_frames, settings.crop_frames)
     n_rows = max(1, settings.frames_per_batch // n_frames)
-    latest = (recipe.max_duration_s * FRAME_RATE_HZ - n_frames) // CROP_STEP
+    latest = (recipe.piece_frames - n_frames) // HOP_FRAMES
     inside = rng.random(n_rows) < settings.p_inside
-    first = CROP_STEP * inside * rng.integers(0, latest + 1, n_rows)
+    first = HOP_FRAMES * inside * rng.integers(0, latest + 1, n_rows)
     rows = torch.from_numpy(rng.integers(0, len(keyed), n_rows))
     text_only = rng.random(n_rows) < settings.p_text_only
     text = text_only | (rng.random(n_rows) < settings.p_text)
@@ -259,14 +263,6 @@ def draw(recipe: Recipe, keyed: Tensor, step: int, progress: float) -> Batch:
     told = (torch.from_numpy(kept) for kept in (first, text, melody, at * set_in))
     start, text_kept, melody_kept, switch = told
     return Batch(rows, start, n_frames, text_kept, melody_kept, switch)
-
-
-def _test_batches(n_rows: int, test: Tokens, text: bool, melody: bool) -> Iterator[Batch]:
-    for start in range(0, n_rows, TEST_BATCH):
-        rows = torch.arange(start, min(start + TEST_BATCH, n_rows))
-        told, sung = (torch.full((len(rows),), keeps) for keeps in (text, melody))
-        none = torch.zeros_like(rows)
-        yield Batch(rows, none, test.codes.shape[-1], told, sung, none)
 
 
 def cut(x: Tensor, first: Tensor, n: int) -> Tensor:

@@ -24,6 +24,7 @@ TRACK_RANGE_HZ = (240.0, 1040.0)  # C4 … B5
 FAST_FROM = 2.7  # changes per second; slow pieces have up to 2.4, fast ones 3.0 and more
 
 JOINT_S = 0.5  # what lies on either side of a joint
+JOINT_HOP_S = 0.125  # between the points that a joint is compared with
 
 RIDGE = 1e-2
 
@@ -92,19 +93,22 @@ def tempo_of(wav: Tensor) -> str:
     return "fast" if changes_per_second(wav) >= FAST_FROM else "slow"
 
 
-def joint_excesses(wav: Tensor, joints_s: Sequence[float]) -> list[float]:
-    """The jump at each joint of `wav` [N], over the median jump elsewhere.
+def joint_excesses(
+    wav: Tensor, joints_s: Sequence[float]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """The jump at each joint of `wav` [N], over the median jump elsewhere: [joints]; and the same
+    at all those other points: [n], which is what a joint that can't be told from them has.
 
     A jump is the change of level (in dB) or of chroma (the cosine distance) from the half second
     before a point to the half second after it; the larger of the two ratios counts.
     """
     seconds = len(wav) / SAMPLE_RATE_HZ
-    everywhere = np.arange(JOINT_S, seconds - JOINT_S, JOINT_S / 4)
+    everywhere = np.arange(JOINT_S, seconds - JOINT_S, JOINT_HOP_S)
     inside = [s for s in everywhere if min(abs(s - joint) for joint in joints_s) > JOINT_S]
-    usual = np.median([_jumps(wav, s) for s in inside], axis=0)  # [2]
-    return [
-        float((np.array(_jumps(wav, joint)) / np.maximum(usual, 1e-6)).max()) for joint in joints_s
-    ]
+    elsewhere = np.array([_jumps(wav, s) for s in inside])  # [n, 2]
+    usual = np.maximum(np.median(elsewhere, axis=0), 1e-6)  # [2]
+    at_joints = np.array([_jumps(wav, joint) for joint in joints_s])
+    return (at_joints / usual).max(axis=1), (elsewhere / usual).max(axis=1)
 
 
 def _jumps(wav: Tensor, at_s: float) -> tuple[float, float]:

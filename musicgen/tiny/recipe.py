@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from musicgen.config import SamplingParams
+from musicgen.tiny.synth import FRAME_RATE_HZ
 
 logger = logging.getLogger(__name__)
 
@@ -31,7 +32,7 @@ class CodecRecipe:
         warm_latents: From how many latents the codebooks are first made.
     """
 
-    minutes: float = 26.0
+    minutes: float = 20.0
     max_steps: int = 0
     batch: int = 8
     crop_frames: int = 50
@@ -56,6 +57,7 @@ class TokensRecipe:
         test_pieces: Of held-out combinations, for the log.
         from_the_start: Share of the pieces that are read from their first note on; the others
             are excerpts, as continuations and later windows are.
+        longer_s: What a piece lasts beyond a window, so that windows can begin within it.
     """
 
     minutes: float = 9.0
@@ -63,6 +65,7 @@ class TokensRecipe:
     chunk: int = 240
     test_pieces: int = 192
     from_the_start: float = 0.65
+    longer_s: int = 2
 
 
 @dataclass(frozen=True)
@@ -75,7 +78,7 @@ class LanguageRecipe:
         frames_per_batch: Tokens of a step, as frames: crops of `crop_frames` or whole windows.
         crop_frames: Length of the crops.
         full_from: From which share of the budget on every second batch holds whole windows.
-        p_inside: Share of the crops that begin somewhere within their window, in the middle of a
+        p_inside: Share of the rows that begin somewhere within their piece, in the middle of a
             note, as later windows of a clip do.
         p_text_only: Share of the pieces that have text alone.
         p_text, p_melody: Shares of the others that keep each condition.
@@ -119,10 +122,9 @@ class LanguageRecipe:
 
 
 FINISH = LanguageRecipe(
-    minutes=8.0,
+    minutes=12.0,
     full_from=0.0,
     warm_up_steps=50,
-    p_inside=0.3,
     p_text_only=0.15,
     p_melody_switch=0.5,
     p_text=0.85,
@@ -135,7 +137,7 @@ FINISH = LanguageRecipe(
 
 @dataclass(frozen=True)
 class Recipe:
-    """All of it: budgets of 89 minutes, made for two cores.
+    """All of it: budgets of 87 minutes, made for two cores.
 
     Attributes:
         seed: Of everything that is random.
@@ -151,6 +153,16 @@ class Recipe:
     tokens: TokensRecipe = field(default_factory=TokensRecipe)
     language: LanguageRecipe = field(default_factory=LanguageRecipe)
     finish: LanguageRecipe = FINISH
+
+    @property
+    def window_frames(self) -> int:
+        """Length of the model's window."""
+        return self.max_duration_s * FRAME_RATE_HZ
+
+    @property
+    def piece_frames(self) -> int:
+        """Length of the pieces of which tokens are made."""
+        return self.window_frames + self.tokens.longer_s * FRAME_RATE_HZ
 
     def as_json(self) -> dict[str, Any]:
         """For the log and the exported configuration."""

@@ -85,7 +85,7 @@ def make_tokens(recipe: Recipe, codec: EncodecModel, folder: Path) -> tuple[Toke
 def _write(
     path: Path, recipe: Recipe, codec: CompressionModel, indices: range, *, unseen: bool
 ) -> None:
-    extractor = ChromaExtractor(chroma_config(recipe.max_duration_s))
+    extractor = ChromaExtractor(chroma_config(recipe.piece_frames / FRAME_RATE_HZ))
 
     def row(index: int) -> tuple[Tensor, Tensor, Tensor, str]:
         return _row(recipe, codec, extractor, index, unseen)
@@ -120,8 +120,8 @@ def _row(
 
 
 def training_piece(recipe: Recipe, rng: Generator, *, unseen: bool) -> Piece:
-    """A window of music: a piece from its start on, or from somewhere within."""
-    n_frames = recipe.max_duration_s * FRAME_RATE_HZ
+    """A window of music and a little more: from the start of a piece on, or from within."""
+    n_frames = recipe.piece_frames
     if rng.random() < recipe.tokens.from_the_start:
         return random_piece(rng, n_frames, unseen=unseen)
     first = int(rng.integers(n_frames))

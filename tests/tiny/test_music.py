@@ -149,9 +149,12 @@ def test_a_joint_shows_as_a_jump_of_level_or_key() -> None:
     wav = torch.from_numpy(piece.audio())
     middle = len(wav) // 2
     louder = torch.cat([0.1 * wav[:middle], wav[middle:]])
-    (smooth,), (jump,) = joint_excesses(wav, [5.0]), joint_excesses(louder, [5.0])
+    (smooth,), elsewhere = joint_excesses(wav, [5.0])
+    (jump,), _ = joint_excesses(louder, [5.0])
     assert smooth < 3
     assert jump > 5
+    # Of two ratios with a median of 1 the larger one counts, so even perfect music has more.
+    assert 1 <= np.median(elsewhere) < 2
 
 
 def test_the_tunes_for_manifests_are_heard_as_they_are_written(tmp_path: Path) -> None:

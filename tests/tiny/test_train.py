@@ -15,6 +15,7 @@ from musicgen.tiny.export import export, is_trained
 from musicgen.tiny.figures import GOALS, missed
 from musicgen.tiny.isometry import initialise
 from musicgen.tiny.language import (
+    LEAD_IN,
     Batch,
     LanguageTraining,
     cut,
@@ -165,14 +166,17 @@ def test_rows_are_told_what_the_recipe_says() -> None:
     assert text.float().mean().item() == pytest.approx(0.45 + 0.55 * 0.8, abs=0.03)
     assert melody.float().mean().item() == pytest.approx(0.55 * 0.7, abs=0.03)
     assert {batch.n_frames for batch in batches} == {25}
-    assert set(first.tolist()) == {0, 35, 70}
-    assert (first > 0).float().mean().item() == pytest.approx(0.4 * 2 / 3, abs=0.03)
+    assert set(first.tolist()) == set(range(0, 176, 7))  # 25 frames of 200
+    assert (first > 0).float().mean().item() == pytest.approx(0.4 * 25 / 26, abs=0.03)
     switches = switch > 0
     assert switches.float().mean().item() == pytest.approx(0.75 * 0.45 * 0.4, abs=0.03)
     assert (text & ~melody & keyed[rows])[switches].all()
     assert (switch[switches] >= 4).all()
     assert (switch < 20).all()
-    assert {draw(TOY, keyed, step, 0.9).n_frames for step in range(20)} == {25, 100}
+    late = [draw(TOY, keyed, step, 0.9) for step in range(80)]
+    assert {batch.n_frames for batch in late} == {25, 100}
+    windows = torch.cat([batch.first for batch in late if batch.n_frames == 100])
+    assert set(windows.tolist()) == set(range(0, 99, 7))
 
     finish = replace(TOY, language=replace(TOY.finish, p_text_only=0.0, p_switch=0.0))
     led = [draw(finish, keyed, step, 0.0) for step in range(200)]
@@ -200,6 +204,10 @@ def test_music_before_a_switch_is_heard_and_not_judged(made: Path) -> None:
     assert (weights[0, :, 40:43] >= 8).all()
     assert (weights[0, :, 43:] <= 6).all()
     assert (weights[1, :, 50:] < weights[1, :, :50].max()).all()
+    within = run._weights(tokens, replace(batch, first=torch.tensor([7, 14])))
+    assert (within[1, :, :LEAD_IN] == 0).all()
+    assert (within[1, :, LEAD_IN:] >= 1).all()
+    assert (within[0, :, 40:] >= 1).all()
     mixed = tokens.codes[:2, :, :60].clone()
     mixed[0, :, :40] = tokens.codes[1, :, :40]
     with torch.no_grad():
@@ -236,7 +244,7 @@ def test_the_loss_reads_conditions_as_the_engine_lays_them_out(made: Path) -> No
         )
     torch.testing.assert_close(together[0].prefix, first, atol=1e-5, rtol=1e-5)
     assert together[1].prefix is not None
-    heard = torch.nn.functional.one_hot(tokens.chroma[1].roll(-5), 12).float()  # 0.7 s later
+    heard = torch.nn.functional.one_hot(tokens.chroma[1, 5:20], 12).float()  # 0.7 s later
     second = provider["self_wav"].output_proj(heard)
     torch.testing.assert_close(together[1].prefix[:15], second, atol=1e-5, rtol=1e-5)
     assert (together[1].prefix[15:] == 0).all()  # no text is exactly zero
