@@ -23,7 +23,7 @@ from musicgen.tiny.synth import FRAME_RATE_HZ, SAMPLE_RATE_HZ
 from musicgen.tiny.untrained import Language
 
 TRAINING = "training"  # the key of `config.json` that an untrained checkpoint lacks
-UNUSED_STATE = ("cluster_size", "embed_avg", "inited")  # of the codec's training
+UNUSED_STATE = ("cluster_size", "embed_avg")  # of the codec's training
 
 
 def export(
@@ -43,7 +43,7 @@ def export(
         top_k=SAMPLING.top_k,
         temperature=SAMPLING.temperature,
         guidance_scale=SAMPLING.cfg_coef,
-        max_length=recipe.max_duration_s * FRAME_RATE_HZ + lm.max_delay,
+        max_length=recipe.max_duration_s * FRAME_RATE_HZ + lm.max_delay + 1,  # and its start
     )
     model.half().save_pretrained(folder)
     (folder / "model.safetensors").chmod(0o644)
@@ -106,7 +106,7 @@ def _fill(
         raise ValueError("transformers leaves the text projection out where the widths agree")
     with torch.no_grad():
         for name, buffer in model.audio_encoder.named_buffers():
-            if name.endswith(UNUSED_STATE[:2]):
+            if name.endswith(UNUSED_STATE):
                 buffer.zero_()  # statistics of training, which nothing reads again
 
 

@@ -28,8 +28,6 @@ from musicgen.tiny.untrained import Language, new_language
 LOG_EVERY = 250
 TEST_ROWS, TEST_BATCH = 48, 24
 LEAD_IN = 25  # frames that are given where a row begins within its piece: half a second
-FIRST_NOTE = 3  # frames of codebook 0 that tell whether the key is known
-
 # What the model is told when held-out losses are measured: text, melody.
 VIEWS = {
     "both": (True, True),
@@ -79,10 +77,11 @@ class Batch:
     """
 
     rows: Tensor  # [B]
-    first: Tensor  # [B], multiples of HOP_FRAMES
+    first: Tensor  # [B], frames: multiples of HOP_FRAMES
     n_frames: int
     text: Tensor  # bool [B]
     melody: Tensor  # bool [B]
+    empty: Tensor  # bool [B]: without text and as long as an empty prompt, not as its caption
     switch: Tensor  # [B]
 
 
@@ -176,7 +175,8 @@ class LanguageTraining:
             return self.language.lm.compute_loss(codes, conditions, weights).per_codebook
 
     def _conditions(self, tokens: Tokens, texts: list[Tensor], batch: Batch) -> list[RowCondition]:
-        """As the engine lays them out: melody, then text at its own length, zeros for none."""
+        """As the engine lays them out: melody, then text at its own length. Zeros for none: as
+        many as the caption in the rows that guidance compares with, one for an empty prompt."""
         lm = self.language.lm
         assert lm.cfg.chroma is not None
         conditioners: Any = lm.condition_provider.conditioners
@@ -186,6 +186,7 @@ class LanguageTraining:
         hidden = self.language.text(input_ids=ids, attention_mask=mask.long()).last_hidden_state
         words = conditioners["description"].output_proj(hidden)  # [B, L, D]
         words = words * batch.text[:, None, None]
+        kept = torch.where(batch.empty, 1, lengths)
         chroma = tokens.chroma[batch.rows]  # [B, longer]
         chroma = cut(chroma, batch.first // HOP_FRAMES, lm.cfg.chroma.chroma_length)  # [B, n]
         classes = chroma * batch.melody[:, None]  # class 0 is "no melody"
@@ -193,7 +194,7 @@ class LanguageTraining:
         melody = conditioners["self_wav"].output_proj(heard)  # [B, n, D]
         return [
             RowCondition(prefix=torch.cat([tune, said[:length]]))
-            for tune, said, length in zip(melody, words, lengths.tolist(), strict=True)
+            for tune, said, length in zip(melody, words, kept.tolist(), strict=True)
         ]
 
     @torch.no_grad()
@@ -211,7 +212,7 @@ class LanguageTraining:
             found[view] = [round(float(x), 3) for x in losses.mean(dim=0)]
             if view == "text":
                 first = torch.zeros(1, self.recipe.codec.n_codebooks, self.recipe.window_frames)
-                first[:, 0, :FIRST_NOTE] = 1
+                first[:, 0, :ONSET_FRAMES] = 1
                 notes = [
                     self._losses(test, texts, b, first.expand(len(b.rows), -1, -1))[0]
                     for b in batches
@@ -225,7 +226,8 @@ class LanguageTraining:
             rows = torch.arange(start, min(start + TEST_BATCH, n_rows))
             told, sung = (torch.full((len(rows),), keeps) for keeps in (text, melody))
             none = torch.zeros_like(rows)
-            yield Batch(rows, none, self.recipe.window_frames, told, sung, none)
+            n_frames = self.recipe.window_frames
+            yield Batch(rows, none, n_frames, told, sung, torch.zeros_like(told), none)
 
     @torch.no_grad()
     def _swap(self) -> None:
@@ -260,9 +262,10 @@ def draw(recipe: Recipe, keyed: Tensor, step: int, progress: float) -> Batch:
     set_in = keyed[rows].numpy() & text_only & (rng.random(n_rows) < settings.p_switch)
     at = rng.integers(n_frames // 6, 5 * n_frames // 6, n_rows)
     set_in |= melody & (rng.random(n_rows) < settings.p_melody_switch)
-    told = (torch.from_numpy(kept) for kept in (first, text, melody, at * set_in))
-    start, text_kept, melody_kept, switch = told
-    return Batch(rows, start, n_frames, text_kept, melody_kept, switch)
+    empty = ~text & (rng.random(n_rows) < settings.p_empty)
+    told = (torch.from_numpy(kept) for kept in (first, text, melody, empty, at * set_in))
+    start, text_kept, melody_kept, is_empty, switch = told
+    return Batch(rows, start, n_frames, text_kept, melody_kept, is_empty, switch)
 
 
 def cut(x: Tensor, first: Tensor, n: int) -> Tensor:

@@ -82,6 +82,7 @@ class LanguageRecipe:
             note, as later windows of a clip do.
         p_text_only: Share of the pieces that have text alone.
         p_text, p_melody: Shares of the others that keep each condition.
+        p_empty: Share of those that keep no text that are like empty prompts.
         p_switch: Share of those with text alone, if it names a key, that set in after music of
             another piece.
         p_melody_switch: Share of those with a melody that do.
@@ -113,6 +114,7 @@ class LanguageRecipe:
     p_melody_switch: float = 0.0
     p_text: float = 0.8
     p_melody: float = 0.7
+    p_empty: float = 0.5
     codebook_weights: tuple[float, ...] = (3.0, 1.5, 1.0, 1.0)
     onset_weight: float = 3.0
     jump_weight: float = 1.0
@@ -127,7 +129,6 @@ FINISH = LanguageRecipe(
     warm_up_steps=50,
     p_text_only=0.15,
     p_melody_switch=0.5,
-    p_text=0.85,
     p_melody=0.85,
     jump_weight=4.0,
     average=0.99,
@@ -167,6 +168,22 @@ class Recipe:
     def as_json(self) -> dict[str, Any]:
         """For the log and the exported configuration."""
         return json.loads(json.dumps(asdict(self)))  # type: ignore[no-any-return]
+
+
+def keep_recipe(recipe: Recipe, folder: Path) -> None:
+    """Writes `recipe.json` beside the stages, so that none goes on under another recipe.
+
+    Raises:
+        SystemExit: If `folder` holds stages of another one.
+    """
+    path, wanted = folder / "recipe.json", recipe.as_json()
+    if path.exists() and json.loads(path.read_text(encoding="utf-8")) != wanted:
+        raise SystemExit(
+            f"{path}: the recipe has changed since these stages were begun; remove {folder} to "
+            f"begin again, or put the recipe back"
+        )
+    folder.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(wanted, indent=2) + "\n", encoding="utf-8")
 
 
 class Stage:

@@ -21,7 +21,7 @@ from musicgen.tiny.synth import FRAME_RATE_HZ, SAMPLE_RATE_HZ, VOICES
 logger = logging.getLogger(__name__)
 
 ONSET_FRAMES = 3  # of a note in which its pitch is decided
-KEYLESS = 0.15  # share of the captions that never name the key
+KEYLESS = 0.15  # share of the captions that never name the key, beside P_SAID
 TRAIN, TEST = 11, 12  # streams of random numbers
 TEST_NAME = "test"
 

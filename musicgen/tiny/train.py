@@ -15,7 +15,7 @@ import torch
 from musicgen.tiny.codec import train_codec
 from musicgen.tiny.export import export
 from musicgen.tiny.language import train_language
-from musicgen.tiny.recipe import Recipe
+from musicgen.tiny.recipe import Recipe, keep_recipe
 from musicgen.tiny.tokens import make_tokens
 
 logger = logging.getLogger(__name__)
@@ -24,7 +24,12 @@ OUTPUT = Path(__file__).parent / "checkpoint"
 
 
 def train(recipe: Recipe, work: Path, output: Path) -> None:
-    """All stages, each from where an earlier run left it."""
+    """All stages, each from where an earlier run left it.
+
+    Raises:
+        SystemExit: If `work` holds stages of another recipe.
+    """
+    keep_recipe(recipe, work)
     torch.set_flush_denormal(True)  # without it the untrained codec is ten times slower
     codec = train_codec(recipe, work)
     tokens, test = make_tokens(recipe, codec, work / "tokens")

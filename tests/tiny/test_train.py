@@ -2,13 +2,15 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from transformers import EncodecModel, MusicgenMelodyForConditionalGeneration
 
 from musicgen import MusicGen
-from musicgen.conditioning.fuser import RowCondition
+from musicgen.conditioning.fuser import RowCondition, fuse
+from musicgen.config import SamplingParams
 from musicgen.tiny.codec import CodecTraining, batch_of, codec_config, round_trip, train_codec
 from musicgen.tiny.evaluate import Evaluation, Scope
 from musicgen.tiny.export import export, is_trained
@@ -24,9 +26,9 @@ from musicgen.tiny.language import (
     train_language,
 )
 from musicgen.tiny.measures import si_snr_db
-from musicgen.tiny.recipe import Recipe, Stage
+from musicgen.tiny.recipe import Recipe, Stage, keep_recipe
 from musicgen.tiny.tokens import Tokens, make_tokens
-from musicgen.tiny.untrained import new_language
+from musicgen.tiny.untrained import Language, new_language
 from tests.tiny.recipes import TOY
 
 
@@ -159,12 +161,14 @@ def test_a_crop_takes_its_frames_and_begins_again_at_the_end() -> None:
 def test_rows_are_told_what_the_recipe_says() -> None:
     keyed = torch.arange(12) < 9
     batches = [draw(TOY, keyed, step, 0.0) for step in range(200)]
-    names = ("text", "melody", "first", "switch", "rows")
-    text, melody, first, switch, rows = (
+    names = ("text", "melody", "empty", "first", "switch", "rows")
+    text, melody, empty, first, switch, rows = (
         torch.cat([getattr(batch, name) for batch in batches]) for name in names
     )
     assert text.float().mean().item() == pytest.approx(0.45 + 0.55 * 0.8, abs=0.03)
     assert melody.float().mean().item() == pytest.approx(0.55 * 0.7, abs=0.03)
+    assert not (empty & text).any()
+    assert empty[~text].float().mean().item() == pytest.approx(0.5, abs=0.06)
     assert {batch.n_frames for batch in batches} == {25}
     assert set(first.tolist()) == set(range(0, 176, 7))  # 25 frames of 200
     assert (first > 0).float().mean().item() == pytest.approx(0.4 * 25 / 26, abs=0.03)
@@ -197,7 +201,7 @@ def test_music_before_a_switch_is_heard_and_not_judged(made: Path) -> None:
     tokens = Tokens.read([made / "tokens" / "0000.pt"])
     texts, rows = run.tokenise(tokens.captions), torch.tensor([0, 1])
     none, yes = torch.zeros(2, dtype=torch.long), torch.ones(2, dtype=torch.bool)
-    batch = Batch(rows, none, 60, yes, ~yes, torch.tensor([40, 0]))
+    batch = Batch(rows, none, 60, yes, ~yes, ~yes, torch.tensor([40, 0]))
     weights = run._weights(tokens, batch)  # [B, K, T]
     assert (weights[0, :, :40] == 0).all()
     assert (weights[0, :, 40:] >= 2).all()  # an opening: the first second
@@ -219,33 +223,37 @@ def test_music_before_a_switch_is_heard_and_not_judged(made: Path) -> None:
 
 
 def test_the_loss_reads_conditions_as_the_engine_lays_them_out(made: Path) -> None:
+    model = MusicGen.get_pretrained(str(made / "tiny"), device="cpu")
+    words: Any = model.text_encoder
+    run = LanguageTraining(
+        Language(model.lm, words.model, words.tokenizer), replace(TOY, autocast=False)
+    )
     tokens = Tokens.read([made / "tokens" / "0000.pt"])
-    exact = LanguageTraining(
-        new_language(replace(TOY, autocast=False)), replace(TOY, autocast=False)
-    )
-    texts = exact.tokenise(tokens.captions)
-    rows = torch.tensor([0, 1])
-    told = Batch(
-        rows,
-        torch.tensor([0, 35]),
-        100,
-        torch.tensor([True, False]),
-        torch.tensor([False, True]),
-        torch.tensor([0, 0]),
-    )
+    #        caption    melody       like an empty prompt
+    told = [(True, False, False), (False, True, False), (False, True, True), (False, False, False)]
+    text, melody, empty = (torch.tensor(column) for column in zip(*told, strict=True))
+    rows, none = torch.tensor([0, 1, 1, 2]), torch.zeros(4, dtype=torch.long)
+    first = torch.tensor([0, 35, 35, 0])
+    batch = Batch(rows, first, 100, text, melody, empty, none)
     with torch.no_grad():
-        together = exact._conditions(tokens, texts, told)
-        provider = exact.language.lm.condition_provider.conditioners
-        hidden = exact.language.text(input_ids=texts[0][None]).last_hidden_state[0]
-        null = torch.zeros(15, 12)
-        null[:, 0] = 1
-        first = torch.cat(
-            [provider["self_wav"].output_proj(null), provider["description"].output_proj(hidden)]
-        )
-    torch.testing.assert_close(together[0].prefix, first, atol=1e-5, rtol=1e-5)
-    assert together[1].prefix is not None
-    heard = torch.nn.functional.one_hot(tokens.chroma[1, 5:20], 12).float()  # 0.7 s later
-    second = provider["self_wav"].output_proj(heard)
-    torch.testing.assert_close(together[1].prefix[:15], second, atol=1e-5, rtol=1e-5)
-    assert (together[1].prefix[15:] == 0).all()  # no text is exactly zero
-    assert len(together[1].prefix) == 15 + len(texts[1])
+        found = run._conditions(tokens, run.tokenise(tokens.captions), batch)
+    for index, (keeps_text, keeps_melody, is_empty) in enumerate(told):
+        row = int(rows[index])
+        later = tokens.chroma[row, 5:20]  # 35 frames of the codec
+        clip = model.make_request(
+            "x",
+            prompt=None if is_empty else tokens.captions[row],
+            melody_chroma=later if keeps_melody else None,
+            n_frames=100,
+            seed=0,
+            sampling=SamplingParams(),
+        ).conditions
+        wanted = fuse(clip, "prepend", text=keeps_text or is_empty, audio=keeps_melody).prefix
+        torch.testing.assert_close(found[index].prefix, wanted, atol=1e-5, rtol=1e-5)
+
+
+def test_stages_go_on_under_their_own_recipe_alone(tmp_path: Path) -> None:
+    keep_recipe(TOY, tmp_path / "work")
+    keep_recipe(TOY, tmp_path / "work")
+    with pytest.raises(SystemExit, match="the recipe has changed since these stages were begun"):
+        keep_recipe(replace(TOY, seed=7), tmp_path / "work")
