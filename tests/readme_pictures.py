@@ -29,6 +29,7 @@ def write_pictures(output: str, folder: Path = PICTURES) -> list[Path]:
             path = folder / f"{row['id']}.png"
             path.write_bytes(spectrogram_png(wav, sample_rate_hz, WIDTH, HEIGHT))
             paths.append(path)
+    assert len(paths) == len(SHOWN), f"{output} has {len(paths)} of the clips {SHOWN}"
     return paths
 
 

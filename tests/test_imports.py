@@ -25,7 +25,7 @@ READING_ORDER = {
         checkpoints.transformers_names checkpoints.submodels checkpoints.load checkpoints.convert
         inputs runner loaded model
         tiny.synth tiny.pieces tiny.vocabulary tiny.measures tiny.recipe tiny.schedule tiny.isometry
-        tiny.codec tiny.tokens tiny.alignment tiny.untrained tiny.language tiny.figures
+        tiny.codec tiny.tokens tiny.alignment tiny.untrained tiny.language tiny.figures tiny.joints
         tiny.card tiny.export tiny.train tiny.evaluate tiny.tunes
     """,
     "pipeline": """

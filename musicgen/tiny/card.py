@@ -32,17 +32,24 @@ The whole recipe stands in `config.json` under `training`.
 
 ## Figures
 `make eval-tiny`, on held-out combinations and pieces by which nothing was chosen, with top-k
-{top_k}, temperature {temperature:g} and a guidance of {guidance:g}; beside each value what chance
-gives and the ceiling, the synthesiser's own audio after the codec.
+{top_k}, temperature {temperature:g} and a guidance of {guidance:g} unless said otherwise; beside
+each value what chance gives and the ceiling, the synthesiser's own audio after the codec.
 
 | figure | value | chance | ceiling | goal |
 |---|---|---|---|---|
 {rows}
 
-`joint_excess` compares level and chroma at a joint of two windows with those all around;
-`joint_excess_elsewhere` is the same at all other points, where nothing is joined: what a joint has
-that can't be told from them.
-`nats_per_token` is the cross-entropy of held-out pieces, all codebooks alike.
+- `codec_si_snr_db`: signal to noise (scale-invariant) of pieces after the codec.
+- `in_scale_text`: frames whose strongest pitch class is in the captioned scale, told the caption;
+  `in_scale_melody`: told a melody too, which another voice plays.
+- `chroma_matched`: frames with the melody's pitch class; `chroma_shuffled`: with another melody's.
+- `voice_accuracy`, `tempo_accuracy`: clips with the captioned one, told the caption.
+- `guidance_gain`: `chroma_matched` with a guidance of 3 less that with 1.
+- `continuation_in_key`: frames in the scale of a prompt of 2 s, told a caption without its key.
+- `nats_per_token`: cross-entropy of the pieces' own tokens, all codebooks alike.
+- `joint_excess`: change of level or chroma where two windows of a clip of 20 s are joined, over the
+  usual change in that clip; `joint_excess_elsewhere`: the same at all other points, which is what a
+  joint has that can't be told from them.
 
 ## Licence
 Apache-2.0, as the repository.

@@ -13,7 +13,7 @@ import json
 import logging
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -25,10 +25,10 @@ from musicgen.config import SamplingParams
 from musicgen.model import MusicGen
 from musicgen.tiny.card import write_card
 from musicgen.tiny.figures import GOALS, Entry, Table, as_json, missed
+from musicgen.tiny.joints import joint_figures, joints_of
 from musicgen.tiny.measures import (
     VoiceClassifier,
     chroma_agreement,
-    joint_excesses,
     pitch_classes,
     scale_share,
     si_snr_db,
@@ -44,7 +44,6 @@ STREAM, VOICE_STREAM, LONG_STREAM = 31, 32, 33
 CHOOSING, REPORTED = 0, 1  # seeds: pieces to choose by, and those of the reported figures
 GAIN_OF = (3.0, 1.0)  # guidance that is compared
 N_SCALES = 5  # other pieces' scales that the chance is taken over
-OVERLAP = 0.5  # of the windows of a long clip
 
 
 @dataclass(frozen=True)
@@ -121,16 +120,7 @@ class Evaluation:
         cfg_coef: float | None = None,
     ) -> list[list[Tensor]]:
         """Clips [N] of every caption for every sampling seed, by the engine: seeds · [pieces]."""
-        sampling = self.scope.sampling
-        coef = sampling.cfg_coef if cfg_coef is None else cfg_coef
-        self.model.set_generation_params(
-            duration=self.scope.clip_s,
-            top_k=sampling.top_k,
-            top_p=sampling.top_p,
-            temperature=sampling.temperature,
-            cfg_coef=coef,
-            extend_stride=self.model.max_duration * (1 - OVERLAP),
-        )
+        self._set_params(self.scope.clip_s, cfg_coef)
         takes = []
         for take in range(self.scope.seeds):
             seeds = [take * len(captions) + index for index in range(len(captions))]
@@ -149,6 +139,12 @@ class Evaluation:
             assert isinstance(made, Tensor)
             takes.append(list(made[:, 0]))
         return takes
+
+    def _set_params(self, duration_s: float, cfg_coef: float | None = None) -> None:
+        sampling = asdict(self.scope.sampling)
+        if cfg_coef is not None:
+            sampling["cfg_coef"] = cfg_coef
+        self.model.set_generation_params(duration=duration_s, **sampling)
 
     def through_codec(self, wav: Tensor) -> Tensor:
         """`wav` [N] encoded and decoded."""
@@ -274,44 +270,22 @@ class Evaluation:
         return {"continuation_in_key": Entry(share, entry.chance, entry.value)}
 
     def joints(self) -> Table:
-        """Clips of two windows' length. Pieces that have no joints are the ceiling; chance is where
-        one piece goes on as another. `elsewhere` is the same within windows: what a joint has that
-        can't be told from any other point."""
-        longest = self.model.max_duration
-        joints = [longest, longest * (1 + OVERLAP)]
-        n_frames = round(2 * longest * FRAME_RATE_HZ)
+        """What is heard of the joints in clips of two windows' length."""
+        duration_s = 2 * self.model.max_duration
+        n_frames = round(duration_s * FRAME_RATE_HZ)
         pieces = [
             random_piece(rng_of(self.seed, LONG_STREAM, index), n_frames, unseen=True)
             for index in range(self.scope.long_clips)
         ]
-        self.model.set_generation_params(
-            duration=2 * longest,
-            top_k=self.scope.sampling.top_k,
-            temperature=self.scope.sampling.temperature,
-            cfg_coef=self.scope.sampling.cfg_coef,
-            extend_stride=longest * (1 - OVERLAP),
-        )
+        self._set_params(duration_s)
         made = self.model.generate(
             [caption(piece) for piece in pieces], seeds=list(range(len(pieces)))
         )
         assert isinstance(made, Tensor)
         whole = [self.through_codec(torch.from_numpy(piece.audio())) for piece in pieces]
-        cut = round(longest * SAMPLE_RATE_HZ)
-        others = whole[1:] + whole[:1]
-        pasted = [torch.cat([a[:cut], b[cut:]]) for a, b in zip(whole, others, strict=True)]
-
-        def medians(wavs: Sequence[Tensor], at: list[float]) -> tuple[float, float]:
-            found = zip(*(joint_excesses(wav, at) for wav in wavs), strict=True)
-            at_joints, elsewhere = (float(np.median(np.concatenate(part))) for part in found)
-            return at_joints, elsewhere
-
-        value, elsewhere = medians(list(made[:, 0]), joints)
-        ceiling, ceiling_elsewhere = medians(whole, joints)
-        chance, _ = medians(pasted, joints[:1])
-        return {
-            "joint_excess": Entry(value, chance, ceiling),
-            "joint_excess_elsewhere": Entry(elsewhere, None, ceiling_elsewhere),
-        }
+        return joint_figures(
+            list(made[:, 0]), whole, joints_of(duration_s, self.model.max_duration)
+        )
 
 
 def _share(wav: Tensor, piece: Piece) -> float:

@@ -1,4 +1,4 @@
-"""What is measured of music: signal to noise, chroma, pitch track, joints, voices."""
+"""What is measured of music: signal to noise, chroma, pitch track, voices."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -19,12 +19,10 @@ HOP_FRAMES = 7
 N_FFT, HOP_LENGTH, N_CHROMA = 4096, HOP_FRAMES * FRAME_SAMPLES, 12
 QUIET = 0.003  # RMS under which a frame counts as silent
 
-TRACK_FFT, TRACK_WINDOW, TRACK_HOP, TRACK_MEDIAN = 4096, 1024, 320, 5
+TRACK_FFT, TRACK_WINDOW, TRACK_HOP = 4096, 1024, 320  # samples
+TRACK_MEDIAN = 5  # hops
 TRACK_RANGE_HZ = (240.0, 1040.0)  # C4 … B5
 FAST_FROM = 2.7  # changes per second; slow pieces have up to 2.4, fast ones 3.0 and more
-
-JOINT_S = 0.5  # what lies on either side of a joint
-JOINT_HOP_S = 0.125  # between the points that a joint is compared with
 
 RIDGE = 1e-2
 
@@ -56,9 +54,8 @@ def pitch_classes(wav: Tensor) -> NDArray[np.int64]:
 
 
 def scale_share(classes: NDArray[np.int64], scale: Iterable[int]) -> float:
-    """Share of the frames that sound whose strongest pitch class lies in `scale`; 0 of none."""
-    sounding = classes[classes >= 0]
-    return float(np.isin(sounding, list(scale)).mean()) if len(sounding) else 0.0
+    """Share of the frames whose strongest pitch class lies in `scale`; a silent one has none."""
+    return float(np.isin(classes, list(scale)).mean())
 
 
 def chroma_agreement(classes: NDArray[np.int64], reference: NDArray[np.int64]) -> float:
@@ -91,34 +88,6 @@ def changes_per_second(wav: Tensor) -> float:
 def tempo_of(wav: Tensor) -> str:
     """`fast` or `slow`, by the pitch track."""
     return "fast" if changes_per_second(wav) >= FAST_FROM else "slow"
-
-
-def joint_excesses(
-    wav: Tensor, joints_s: Sequence[float]
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """The jump at each joint of `wav` [N], over the median jump elsewhere: [joints]; and the same
-    at all those other points: [n], which is what a joint that can't be told from them has.
-
-    A jump is the change of level (in dB) or of chroma (the cosine distance) from the half second
-    before a point to the half second after it; the larger of the two ratios counts.
-    """
-    seconds = len(wav) / SAMPLE_RATE_HZ
-    everywhere = np.arange(JOINT_S, seconds - JOINT_S, JOINT_HOP_S)
-    inside = [s for s in everywhere if min(abs(s - joint) for joint in joints_s) > JOINT_S]
-    elsewhere = np.array([_jumps(wav, s) for s in inside])  # [n, 2]
-    usual = np.maximum(np.median(elsewhere, axis=0), 1e-6)  # [2]
-    at_joints = np.array([_jumps(wav, joint) for joint in joints_s])
-    return (at_joints / usual).max(axis=1), (elsewhere / usual).max(axis=1)
-
-
-def _jumps(wav: Tensor, at_s: float) -> tuple[float, float]:
-    n, at = round(JOINT_S * SAMPLE_RATE_HZ), round(at_s * SAMPLE_RATE_HZ)
-    sides = [wav[max(at - n, 0) : at].double(), wav[at : at + n].double()]
-    levels = [10 * torch.log10(side.square().mean() + 1e-8) for side in sides]
-    extractor = ChromaExtractor(chroma_config(JOINT_S))
-    chroma = [extractor.energies(side[None], SAMPLE_RATE_HZ).mean(dim=0) for side in sides]
-    likeness = torch.nn.functional.cosine_similarity(chroma[0], chroma[1], dim=0)
-    return abs(float(levels[0] - levels[1])), float(1 - likeness)
 
 
 @dataclass(frozen=True)

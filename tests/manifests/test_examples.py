@@ -14,8 +14,10 @@ from manifests.check import check
 from manifests.schema import BUILT_IN_DEFAULTS, PromptRow, effective
 from manifests.texts import read_text
 from musicgen.tiny.pieces import KEYS
+from musicgen.tiny.recipe import SAMPLING
 from musicgen.tiny.tunes import write_tunes
 from musicgen.tiny.vocabulary import words
+from pipeline.job_yaml import load_config
 
 EXAMPLES = Path(manifests.__file__).parent / "examples"
 
@@ -31,6 +33,15 @@ def test_examples_build_without_a_complaint(name: str, tmp_path: Path) -> None:
     summary = build(str(EXAMPLES / name), str(tmp_path / "m.parquet"))
     assert (summary.issues, summary.column_faults) == ((), ())
     assert pq.read_metadata(tmp_path / "m.parquet").num_rows == summary.n_rows
+
+
+def test_the_demo_samples_as_suits_the_bundled_model() -> None:
+    generation = load_config(
+        str(EXAMPLES / "demo.yaml"), {"manifest": "-", "output": "-"}
+    ).generation
+    assert generation.top_k == SAMPLING.top_k
+    assert generation.temperature == SAMPLING.temperature
+    assert generation.cfg_coef == SAMPLING.cfg_coef
 
 
 def test_the_demo_shows_every_kind_of_row_in_about_two_minutes_of_audio() -> None:

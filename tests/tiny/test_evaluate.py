@@ -11,7 +11,7 @@ from torch import Tensor
 from musicgen import MusicGen
 from musicgen.files import TINY_FOLDER
 from musicgen.tiny.card import write_card
-from musicgen.tiny.evaluate import SHORT, Evaluation
+from musicgen.tiny.evaluate import CHOOSING, SHORT, Evaluation
 from musicgen.tiny.export import TRAINING, is_trained
 from musicgen.tiny.figures import GOALS, SHORT_GOALS, Entry, Table, as_json, missed
 from tests.tiny.recipes import TOY
@@ -23,7 +23,6 @@ class Transparent(Evaluation):
     """An evaluation whose codec loses nothing and whose clips are given: no model is needed."""
 
     def __init__(self) -> None:
-        self.asked: list[tuple[bool, float | None]] = []
         self.shift_text = self.shift_melody = 0
         super().__init__(None, SMALL)  # type: ignore[arg-type]
 
@@ -89,7 +88,7 @@ shipped = pytest.mark.skipif(
 
 @pytest.fixture(scope="module")
 def evaluation() -> Evaluation:
-    return Evaluation(_model(), SHORT)
+    return Evaluation(_model(), SHORT, CHOOSING)
 
 
 def _model() -> MusicGen:
@@ -119,6 +118,7 @@ def _melody_ignored(model: MusicGen) -> None:
 
 
 def _delays_shifted(model: MusicGen) -> None:
+    # 20 ms of one codebook against another: the likelihood falls, no figure of the music hears it.
     model.lm.cfg = replace(model.lm.cfg, delays=(0, 0, 1, 2))
 
 
@@ -144,10 +144,10 @@ def test_a_broken_path_is_caught(evaluation: Evaluation, plant, figures) -> None
 
 
 @shipped
-def test_guidance_of_the_wrong_sign_is_caught(evaluation: Evaluation) -> None:
-    right = evaluation.scope
-    sign = replace(right.sampling, cfg_coef=-right.sampling.cfg_coef)
-    evaluation.scope = replace(right, sampling=sign)
-    wrong = _short(evaluation, _model(), ("by_text", "by_melody"))
-    evaluation.scope = right
-    assert wrong
+def test_guidance_of_the_wrong_sign_is_caught(
+    evaluation: Evaluation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    right = evaluation.scope.sampling
+    wrong = replace(evaluation.scope, sampling=replace(right, cfg_coef=-right.cfg_coef))
+    monkeypatch.setattr(evaluation, "scope", wrong)
+    assert _short(evaluation, _model(), ("by_text", "by_melody"))

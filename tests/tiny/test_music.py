@@ -2,6 +2,7 @@
 
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -9,11 +10,13 @@ import soundfile
 import torch
 from torch import Tensor
 
+from musicgen.tiny import codec, tokens
+from musicgen.tiny.codec import batch_of
+from musicgen.tiny.joints import joint_excesses, joints_of
 from musicgen.tiny.measures import (
     VoiceClassifier,
     changes_per_second,
     chroma_agreement,
-    joint_excesses,
     pitch_classes,
     pitch_track,
     scale_share,
@@ -30,8 +33,10 @@ from musicgen.tiny.pieces import (
     rng_of,
 )
 from musicgen.tiny.synth import FRAME_SAMPLES, VOICES, Note, render
+from musicgen.tiny.tokens import training_piece
 from musicgen.tiny.tunes import TUNES, notes, write_tunes
 from musicgen.tiny.vocabulary import make_tokenizer
+from tests.tiny.recipes import TOY
 
 N_PIECES, N_FRAMES = 32, 200
 
@@ -62,6 +67,26 @@ def test_training_never_meets_the_combinations_of_the_evaluation(pieces: list[Pi
     for piece, unseen in [(p, True) for p in pieces] + [(p, False) for p in seen]:
         assert held_out(piece.tonic, piece.mode, piece.voice, piece.tempo) == unseen
     assert {piece.key for piece in seen} == set(KEYS)
+
+
+def test_what_is_trained_on_is_of_the_other_combinations(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = []
+
+    def spy(*args: Any, **kwargs: Any) -> Piece:
+        found.append(random_piece(*args, **kwargs))
+        return found[-1]
+
+    monkeypatch.setattr(tokens, "random_piece", spy)
+    monkeypatch.setattr(codec, "random_piece", spy)
+    trained_on = [training_piece(TOY, rng_of(2, index), unseen=False) for index in range(60)]
+    assert {piece.melody[0].midi % 12 == piece.tonic for piece in trained_on} == {True, False}
+    for step in range(10):
+        batch_of(TOY, step)
+    assert len(found) == 60 + 10 * TOY.codec.batch
+    for piece in found:
+        assert not held_out(piece.tonic, piece.mode, piece.voice, piece.tempo)
+    test = training_piece(TOY, rng_of(2, 0), unseen=True)
+    assert held_out(test.tonic, test.mode, test.voice, test.tempo)
 
 
 def test_melodies_stay_in_key_and_begin_on_the_tonic(pieces: list[Piece]) -> None:
@@ -155,6 +180,7 @@ def test_a_joint_shows_as_a_jump_of_level_or_key() -> None:
     assert jump > 5
     # Of two ratios with a median of 1 the larger one counts, so even perfect music has more.
     assert 1 <= np.median(elsewhere) < 2
+    assert joints_of(20, 10) == [10, 16]
 
 
 def test_the_tunes_for_manifests_are_heard_as_they_are_written(tmp_path: Path) -> None:
