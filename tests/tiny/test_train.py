@@ -112,6 +112,26 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_weights(made: Path, tmp_path
         torch.testing.assert_close(straight, resumed, atol=1e-6, rtol=1e-5)
 
 
+def test_a_codec_that_was_stopped_goes_on_to_the_same_weights(tmp_path: Path) -> None:
+    found = []
+    for stops in ((6,), (2, 6), (4, 6)):  # codebooks are made before step 3
+        stage = Stage(tmp_path / "-".join(map(str, stops)), "codec", 1e6, max_steps=12)
+        for stop in stops:
+            torch.manual_seed(TOY.seed)
+            run = CodecTraining(EncodecModel(codec_config(TOY.codec)), TOY)
+            if (state := stage.load()) is not None:
+                run.load(state)
+            while stage.step < stop:
+                run.step(batch_of(TOY, stage.step), stage)
+                stage.step += 1
+            stage.save(run.state())
+        assert run.quantises
+        found.append(run.model.state_dict())
+    for name, straight in found[0].items():
+        for resumed in found[1:]:
+            torch.testing.assert_close(straight, resumed[name], atol=1e-5, rtol=1e-4)
+
+
 def test_what_is_finished_is_not_made_again(made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def never(*_: object) -> None:
         raise AssertionError("a finished stage must not train")
