@@ -124,10 +124,13 @@ class LanguageRecipe:
 
 
 FINISH = LanguageRecipe(
-    minutes=12.0,
+    minutes=9.0,
+    crop_frames=240,
     full_from=0.0,
     warm_up_steps=50,
-    p_text_only=0.15,
+    p_inside=0.5,
+    p_text_only=0.3,
+    p_switch=0.2,
     p_melody_switch=0.5,
     p_melody=0.85,
     jump_weight=4.0,
@@ -138,7 +141,7 @@ FINISH = LanguageRecipe(
 
 @dataclass(frozen=True)
 class Recipe:
-    """All of it: budgets of 87 minutes, made for two cores.
+    """All of it: budgets of 84 minutes, made for two cores.
 
     Attributes:
         seed: Of everything that is random.
