@@ -16,7 +16,7 @@ from musicgen.tiny.synth import FRAME_RATE_HZ
 logger = logging.getLogger(__name__)
 
 CHECKPOINT_S = 300.0
-SAMPLING = SamplingParams(top_k=50, temperature=0.5, cfg_coef=2.0)  # that suits the model
+SAMPLING = SamplingParams(top_k=50, temperature=0.6, cfg_coef=2.5)  # that suits the model
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class CodecRecipe:
         warm_latents: From how many latents the codebooks are first made.
     """
 
-    minutes: float = 20.0
+    minutes: float = 26.0
     max_steps: int = 0
     batch: int = 8
     crop_frames: int = 50
@@ -114,7 +114,7 @@ class LanguageRecipe:
     p_melody_switch: float = 0.0
     p_text: float = 0.8
     p_melody: float = 0.7
-    p_empty: float = 0.5
+    p_empty: float = 0.0
     codebook_weights: tuple[float, ...] = (3.0, 1.5, 1.0, 1.0)
     onset_weight: float = 3.0
     jump_weight: float = 1.0
@@ -124,15 +124,13 @@ class LanguageRecipe:
 
 
 FINISH = LanguageRecipe(
-    minutes=9.0,
-    crop_frames=240,
+    minutes=8.0,
     full_from=0.0,
     warm_up_steps=50,
-    p_inside=0.5,
-    p_text_only=0.3,
-    p_switch=0.2,
+    p_text_only=0.15,
     p_melody_switch=0.5,
     p_melody=0.85,
+    p_empty=0.5,
     jump_weight=4.0,
     average=0.99,
     stream=22,
@@ -141,7 +139,7 @@ FINISH = LanguageRecipe(
 
 @dataclass(frozen=True)
 class Recipe:
-    """All of it: budgets of 84 minutes, made for two cores.
+    """All of it: budgets of 89 minutes, made for two cores.
 
     Attributes:
         seed: Of everything that is random.
