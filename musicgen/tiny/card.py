@@ -31,9 +31,9 @@ codes of all pieces in {token_minutes:g} at most, T5 and language model in {lang
 The whole recipe stands in `config.json` under `training`.
 
 ## Figures
-`make eval-tiny`, on held-out combinations and pieces by which nothing was chosen, with top-k
-{top_k}, temperature {temperature:g} and a guidance of {guidance:g} unless said otherwise; beside
-each value what chance gives and the ceiling, the synthesiser's own audio after the codec.
+`make eval-tiny`, on held-out combinations, with top-k {top_k}, temperature {temperature:g} and a
+guidance of {guidance:g} unless said otherwise; beside each value what chance gives and the ceiling,
+the synthesiser's own audio after the codec.
 
 | figure | value | chance | ceiling | goal |
 |---|---|---|---|---|
