@@ -58,6 +58,8 @@ class TokensRecipe:
         from_the_start: Share of the pieces that are read from their first note on; the others
             are excerpts, as continuations and later windows are.
         longer_s: What a piece lasts beyond a window, so that windows can begin within it.
+        keyless: Share of the captions that never name the key, beside those that leave it out by
+            chance: what comes before must tell it.
     """
 
     minutes: float = 9.0
@@ -66,6 +68,7 @@ class TokensRecipe:
     test_pieces: int = 192
     from_the_start: float = 0.65
     longer_s: int = 2
+    keyless: float = 0.3
 
 
 @dataclass(frozen=True)
@@ -114,7 +117,7 @@ class LanguageRecipe:
     p_melody_switch: float = 0.0
     p_text: float = 0.8
     p_melody: float = 0.7
-    p_empty: float = 0.0
+    p_empty: float = 0.5
     codebook_weights: tuple[float, ...] = (3.0, 1.5, 1.0, 1.0)
     onset_weight: float = 3.0
     jump_weight: float = 1.0
@@ -127,10 +130,9 @@ FINISH = LanguageRecipe(
     minutes=8.0,
     full_from=0.0,
     warm_up_steps=50,
-    p_text_only=0.15,
+    p_text_only=0.2,
     p_melody_switch=0.5,
     p_melody=0.85,
-    p_empty=0.5,
     jump_weight=4.0,
     average=0.99,
     stream=22,

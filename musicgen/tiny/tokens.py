@@ -21,7 +21,6 @@ from musicgen.tiny.synth import FRAME_RATE_HZ, SAMPLE_RATE_HZ, VOICES
 logger = logging.getLogger(__name__)
 
 ONSET_FRAMES = 3  # of a note in which its pitch is decided
-KEYLESS = 0.15  # share of the captions that never name the key, beside P_SAID
 TRAIN, TEST = 11, 12  # streams of random numbers
 TEST_NAME = "test"
 
@@ -115,7 +114,7 @@ def _row(
         codec.quantize(wav),  # [K, T]
         tile(extractor(heard, SAMPLE_RATE_HZ), extractor.config.chroma_length),  # [n]
         onsets(piece),  # [T]
-        caption(piece, rng, key=rng.random() >= KEYLESS),
+        caption(piece, rng, key=rng.random() >= recipe.tokens.keyless),
     )
 
 

@@ -32,5 +32,5 @@ TOY = Recipe(
     ),
     tokens=TokensRecipe(minutes=10, pieces=12, chunk=6, test_pieces=4),
     language=LANGUAGE,
-    finish=replace(LANGUAGE, max_steps=4, stream=22, p_melody_switch=0.5, p_empty=0.5),
+    finish=replace(LANGUAGE, max_steps=4, stream=22, p_melody_switch=0.5),
 )
