@@ -32,7 +32,7 @@ class CodecRecipe:
         warm_latents: From how many latents the codebooks are first made.
     """
 
-    minutes: float = 26.0
+    minutes: float = 20.0
     max_steps: int = 0
     batch: int = 8
     crop_frames: int = 50
@@ -127,7 +127,7 @@ class LanguageRecipe:
 
 
 FINISH = LanguageRecipe(
-    minutes=8.0,
+    minutes=14.0,
     full_from=0.0,
     warm_up_steps=50,
     p_text_only=0.2,

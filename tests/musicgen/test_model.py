@@ -114,7 +114,7 @@ def test_audio_is_audible_finite_and_exactly_as_long_as_asked(model: MusicGen) -
     assert wav.dtype == torch.float32
     assert wav.isfinite().all()
     for clip in wav:
-        assert 0.05 < clip.square().mean().sqrt() < 0.3
+        assert 0.1 < clip.square().mean().sqrt() < 0.3  # RMS; its music was made at 0.13 … 0.26
     assert wav.abs().max() < 1.5
 
 
