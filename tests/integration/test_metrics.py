@@ -45,8 +45,8 @@ def test_every_number_reaches_the_port_of_its_node() -> None:
     }
 
     series: dict[str, str] = {}
-    deadline = time.monotonic() + 30
     others: dict[str, str] = {}
+    deadline = time.monotonic() + 30
     while expected - (series.keys() & others.keys()) and time.monotonic() < deadline:
         time.sleep(0.5)
         series, others = scrape("run-1"), scrape("run-2")
