@@ -41,7 +41,7 @@ from musicgen.tiny.synth import FRAME_RATE_HZ, SAMPLE_RATE_HZ, VOICES
 logger = logging.getLogger(__name__)
 
 STREAM, VOICE_STREAM, LONG_STREAM = 31, 32, 33
-CHOOSING, REPORTED = 0, 2  # seeds: pieces to choose by, and those of the reported figures
+CHOOSING, REPORTED = 0, 4  # seeds: pieces to choose by, and those of the reported figures
 GAIN_OF = (3.0, 1.0)  # guidance that is compared
 N_SCALES = 5  # other pieces' scales that the chance is taken over
 
@@ -65,7 +65,7 @@ class Scope:
     clip_s: float = 5.0
     prompt_s: float = 2.0
     long_clips: int = 96
-    voice_clips: int = 40
+    voice_clips: int = 160
     sampling: SamplingParams = SAMPLING
 
 
