@@ -26,9 +26,9 @@ A caption names the key first: "{example}".
 Other words are read but mean little to it.
 
 ## Recipe
-`make tiny` makes it from nothing on two CPU cores: the codec in {codec_minutes:g} minutes,
-its codes of all pieces in {token_minutes:g} at most, T5 and language model in {language_minutes:g}.
-The recipe stands in `config.json` under `training`.
+`make tiny` makes it from nothing on two CPU cores: the codec in {codec_minutes:g} minutes, its
+codes of all pieces in {token_minutes:g} at most, T5 and language model in {language_minutes:g}.
+The whole recipe stands in `config.json` under `training`.
 
 ## Figures
 `make eval-tiny`, on held-out combinations, with top-k {top_k}, temperature {temperature:g} and a
