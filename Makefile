@@ -34,12 +34,12 @@ demo: setup
 .PHONY: tiny
 tiny: setup
 	MALLOC_MMAP_THRESHOLD_=33554432 MALLOC_TRIM_THRESHOLD_=17179869184 MALLOC_TOP_PAD_=268435456 \
-		$(BIN)/python -m musicgen.tiny.train
+		$(BIN)/python -m musicgen.tiny.training.train
 
 # Measures the bundled model on what its training held out; writes out/eval/tiny.json and the card.
 .PHONY: eval-tiny
 eval-tiny: setup
-	$(BIN)/python -m musicgen.tiny.evaluate --card musicgen/tiny/checkpoint
+	$(BIN)/python -m musicgen.tiny.evaluation.evaluate --card musicgen/tiny/checkpoint
 
 test: setup
 	RAY_AUTH_MODE=disabled $(BIN)/python -m pytest -m "not long"

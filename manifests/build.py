@@ -22,7 +22,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from manifests.columns import final_type, known_schema, wider_type
-from manifests.faults import shorten
+from manifests.messages import shorten
 from manifests.reader import (
     VERSION_KEY,
     ManifestError,
@@ -40,7 +40,7 @@ from manifests.schema import (
     check_columns,
     resolve_uri,
 )
-from manifests.texts import TextRow, read_text
+from manifests.text import TextRow, read_text
 
 ROWS_PER_GROUP = 10_000
 _CSV_TYPES = (

@@ -8,9 +8,9 @@ from typing import Any
 
 import pyarrow as pa
 
+from manifests.audio_file import AudioProbe, ReferenceOpener, Unusable, decoded_seconds
 from manifests.build import SeenIds, write_parquet
-from manifests.faults import Fault, shorten
-from manifests.probe import AudioProbe, ReferenceOpener, Unusable, decoded_seconds
+from manifests.messages import Fault, shorten
 from manifests.reader import Manifest, ManifestError, absolute_uri
 from manifests.schema import (
     BUILT_IN_DEFAULTS,
@@ -21,7 +21,7 @@ from manifests.schema import (
     effective,
     parse_row,
 )
-from manifests.texts import is_text, read_text
+from manifests.text import is_text, read_text
 
 REJECTS_SCHEMA = pa.schema(
     [

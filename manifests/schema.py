@@ -14,8 +14,8 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from manifests.faults import Fault, edits, from_pydantic, shorten
 from manifests.identity import MAX_SEED, row_id
+from manifests.messages import Fault, edits, from_pydantic, shorten
 
 SCHEMA_VERSION = 1
 ROLES = ("melody", "continuation", "style")

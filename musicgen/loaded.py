@@ -8,18 +8,18 @@ import torch
 from torch import Tensor
 
 from musicgen.audio import resample, to_channels
+from musicgen.checkpoints.describe import ModelInfo
 from musicgen.checkpoints.load import Checkpoint
 from musicgen.conditioning.chroma import ChromaExtractor
 from musicgen.conditioning.separation import load_separator
 from musicgen.config import SamplingParams, n_frames
-from musicgen.engine import ROWS_PER_SLOT, Engine, Request
-from musicgen.family import row_bytes
-from musicgen.files import ModelInfo
-from musicgen.inputs import RequestMaker
-from musicgen.longform import plan_windows, stride_frames
-from musicgen.protocol import Limits
+from musicgen.engine.engine import ROWS_PER_SLOT, Engine, Request
+from musicgen.engine.request import Limits
+from musicgen.engine.weights import StepWeights, drop_weights, prepare
+from musicgen.registry import row_bytes
+from musicgen.request_builder import RequestMaker
 from musicgen.transformer import sinusoid
-from musicgen.weights import StepWeights, drop_weights, prepare
+from musicgen.windows import plan_windows, stride_frames
 
 LONGEST_S = 3600.0
 

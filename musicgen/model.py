@@ -8,17 +8,17 @@ import torch
 from torch import Tensor
 from transformers import EncodecModel, HubertModel
 
+from musicgen.attributes import ConditioningAttributes, Wavs, prepare_attributes
+from musicgen.checkpoints.describe import ModelInfo
 from musicgen.checkpoints.load import Checkpoint, load
-from musicgen.codec import CompressionModel
-from musicgen.conditioning.attributes import ConditioningAttributes, Wavs, prepare_attributes
+from musicgen.codec.codec import CompressionModel
 from musicgen.conditioning.features import MertFeatures
 from musicgen.conditioning.text import TextEncoder
 from musicgen.config import SamplingParams
-from musicgen.engine import Request
-from musicgen.files import ModelInfo
+from musicgen.engine.engine import Request
+from musicgen.engine.runner import MAX_SLOTS, Progress, Runner, log_progress
 from musicgen.loaded import LoadedModel
-from musicgen.longform import default_stride_s, stride_frames
-from musicgen.runner import MAX_SLOTS, Progress, Runner, log_progress
+from musicgen.windows import default_stride_s, stride_frames
 
 DEFAULT_DURATION_S = 15.0  # until set_generation_params is called
 

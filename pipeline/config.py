@@ -15,7 +15,7 @@ from pydantic import (
 )
 
 from manifests.schema import GenerationDefaults
-from pipeline.qc import QualityLimits
+from pipeline.audio.limits import QualityLimits
 
 AudioMode = Literal["files", "parquet", "webdataset"]
 AudioFormat = Literal["flac", "wav", "mp3", "ogg", "opus"]

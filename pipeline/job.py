@@ -12,33 +12,31 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import partial
 from queue import Empty, Queue
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import ray
-from ray.data import ActorPoolStrategy
 
 from manifests.reader import Manifest
-from musicgen.files import ModelInfo
+from musicgen.checkpoints.describe import ModelInfo
 from pipeline import ledger
-from pipeline.checkpoint import limits_of
-from pipeline.cluster import check_resources, gpus_per_replica, start_ray
 from pipeline.config import ConfigError, JobConfig
-from pipeline.drain import Drain, Leaving
-from pipeline.expand import Letter, PlanSpec, Selection
 from pipeline.ledger import DoneSet, attempts, maintain
 from pipeline.ledger.lease import Lease, LeaseLostError
-from pipeline.plan import Plan, describe_plan, scan
-from pipeline.prepare import Prepare, read_rows
-from pipeline.progress import ProgressView, Tally
-from pipeline.replica import Replica
-from pipeline.runs import RunRecord, count_clips
-from pipeline.seat import seat_of_actor
-from pipeline.settings import PrepareSettings, ReplicaSettings
+from pipeline.planning.expand import Letter, PlanSpec, Selection
+from pipeline.planning.model_limits import limits_of
+from pipeline.planning.scan import Plan, describe_plan, scan
+from pipeline.prepare.messages import PrepareSettings
+from pipeline.replica.actor import Replica
+from pipeline.replica.messages import ReplicaSettings
+from pipeline.run_record import RunRecord, count_clips
+from pipeline.runtime.drain import Drain, Leaving
+from pipeline.runtime.ray_actor_id import seat_of_actor
+from pipeline.runtime.ray_cluster import check_resources, gpus_per_replica, start_ray
+from pipeline.runtime.ray_dataset import build_dataset
 from pipeline.storage import Storage, StorageError, open_storage
+from pipeline.telemetry.progress import ProgressView, Tally
 
 log = logging.getLogger(__name__)
 
@@ -149,58 +147,6 @@ def run(
         return summary
 
 
-def build_dataset(
-    config: JobConfig,
-    plan: Plan,
-    prepare: PrepareSettings,
-    replica: ReplicaSettings,
-    known: DoneSet,
-    replica_class: type,
-) -> ray.data.Dataset:
-    """The Ray Dataset of the picture above; iterating it runs the job and yields statuses.
-
-    Both repartitions are strict: without, a manifest that is 99 % done reaches the replicas as one
-    huge block, or as hundreds of one-row blocks. All three settings of the replica pool are needed
-    for calls to run side by side, which is what keeps the slots full from one task to the next.
-    """
-    manifest = prepare.spec.manifest
-    index = {unit: position for position, unit in enumerate(manifest.units)}
-    units = [{"unit": index[unit]} for unit in plan.units]
-    in_flight = config.tasks_in_flight
-    held = ray.put((known.clips, known.letters))  # one copy per node
-    return (
-        ray.data.from_items(units, override_num_blocks=min(len(units), 1000))
-        .map_batches(
-            partial(read_rows, manifest), batch_size=1, batch_format="pyarrow", num_cpus=0.5
-        )
-        .repartition(target_num_rows_per_block=config.prepare_block_rows, strict=True)
-        .map_batches(
-            Prepare,
-            fn_constructor_args=(prepare, partial(ray.get, held)),
-            batch_size=None,
-            batch_format="pyarrow",
-            num_cpus=0.5,
-            compute=ActorPoolStrategy(size=config.prepare_workers),
-        )
-        .repartition(target_num_rows_per_block=config.block_rows, strict=True)
-        .map_batches(
-            replica_class,
-            fn_constructor_args=(replica,),
-            batch_size=config.block_rows,
-            batch_format="pyarrow",
-            num_cpus=config.cpus_per_replica,
-            num_gpus=gpus_per_replica(config) or None,
-            resources=dict(config.replica_resources) or None,
-            compute=ActorPoolStrategy(
-                size=config.replicas,
-                enable_true_multi_threading=True,
-                max_tasks_in_flight_per_actor=in_flight,
-                max_concurrent_calls_per_actor=in_flight,
-            ),
-        )
-    )
-
-
 def _lease(config: JobConfig, say: Callable[[str], None]) -> Lease:
     """The first write to the output: what fails here is the output's address or credentials."""
     try:
@@ -256,7 +202,7 @@ def _known_after(selection: Selection, letters: list[Letter]) -> DoneSet:
 
 
 def _watch(
-    dataset: ray.data.Dataset,
+    dataset: Any,
     config: JobConfig,
     lease: Lease,
     record: RunRecord,
@@ -316,7 +262,7 @@ def _settle_accounts(storage: Storage, summary: RunSummary, drain: Drain) -> Non
         summary.drained = drain.reason
 
 
-def _drive(dataset: ray.data.Dataset, statuses: Queue[Any], stop: threading.Event) -> None:
+def _drive(dataset: Any, statuses: Queue[Any], stop: threading.Event) -> None:
     try:
         for batch in dataset.iter_batches(
             batch_size=None, batch_format="pyarrow", prefetch_batches=0

@@ -1,95 +1,59 @@
-"""The direction of imports: a file imports only files to its left, a package those before it.
+"""The direction of imports between folders, and who may touch Ray and the model.
 
-The lists below are the order in which a newcomer reads the code; a new file needs a place in them.
+`FOLDERS` is the order in which a newcomer reads the code: a folder, or a file beside the folders,
+imports only itself and what stands before it. Three more sentences are checked: only `runtime`, the
+exporter and `submit` import Ray; only `replica`, `prepare` and `models` import the model; no import
+runs in a circle.
 """
 
 import ast
 import subprocess
 import sys
+from collections.abc import Iterator
+from functools import cache
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parents[1]
 
-READING_ORDER = {
-    "manifests": "identity faults schema columns reader texts build probe check",
-    "musicgen": """
-        errors config longform family
-        checkpoints.hub checkpoints.audiocraft checkpoints.audiocraft_config checkpoints.integrity
-        checkpoints.parts files
-        allocator audio codebooks codec_layers codec transformer
-        conditioning.text conditioning.separation conditioning.chroma conditioning.features
-        conditioning.style conditioning.fuser conditioning.attributes
-        sampling guidance lm precision weights cache step prefill stepper protocol engine
-        checkpoints.transformers_names checkpoints.submodels checkpoints.load checkpoints.convert
-        inputs runner loaded model
-        tiny.synth tiny.pieces tiny.vocabulary tiny.measures tiny.recipe tiny.schedule tiny.isometry
-        tiny.codec tiny.tokens tiny.alignment tiny.untrained tiny.language tiny.figures tiny.joints
-        tiny.card tiny.export tiny.train tiny.evaluate tiny.tunes
-    """,
-    "pipeline": """
-        qc config job_yaml
-        storage.errors storage.filesystems storage.local_files storage.range_file storage.store
-        storage.references storage
-        ledger.lease ledger.tables ledger.parts ledger.done_set ledger.book ledger.attempts
-        ledger.verify ledger.maintain ledger
-        expand plan checkpoint settings quality level containers encode listen prepare records
-        finish logs metrics commit loading slots timing watchdog gate work token_loop closing
-        stations exporter replica seat cluster progress drain runs
-        report.pictures report.highlights report.cards report.page report
-        job
-        cli.options cli.errors cli.manifest cli.models cli.submit cli.upkeep cli.root
-    """,
+FOLDERS = {
+    "manifests": [
+        *("identity", "messages", "uris", "schema", "columns", "reader"),
+        *("text", "build", "audio_file", "check"),
+    ],
+    "musicgen": [
+        *("config", "windows", "registry", "audio", "transformer", "codec", "conditioning", "lm"),
+        *("engine", "checkpoints", "attributes", "request_builder", "loaded", "model", "tiny"),
+    ],
+    "pipeline": [
+        *("config", "audio", "config_file", "storage", "telemetry", "ledger", "planning"),
+        *("prepare", "replica", "run_record", "runtime", "report", "job", "cli"),
+    ],
 }
-ORDER = {package: text.split() for package, text in READING_ORDER.items()}
 MAY_IMPORT = {
     "manifests": {"manifests"},
     "musicgen": {"musicgen"},
     "pipeline": {"manifests", "musicgen", "pipeline"},
 }
-SCRIPTS = {"cli.__main__"}
+MOST_ENTRIES = {"manifests": 14, "musicgen": 18, "pipeline": 18}
 # Free of torch, so that the driver's checks stay fast.
-LIGHT_MUSICGEN = {"musicgen.files", "musicgen.family"}
-IMPORTS_THE_MODEL = {
-    *(
-        "listen",
-        "prepare",
-        "records",
-        "finish",
-        "loading",
-        "slots",
-        "work",
-        "token_loop",
-        "closing",
-        "stations",
-        "cli.models",
-    ),
-}
-IMPORTS_RAY = {
-    "cluster",
-    "exporter",
-    "seat",
-    "job",
-    "cli.submit",
-}  # the actors' work knows nothing of Ray
+LIGHT_MUSICGEN = ("musicgen.checkpoints.describe", "musicgen.registry", "musicgen.config")
+IMPORTS_THE_MODEL = ("pipeline.replica", "pipeline.prepare", "pipeline.cli.models")
+IMPORTS_RAY = (*("pipeline.runtime", "pipeline.telemetry.ray_exporter", "pipeline.cli.submit"),)
 
 
-def modules(package: str) -> dict[str, Path]:
-    """Module name below the package to its file. A folder's `__init__` comes after its files;
-    scripts that nothing imports are left out."""
-    found = {}
-    for path in sorted((ROOT / package).rglob("*.py")):
-        parts = path.relative_to(ROOT / package).with_suffix("").parts
-        name = ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
-        if name in SCRIPTS or (path.name == "__init__.py" and not imported(path)):
-            continue
-        if name:
-            found[name] = path
-    return found
+def modules() -> Iterator[tuple[str, Path]]:
+    """Full names and files of all modules of the three packages."""
+    for package in FOLDERS:
+        for path in sorted((ROOT / package).rglob("*.py")):
+            parts = path.relative_to(ROOT).with_suffix("").parts
+            yield ".".join(parts[:-1] if parts[-1] == "__init__" else parts), path
 
 
-def imported(path: Path) -> set[str]:
+@cache
+def imported(path: Path) -> frozenset[str]:
     """Full names of the modules that a file imports, at any depth of the code."""
     names: set[str] = set()
     for node in ast.walk(ast.parse(path.read_text())):
@@ -98,48 +62,79 @@ def imported(path: Path) -> set[str]:
         elif isinstance(node, ast.ImportFrom) and node.module:
             for alias in node.names:
                 full = f"{node.module}.{alias.name}"
-                is_module = (ROOT / full.replace(".", "/")).with_suffix(".py").exists()
+                base = ROOT / full.replace(".", "/")
+                is_module = base.with_suffix(".py").exists() or base.is_dir()
                 names.add(full if is_module else node.module)
-    return names
+    return frozenset(names)
 
 
-@pytest.mark.parametrize("package", ORDER)
-def test_every_file_has_a_place(package: str) -> None:
-    assert sorted(ORDER[package]) == sorted(modules(package))
+def within(name: str, folders: tuple[str, ...]) -> bool:
+    return any(name == folder or name.startswith(f"{folder}.") for folder in folders)
 
 
-@pytest.mark.parametrize("package", ORDER)
-def test_files_import_only_to_their_left(package: str) -> None:
-    order = ORDER[package]
-    for name, path in modules(package).items():
-        left = set(order[: order.index(name)])
-        ours = {full.partition(".")[2] for full in imported(path) if full.startswith(package + ".")}
-        wrong = (ours & set(order)) - left
-        assert not wrong, f"{package}/{name} imports to its right: {wrong}"
+def folder_of(module: str) -> str:
+    return module.split(".")[1] if "." in module else "__init__"
 
 
-@pytest.mark.parametrize("package", ORDER)
-def test_packages_import_only_what_they_may(package: str) -> None:
-    for name, path in modules(package).items():
-        packages = {full.partition(".")[0] for full in imported(path)} & set(ORDER)
-        assert packages <= MAY_IMPORT[package], f"{package}/{name}"
+@pytest.mark.parametrize("package", FOLDERS)
+def test_every_folder_has_a_place_and_there_are_few(package: str) -> None:
+    entries = {
+        path.stem
+        for path in (ROOT / package).iterdir()
+        if path.suffix == ".py" or (path.is_dir() and any(path.rglob("*.py")))
+    } - {"__init__"}
+    assert entries == set(FOLDERS[package])
+    everything = [p for p in (ROOT / package).iterdir() if p.name != "__pycache__"]
+    assert len(everything) <= MOST_ENTRIES[package]
+
+
+@pytest.mark.parametrize("package", FOLDERS)
+def test_folders_import_only_what_stands_before_them(package: str) -> None:
+    order = [*FOLDERS[package], "__init__"]
+    for name, path in modules():
+        if name.split(".")[0] != package:
+            continue
+        position = order.index(folder_of(name))
+        for other in imported(path):
+            if other.startswith(f"{package}."):
+                if (name, other) == ("pipeline.config", "pipeline.audio.limits"):
+                    continue
+                assert order.index(folder_of(other)) <= position, f"{name} imports {other}"
+
+
+def test_packages_import_only_what_they_may() -> None:
+    for name, path in modules():
+        packages = {full.partition(".")[0] for full in imported(path)} & set(FOLDERS)
+        assert packages <= MAY_IMPORT[name.split(".")[0]], name
+
+
+def test_no_import_runs_in_a_circle() -> None:
+    known = dict(modules())
+    TopologicalSorter(
+        {
+            name: {n for n in imported(path) if n in known and n != name}
+            for name, path in known.items()
+        }
+    ).prepare()  # raises CycleError, which names the circle
 
 
 def test_only_some_files_of_the_job_touch_the_model_or_ray() -> None:
-    for name, path in modules("pipeline").items():
+    for name, path in modules():
+        if not name.startswith("pipeline"):
+            continue
         names = imported(path)
-        heavy = {n for n in names if n.startswith("musicgen.")} - LIGHT_MUSICGEN
-        heavy = {n for n in heavy if not n.startswith("musicgen.files.")}
-        assert not heavy or name in IMPORTS_THE_MODEL, f"pipeline/{name} imports {heavy}"
-        assert "ray" not in names or name in IMPORTS_RAY, f"pipeline/{name} imports ray"
+        heavy = {n for n in names if n.startswith("musicgen.") and not within(n, LIGHT_MUSICGEN)}
+        assert not heavy or within(name, IMPORTS_THE_MODEL), f"{name} imports {heavy}"
+        rays = {n for n in names if within(n, ("ray",))}
+        assert not rays or within(name, IMPORTS_RAY), f"{name} imports {rays}"
 
 
 @pytest.mark.parametrize(
     ("module", "heavy"),
     [
         ("manifests.check", ("torch", "ray")),
-        ("musicgen.files", ("torch", "ray")),
-        ("pipeline.plan", ("torch", "ray")),
+        ("musicgen.checkpoints.describe", ("torch", "ray")),
+        ("pipeline.planning.scan", ("torch", "ray")),
         # The driver, and what Ray's workers import before they know what they are to do.
         ("pipeline.job", ("torch", "transformers")),
     ],

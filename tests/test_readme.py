@@ -10,10 +10,10 @@ from typing import get_args
 import click
 import pytest
 
+from pipeline.audio.limits import QualityLimits
+from pipeline.audio.measure import Quality
 from pipeline.cli.root import main
 from pipeline.config import AudioFormat, JobConfig, Normalize
-from pipeline.qc import QualityLimits
-from pipeline.quality import Quality
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -23,8 +23,8 @@ COMMANDS = ["command", "does"]
 # AudioCraft's classes whose every public method and parameter has a row, and where ours are.
 REFERENCE = {
     "MusicGen": "musicgen/model.py",
-    "LMModel": "musicgen/lm.py",
-    "CompressionModel": "musicgen/codec.py",
+    "LMModel": "musicgen/lm/model.py",
+    "CompressionModel": "musicgen/codec/codec.py",
 }
 
 Table = list[list[str]]

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from musicgen.errors import CheckpointError, first_line
+from musicgen.checkpoints.errors import CheckpointError, first_line
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from musicgen.checkpoints.audiocraft import SELF_WAV, TEXT_PROJECTION, Package
+from musicgen.checkpoints.errors import CheckpointError
 from musicgen.config import ChromaConfig, FuseMethod, LMConfig, StyleConfig
-from musicgen.errors import CheckpointError
 
 # What our transformer is. AudioCraft's has more switches; no released MusicGen uses them.
 LM_SWITCHES: dict[str, Any] = {

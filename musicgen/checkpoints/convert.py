@@ -29,13 +29,13 @@ from transformers import (
     MusicgenMelodyFeatureExtractor,
 )
 
-from musicgen.checkpoints.integrity import CONFIG, OWN, WEIGHTS
+from musicgen.checkpoints.describe import DEFAULT_MAX_DURATION_S, ModelInfo, describe
+from musicgen.checkpoints.layout import CONFIG, OWN, WEIGHTS
 from musicgen.checkpoints.load import Checkpoint, load
 from musicgen.checkpoints.transformers_names import transformers_lm
-from musicgen.codec import CompressionModel
+from musicgen.codec.codec import CompressionModel
 from musicgen.conditioning.features import MertFeatures
 from musicgen.conditioning.text import TextEncoder
-from musicgen.files import DEFAULT_MAX_DURATION_S, ModelInfo, describe
 
 LAYOUT_VERSION = 1
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16}

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
-from musicgen.errors import ModelNotFoundError, first_line
+from musicgen.checkpoints.errors import ModelNotFoundError, first_line
 
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 # What the hub once listed without an owner, and AudioCraft's checkpoints still do.

@@ -19,8 +19,10 @@ from transformers import (
 
 from musicgen.checkpoints.audiocraft import LM_FILE, TEXT_PROJECTION, lm_state, read_package
 from musicgen.checkpoints.audiocraft_config import read_lm_settings
-from musicgen.checkpoints.integrity import CONFIG, read_json
-from musicgen.checkpoints.parts import GIVEN
+from musicgen.checkpoints.describe import ModelInfo, describe, own_lm_config
+from musicgen.checkpoints.errors import CheckpointError
+from musicgen.checkpoints.layout import CONFIG, read_json
+from musicgen.checkpoints.submodel_folders import GIVEN
 from musicgen.checkpoints.submodels import (
     State,
     as_fp32,
@@ -36,13 +38,11 @@ from musicgen.checkpoints.submodels import (
     tensors,
 )
 from musicgen.checkpoints.transformers_names import MELODY_PROJECTION, POSITIONS, rename_lm
-from musicgen.codec import CompressionModel
+from musicgen.codec.codec import CompressionModel
 from musicgen.conditioning.features import CodecFeatures, MertFeatures
 from musicgen.conditioning.text import TextEncoder
 from musicgen.config import LMConfig
-from musicgen.errors import CheckpointError
-from musicgen.files import ModelInfo, describe, own_lm_config
-from musicgen.lm import LMModel
+from musicgen.lm.model import LMModel
 
 __all__ = ["Checkpoint", "CheckpointError", "load", "load_checkpoint"]
 

@@ -29,11 +29,11 @@ from musicgen.checkpoints.audiocraft import (
     rename_codec,
 )
 from musicgen.checkpoints.audiocraft_config import codec_config
-from musicgen.checkpoints.integrity import CONFIG, PICKLED, part_files, read_json, weight_files
-from musicgen.codec import CompressionModel
+from musicgen.checkpoints.errors import CheckpointError
+from musicgen.checkpoints.layout import CONFIG, PICKLED, part_files, read_json, weight_files
+from musicgen.codec.codec import CompressionModel
 from musicgen.conditioning.features import MertFeatures
 from musicgen.conditioning.text import TextEncoder
-from musicgen.errors import CheckpointError
 
 State = dict[str, Tensor]
 

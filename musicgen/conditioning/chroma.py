@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from musicgen.audio import resample
 from musicgen.conditioning.separation import Separator, separation_name
 from musicgen.config import ChromaConfig
-from musicgen.longform import Window
+from musicgen.windows import Window
 
 A0_HZ = 27.5  # pitches are counted from here
 A_IS_BIN = 9  # the bin of A where bin 0 is C

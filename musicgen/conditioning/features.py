@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from transformers import HubertModel
 
 from musicgen.audio import resample
-from musicgen.codec import CompressionModel
+from musicgen.codec.codec import CompressionModel
 
 
 class MertFeatures(nn.Module):

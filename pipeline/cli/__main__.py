@@ -20,9 +20,9 @@ def console() -> None:
     except SystemExit as leaving:
         if leaving.code != EXIT_DRAINED:
             raise
-    import ray
+    from pipeline.runtime.ray_cluster import leave_ray
 
-    ray.shutdown()
+    leave_ray()
     logging.shutdown()
     sys.stdout.flush()
     sys.stderr.flush()

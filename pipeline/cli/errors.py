@@ -13,7 +13,7 @@ import click
 from manifests.reader import ManifestError
 from pipeline.config import ConfigError
 from pipeline.ledger.lease import LeaseHeldError, LeaseLostError
-from pipeline.ledger.tables import SchemaError
+from pipeline.ledger.schema import SchemaError
 from pipeline.storage import StorageError
 
 EXIT_CRASH, EXIT_BAD_INPUT, EXIT_DEAD_LETTERS, EXIT_LEASE_HELD, EXIT_DRAINED = 1, 2, 3, 4, 5

@@ -8,7 +8,7 @@ from manifests.schema import RowIssue
 from pipeline.cli.errors import EXIT_BAD_INPUT, errors_to_exit_codes, say
 from pipeline.cli.options import storage_pairs
 from pipeline.config import check_location
-from pipeline.ledger.tables import RESERVED_COLUMNS
+from pipeline.ledger.schema import RESERVED_COLUMNS
 
 _SHOWN = 100  # issues printed; the rejects file holds all
 
@@ -102,11 +102,11 @@ def check(
     written with their reasons.
     """
     from manifests.check import check as check_manifest
-    from pipeline.job_yaml import load_defaults
+    from pipeline.config_file import load_defaults
 
     limits = None
     if model is not None:
-        from pipeline.checkpoint import check_limits
+        from pipeline.planning.model_limits import check_limits
 
         limits = check_limits(model)
     report = check_manifest(

@@ -11,7 +11,7 @@ from pipeline.cli.errors import errors_to_exit_codes
 @click.option("--slots", type=click.IntRange(1), default=8, help="Clips in flight. [default: 8]")
 def models(slots: int) -> None:
     """List the released models: names, sizes, licence, and the memory that they need."""
-    from musicgen.family import FAMILY
+    from musicgen.registry import FAMILY
 
     click.echo(
         f"{'name':22}{'hub id':36}{'parameters':>11}  {'fp16 GB':>7}  {'fp32 GB':>7}  licence"

@@ -15,8 +15,8 @@ from pipeline.cli.options import given_flags, job_options
 from pipeline.cli.submit import submit
 from pipeline.cli.upkeep import compact, continued_config, gc, report, status, verify
 from pipeline.config import JobConfig
-from pipeline.job_yaml import load_config
-from pipeline.ledger.tables import RESERVED_COLUMNS
+from pipeline.config_file import load_config
+from pipeline.ledger.schema import RESERVED_COLUMNS
 from pipeline.storage import Storage, open_storage
 
 if TYPE_CHECKING:
@@ -92,12 +92,12 @@ def plan(config: str | None, as_json: bool, **flags: Any) -> None:
     the output's last run.
     """
     from pipeline import ledger
-    from pipeline.checkpoint import inspect_model, limits_of
-    from pipeline.expand import PlanSpec, Selection
-    from pipeline.ledger.done_set import NO_IDS, DoneSet
-    from pipeline.plan import describe_plan, scan
-    from pipeline.progress import clock
-    from pipeline.runs import estimate_s
+    from pipeline.ledger.id_set import NO_IDS, DoneSet
+    from pipeline.planning.expand import PlanSpec, Selection
+    from pipeline.planning.model_limits import inspect_model, limits_of
+    from pipeline.planning.scan import describe_plan, scan
+    from pipeline.run_record import estimate_s
+    from pipeline.telemetry.progress import clock
 
     given = given_flags(flags)
     fresh = "output" not in given and config is None
@@ -131,7 +131,7 @@ def plan(config: str | None, as_json: bool, **flags: Any) -> None:
 
 def _make(config: JobConfig, *, retry: bool) -> None:
     """Checks everything that needs no model, then runs the job."""
-    from pipeline.checkpoint import inspect_model
+    from pipeline.planning.model_limits import inspect_model
 
     opened = _open_manifest(config)
     info = inspect_model(config)

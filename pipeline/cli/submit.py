@@ -22,7 +22,7 @@ from pipeline.cli.errors import (
 )
 from pipeline.cli.options import flags_of, given_flags, job_options
 from pipeline.config import ConfigError, JobConfig, secret_names
-from pipeline.job_yaml import load_config
+from pipeline.config_file import load_config
 
 if TYPE_CHECKING:
     from ray.job_submission import JobDetails, JobSubmissionClient

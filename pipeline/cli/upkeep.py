@@ -11,8 +11,8 @@ from manifests.reader import Manifest
 from pipeline.cli.errors import EXIT_CRASH, errors_to_exit_codes, say
 from pipeline.cli.options import storage_pairs
 from pipeline.config import ConfigError, JobConfig, check_location
-from pipeline.job_yaml import load_config
-from pipeline.ledger.done_set import NO_IDS, Ids
+from pipeline.config_file import load_config
+from pipeline.ledger.id_set import NO_IDS, Ids
 from pipeline.storage import Storage, StorageError, open_storage
 
 OUTPUT_FOLDERS = ("clips", "failed", "runs", "lease")
@@ -75,7 +75,7 @@ def continued_config(config: str | None, flags: dict[str, Any]) -> JobConfig:
 @on_output
 def status(storage: Storage, as_json: bool) -> None:
     """What the output holds and how its last run is doing; reads storage only."""
-    from pipeline.runs import Status, read_status
+    from pipeline.run_record import Status, read_status
 
     found: Status = read_status(storage)
     click.echo(json.dumps(asdict(found)) if as_json else found.text())
@@ -174,9 +174,9 @@ def report(storage: Storage, sample: int, seed: int, embed: bool) -> None:
 
 def _wanted(storage: Storage, manifest: str) -> Ids:
     """The clips that a manifest asks for, under the settings of the output's last run."""
-    from pipeline.checkpoint import inspect_model, limits_of
-    from pipeline.expand import PlanSpec
-    from pipeline.plan import wanted_clips
+    from pipeline.planning.expand import PlanSpec
+    from pipeline.planning.model_limits import inspect_model, limits_of
+    from pipeline.planning.scan import wanted_clips
 
     flags = {"output": storage.root, "manifest": manifest, "storage_options": storage.options}
     config = continued_config(None, flags)

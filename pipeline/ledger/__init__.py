@@ -1,6 +1,8 @@
 """What is done, what failed, and who writes: parts, lease, proof and upkeep of an output."""
 
-from pipeline.ledger.book import (
+from pipeline.ledger.id_set import DoneSet, pack_ids
+from pipeline.ledger.parts import UnreadablePartError, list_parts, new_replica_id, new_run_id
+from pipeline.ledger.reader import (
     SETTLED,
     PartCache,
     check_schema,
@@ -15,9 +17,7 @@ from pipeline.ledger.book import (
     write_failed_part,
     write_run,
 )
-from pipeline.ledger.done_set import DoneSet, pack_ids
-from pipeline.ledger.parts import UnreadablePartError, list_parts, new_replica_id, new_run_id
-from pipeline.ledger.tables import CLIP_FIELDS, FAILED_SCHEMA, SchemaError, clip_schema
+from pipeline.ledger.schema import CLIP_FIELDS, FAILED_SCHEMA, SchemaError, clip_schema
 
 __all__ = [
     "CLIP_FIELDS",

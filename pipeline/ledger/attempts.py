@@ -18,8 +18,8 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
 
-from pipeline.ledger.book import PartCache, clips_of_run, letters_of_run
 from pipeline.ledger.parts import list_parts
+from pipeline.ledger.reader import PartCache, clips_of_run, letters_of_run
 from pipeline.storage import THREADS, ObjectNotFoundError, Storage, StorageError
 
 FOLDER = "attempts"

@@ -9,8 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from pipeline.ledger.book import standing_letters
-from pipeline.ledger.done_set import NO_IDS, Ids, among, pack_ids
+from pipeline.ledger.id_set import NO_IDS, Ids, among, pack_ids
 from pipeline.ledger.lease import Lease, generation_of
 from pipeline.ledger.parts import (
     MERGED,
@@ -22,6 +21,7 @@ from pipeline.ledger.parts import (
     read_part,
     split_parts,
 )
+from pipeline.ledger.reader import standing_letters
 from pipeline.ledger.verify import is_leftover
 from pipeline.storage import ObjectInfo, Storage
 

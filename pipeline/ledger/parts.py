@@ -13,7 +13,7 @@ from typing import Literal, TypeVar
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.ledger.tables import encode_part, open_part, replaced_by
+from pipeline.ledger.schema import encode_part, open_part, replaced_by
 from pipeline.storage import THREADS, ObjectInfo, ObjectNotFoundError, Storage, StorageError
 
 T = TypeVar("T")

@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 
 from pipeline.ledger import attempts
-from pipeline.ledger.done_set import pack_ids
+from pipeline.ledger.id_set import pack_ids
 from pipeline.ledger.parts import (
     UnreadablePartError,
     on_steady_listing,

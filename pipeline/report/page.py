@@ -23,9 +23,9 @@ from markupsafe import Markup, escape
 from numpy.typing import NDArray
 
 from pipeline import ledger
+from pipeline.audio.measure import FLOOR_DBFS
 from pipeline.ledger.parts import map_parts, read_part
-from pipeline.ledger.tables import CLIP_FIELDS
-from pipeline.quality import FLOOR_DBFS
+from pipeline.ledger.schema import CLIP_FIELDS
 from pipeline.report import highlights
 from pipeline.report.cards import Card, make_cards
 from pipeline.report.pictures import WAVE_COLUMNS, Histogram, Timeline, histogram, timeline

@@ -1,6 +1,6 @@
 """Objects on a folder or an object store, whole or not there at all. `store` holds the class."""
 
-from pipeline.storage.errors import ObjectNotFoundError, RetryPolicy, StorageError, redact
+from manifests.uris.errors import ObjectNotFoundError, RetryPolicy, StorageError, redact
 from pipeline.storage.store import THREADS, ObjectInfo, Storage, open_storage
 
 __all__ = [

@@ -21,8 +21,7 @@ from typing import Any, BinaryIO, TypeVar, cast
 
 from fsspec.asyn import sync
 
-from pipeline.storage import local_files
-from pipeline.storage.errors import (
+from manifests.uris.errors import (
     ObjectNotFoundError,
     RetryPolicy,
     StorageError,
@@ -31,7 +30,8 @@ from pipeline.storage.errors import (
     retrying,
     secrets_in,
 )
-from pipeline.storage.filesystems import make_filesystem, split_uri
+from manifests.uris.filesystems import make_filesystem, split_uri
+from pipeline.storage import local_files
 from pipeline.storage.range_file import RangeFile
 
 T = TypeVar("T")

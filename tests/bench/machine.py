@@ -12,8 +12,8 @@ from typing import Any
 import torch
 
 from musicgen.config import LMConfig
-from musicgen.family import BYTES
-from musicgen.precision import DTYPES, can_pack, make_linear
+from musicgen.engine.linear import DTYPES, can_pack, make_linear
+from musicgen.registry import BYTES
 
 ROWS_PER_CLIP = 2  # with single guidance
 _PACKAGES = ("musicgen-batch", "torch", "transformers", "ray")

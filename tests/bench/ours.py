@@ -9,9 +9,9 @@ from typing import Any
 
 import torch
 
-from musicgen.allocator import keep_freed_memory
-from musicgen.engine import Engine, Request
+from musicgen.engine.engine import Engine, Request
 from musicgen.model import MusicGen
+from pipeline.replica.malloc import keep_freed_memory
 from tests.bench import machine
 from tests.bench.workload import SAMPLING, Clip, Timed, Workload, batches, longest_first
 

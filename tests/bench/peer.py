@@ -14,7 +14,7 @@ from torch import Tensor
 from transformers import AutoTokenizer, MusicgenForConditionalGeneration
 from transformers.cache_utils import DynamicCache, EncoderDecoderCache
 
-from musicgen.precision import DTYPES
+from musicgen.engine.linear import DTYPES
 from tests.bench import machine
 from tests.bench.workload import SAMPLING, Clip, Timed, Workload, batches, longest_first
 

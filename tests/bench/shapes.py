@@ -21,7 +21,7 @@ from transformers import (
 )
 
 from musicgen.config import LMConfig
-from musicgen.family import FAMILY
+from musicgen.registry import FAMILY
 from tests.bench.workload import vocabulary
 
 T5_BASE = {"vocab_size": 32_128, "d_model": 768, "d_kv": 64, "d_ff": 3072, "num_layers": 12,

@@ -12,9 +12,9 @@ import torch
 from click.testing import CliRunner
 from transformers import MusicgenForConditionalGeneration
 
-from musicgen.family import CODEC_PARAMETERS, FAMILY, T5_PARAMETERS
+from musicgen.registry import CODEC_PARAMETERS, FAMILY, T5_PARAMETERS
 from pipeline.cli.root import main as musicgen_batch
-from pipeline.job_yaml import load_config
+from pipeline.config_file import load_config
 from tests.bench import engine, gpu, machine, pipeline, table
 from tests.bench.shapes import SHAPES
 from tests.bench.workers import Inline, Process, Side

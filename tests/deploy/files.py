@@ -18,7 +18,7 @@ import yaml
 from pipeline.cli.options import given_flags
 from pipeline.cli.root import main
 from pipeline.config import ConfigError, JobConfig
-from pipeline.job_yaml import load_config
+from pipeline.config_file import load_config
 
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "deploy"

@@ -9,7 +9,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from musicgen.files import TINY_FOLDER
+from musicgen.checkpoints.describe import TINY_FOLDER
 from pipeline import ledger
 from pipeline.ledger.lease import Lease
 from pipeline.storage import RetryPolicy, open_storage

@@ -19,13 +19,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline import ledger
-from pipeline.checkpoint import inspect_model
 from pipeline.config import JobConfig
-from pipeline.job_yaml import load_config
+from pipeline.config_file import load_config
 from pipeline.ledger import DoneSet, verify
-from pipeline.plan import Plan
-from pipeline.prepare import Prepare, read_rows
-from pipeline.settings import PrepareSettings, ReplicaSettings, lone_seat
+from pipeline.planning.model_limits import inspect_model
+from pipeline.planning.scan import Plan
+from pipeline.prepare.actor import Prepare, read_rows
+from pipeline.prepare.messages import PrepareSettings
+from pipeline.replica.messages import ReplicaSettings, lone_seat
 from pipeline.storage import open_storage
 
 EXAMPLES = Path(__file__).parents[2] / "manifests" / "examples"

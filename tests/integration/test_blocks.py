@@ -12,13 +12,14 @@ import pytest
 
 from manifests.reader import Manifest
 from pipeline import ledger
-from pipeline.checkpoint import inspect_model, limits_of
-from pipeline.expand import Clip, Expander, PlanSpec, Selection
+from pipeline.config_file import load_config
 from pipeline.job import build_dataset
-from pipeline.job_yaml import load_config
-from pipeline.ledger.done_set import NO_IDS, DoneSet, pack_ids
-from pipeline.plan import scan
-from pipeline.settings import PrepareSettings, ReplicaSettings
+from pipeline.ledger.id_set import NO_IDS, DoneSet, pack_ids
+from pipeline.planning.expand import Clip, Expander, PlanSpec, Selection
+from pipeline.planning.model_limits import inspect_model, limits_of
+from pipeline.planning.scan import scan
+from pipeline.prepare.messages import PrepareSettings
+from pipeline.replica.messages import ReplicaSettings
 from tests.integration.jobs import TINY, write_manifest
 
 N_ROWS, N_PENDING, BLOCK_ROWS = 9_600, 96, 8

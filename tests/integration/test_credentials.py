@@ -86,10 +86,10 @@ def test_what_gives_access_is_left_out_of_uris(text: str, shown: str) -> None:
 
 
 def test_the_record_of_a_run_names_a_signed_manifest_without_its_signature(tmp_path: Path) -> None:
-    from pipeline.job_yaml import load_config
-    from pipeline.plan import Plan
-    from pipeline.progress import Tally
-    from pipeline.runs import RunRecord
+    from pipeline.config_file import load_config
+    from pipeline.planning.scan import Plan
+    from pipeline.run_record import RunRecord
+    from pipeline.telemetry.progress import Tally
 
     storage = open_storage(str(tmp_path))
     signed = f"https://host/m.parquet?X-Amz-Signature={SIGNATURE}"

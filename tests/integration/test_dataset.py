@@ -15,7 +15,7 @@ from datasets import Audio, load_dataset
 
 from pipeline import ledger
 from pipeline.report import build_report
-from pipeline.runs import read_status
+from pipeline.run_record import read_status
 from pipeline.storage import open_storage
 from tests.integration.jobs import (
     EXAMPLES,

@@ -9,14 +9,15 @@ import pyarrow as pa
 import pytest
 
 from manifests.reader import Manifest
-from pipeline import cluster, job, ledger
-from pipeline.checkpoint import inspect_model
+from pipeline import job, ledger
 from pipeline.cli.errors import exit_code_of
 from pipeline.config import ConfigError
-from pipeline.job_yaml import load_config
+from pipeline.config_file import load_config
 from pipeline.ledger.lease import Lease, LeaseLostError
-from pipeline.replica import Replica
-from pipeline.settings import ReplicaSettings
+from pipeline.planning.model_limits import inspect_model
+from pipeline.replica.actor import Replica
+from pipeline.replica.messages import ReplicaSettings
+from pipeline.runtime import ray_cluster as cluster
 from pipeline.storage import StorageError, open_storage
 from tests.integration.jobs import TINY, clips, run_here, run_in_process, write_manifest
 
@@ -88,7 +89,7 @@ def test_a_replica_that_cannot_go_on_ends_the_job(
 def test_a_checkpoint_that_is_not_whole_is_refused_before_ray_starts(tmp_path: Path) -> None:
     import shutil
 
-    from musicgen.files import TINY_FOLDER, ModelNotFoundError
+    from musicgen.checkpoints.describe import TINY_FOLDER, ModelNotFoundError
 
     broken = tmp_path / "broken"
     shutil.copytree(TINY_FOLDER, broken)

@@ -12,7 +12,7 @@ import soundfile as sf
 from pipeline import ledger
 from pipeline.storage import open_storage
 from tests.integration.jobs import EXAMPLES, clips, problems, run_here, write_manifest
-from tests.musicgen.audiocraft import save, save_mert, save_t5
+from tests.musicgen.audiocraft_files import save, save_mert, save_t5
 
 AUDIO = EXAMPLES / "audio"
 RATE_HZ, HOP, WINDOW_S = 32_000, 640, 2.0  # of the small AudioCraft checkpoints

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from pipeline import job, ledger
-from pipeline.replica import Replica
-from pipeline.settings import ReplicaSettings
+from pipeline.replica.actor import Replica
+from pipeline.replica.messages import ReplicaSettings
 from pipeline.storage import open_storage
 from tests.integration.jobs import ids_and_takes, problems, run_in_process, write_manifest
 

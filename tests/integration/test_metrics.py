@@ -8,8 +8,8 @@ import urllib.request
 import pytest
 import ray
 
-from pipeline.exporter import export
-from pipeline.metrics import METRICS, Sample
+from pipeline.telemetry.metrics import METRICS, Sample
+from pipeline.telemetry.ray_exporter import export
 
 
 @ray.remote(num_cpus=0)

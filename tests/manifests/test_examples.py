@@ -12,12 +12,12 @@ import manifests
 from manifests.build import build
 from manifests.check import check
 from manifests.schema import BUILT_IN_DEFAULTS, PromptRow, effective
-from manifests.texts import read_text
-from musicgen.tiny.pieces import KEYS
-from musicgen.tiny.recipe import SAMPLING
-from musicgen.tiny.tunes import write_tunes
-from musicgen.tiny.vocabulary import words
-from pipeline.job_yaml import load_config
+from manifests.text import read_text
+from musicgen.tiny.training.pieces import KEYS
+from musicgen.tiny.training.recipe import SAMPLING
+from musicgen.tiny.training.tunes import write_tunes
+from musicgen.tiny.training.vocabulary import words
+from pipeline.config_file import load_config
 
 EXAMPLES = Path(manifests.__file__).parent / "examples"
 

@@ -5,12 +5,12 @@ import dataclasses
 import pytest
 import torch
 
-from musicgen.conditioning.attributes import (
+from musicgen.attributes import (
     ConditioningAttributes,
     JointEmbedCondition,
     prepare_attributes,
 )
-from musicgen.files import ModelInfo, describe
+from musicgen.checkpoints.describe import ModelInfo, describe
 
 MELODY = describe("tiny")
 TEXT = dataclasses.replace(MELODY, kind="text", chroma=None)

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from musicgen.audio import resample, to_channels
-from tests.musicgen.checkpoints import golden
+from tests.musicgen.checkpoint_files import golden
 
 
 @pytest.mark.parametrize(

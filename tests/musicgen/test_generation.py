@@ -7,11 +7,11 @@ import torch
 from torch import Tensor, nn
 
 from musicgen import MusicGen
+from musicgen.checkpoints.describe import describe
 from musicgen.checkpoints.load import Checkpoint, load_checkpoint
-from musicgen.codec import CompressionModel
+from musicgen.codec.codec import CompressionModel
 from musicgen.config import LMConfig, SamplingParams
-from musicgen.files import describe
-from musicgen.lm import LMModel
+from musicgen.lm.model import LMModel
 from tests.musicgen.toy import STYLE, randomise
 
 TINY = describe("tiny")

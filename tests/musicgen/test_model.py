@@ -9,8 +9,8 @@ from torch import Tensor
 from transformers import MusicgenMelodyForConditionalGeneration
 
 from musicgen import MusicGen
+from musicgen.checkpoints.describe import TINY_FOLDER
 from musicgen.config import SamplingParams
-from musicgen.files import TINY_FOLDER
 
 PROMPTS = ["a calm piano", "loud fast techno with deep bass and drums", None]
 

@@ -19,8 +19,8 @@ from transformers import PreTrainedModel
 from musicgen import MusicGen
 from musicgen.conditioning.fuser import fuse
 from musicgen.config import SamplingParams
-from musicgen.lm import LMModel
-from tests.musicgen.checkpoints import (
+from musicgen.lm.model import LMModel
+from tests.musicgen.checkpoint_files import (
     CARD,
     SAMPLE_RATE_HZ,
     feature_extractor,

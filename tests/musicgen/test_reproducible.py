@@ -14,9 +14,9 @@ import torch
 from torch import nn
 
 from musicgen.config import LMConfig
-from musicgen.engine import Engine, Finished, Request
-from musicgen.lm import LMModel
-from musicgen.weights import prepare
+from musicgen.engine.engine import Engine, Finished, Request
+from musicgen.engine.weights import prepare
+from musicgen.lm.model import LMModel
 from tests.musicgen.toy import KINDS, in_windows, random_request, toy_kind
 
 N_WORKLOADS, N_LONG = 20, 200

@@ -11,13 +11,13 @@ from torch import Tensor, nn
 
 from musicgen.conditioning.fuser import ClipConditions, RowCondition
 from musicgen.config import ChromaConfig, FuseMethod, LMConfig, SamplingParams, StyleConfig
-from musicgen.engine import Engine, Finished, Request
-from musicgen.lm import LMModel
-from musicgen.longform import plan_windows
-from musicgen.prefill import fill_cross, fill_prefix
-from musicgen.sampling import FilterShape
-from musicgen.step import DecodeState, StepShape, round_up, step_logits
-from musicgen.weights import prepare
+from musicgen.engine.engine import Engine, Finished, Request
+from musicgen.engine.prefill import fill_cross, fill_prefix
+from musicgen.engine.step import DecodeState, StepShape, round_up, step_logits
+from musicgen.engine.weights import prepare
+from musicgen.lm.model import LMModel
+from musicgen.lm.sampling import FilterShape
+from musicgen.windows import plan_windows
 
 GOLDEN = Path(__file__).parent.parent / "golden"
 CHROMA = ChromaConfig(n_fft=64, hop_length=16, n_chroma=12, chroma_length=7, sample_rate_hz=16_000)

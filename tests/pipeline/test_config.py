@@ -7,7 +7,7 @@ import pytest
 
 from pipeline.cli.options import given_flags
 from pipeline.config import ConfigError
-from pipeline.job_yaml import load_config
+from pipeline.config_file import load_config
 
 NEEDED = {"manifest": "m.parquet", "output": "o", "model": "tiny"}
 

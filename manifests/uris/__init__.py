@@ -1,0 +1,1 @@
+"""Opening a URI: file systems, retries, what is said when a store fails, references."""

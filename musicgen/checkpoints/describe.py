@@ -1,0 +1,272 @@
+"""Which folder a model name means, and what is in it: read without torch, in milliseconds.
+
+A checkpoint is a folder in one of three layouts:
+
+transformers: `config.json`, safetensors weights (one file or shards with an index), a tokenizer.
+own: the same files, written by `musicgen.checkpoints.convert` for models that transformers has no
+    layout for.
+audiocraft: `state_dict.bin` and `compression_state_dict.bin`. T5 (and MERT, and mostly EnCodec) are
+    not in them: they are found by the name that the checkpoint gives, or where the user says. (To
+    describe such a folder torch is needed, and imported.)
+
+It comes from this package (`tiny`), from a local path, or from the Hugging Face hub.
+"""
+
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from musicgen.checkpoints.audiocraft import CODEC_FILE, LM_FILE, read_package
+from musicgen.checkpoints.audiocraft_config import read_lm_settings
+from musicgen.checkpoints.errors import CheckpointError, ModelNotFoundError
+from musicgen.checkpoints.hub import from_hub, is_hub_id, local_folder
+from musicgen.checkpoints.layout import (
+    CONFIG,
+    FEATURES,
+    OWN,
+    Layout,
+    checkpoint_files,
+    hash_files,
+    layout_of,
+    part_files,
+    read_json,
+)
+from musicgen.checkpoints.submodel_folders import (
+    GIVEN,
+    HUB_FILES,
+    Parts,
+    codec_facts,
+    codec_rates,
+    find_audiocraft_parts,
+    find_parts,
+)
+from musicgen.config import ChromaConfig, LMConfig, StyleConfig
+from musicgen.registry import SHORT_NAMES, Kind
+
+__all__ = ["ModelInfo", "ModelNotFoundError", "Parts", "checkpoint_files", "describe"]
+
+TINY = "tiny"
+TINY_FOLDER = Path(__file__).parents[1] / "tiny" / "checkpoint"
+KINDS: dict[str, Kind] = {"musicgen": "text", "musicgen_melody": "melody"}
+DEFAULT_MAX_DURATION_S = 30.0
+
+AUDIOCRAFT_FILES = [LM_FILE, CODEC_FILE, "README.md"]
+SPDX = {"cc-by-nc-4.0": "CC-BY-NC-4.0", "apache-2.0": "Apache-2.0", "mit": "MIT"}
+
+
+@dataclass(frozen=True)
+class ModelInfo:
+    """What a run must know about a model before it is loaded."""
+
+    name: str  # as the user gave it
+    path: str  # the folder that it means
+    kind: Kind
+    sample_rate_hz: int
+    channels: int
+    frame_rate_hz: int
+    hop_samples: int  # audio samples per frame
+    n_codebooks: int
+    max_duration_s: float  # longest clip of one window
+    chroma: ChromaConfig | None  # how a melody is read; None: the model takes none
+    weights_hash: str  # 32 hex digits over weight, config and tokenizer files
+    revision: str | None  # of a hub snapshot
+    weights_licence: str
+    style: StyleConfig | None = None  # how a style is read; None: the model takes none
+    codec_n_q: int | None = None  # codebooks of the codec that are used; None: all
+    layout: Layout = "transformers"
+    parts: Parts = field(default_factory=Parts)
+
+
+def describe(
+    name_or_path: str,
+    *,
+    revision: str | None = None,
+    text_encoder: str | None = None,
+    codec: str | None = None,
+    style_encoder: str | None = None,
+) -> ModelInfo:
+    """Finds the checkpoint that `name_or_path` means and reads what it is.
+
+    Args:
+        name_or_path: `tiny`, a short name (`small`, `stereo-melody`, …), a hub id
+            (`facebook/musicgen-small`) or a local folder. A folder that is called like a short
+            name is written `./small`.
+        revision: branch, tag or commit of a hub id.
+        text_encoder: folder or hub id of a T5 in place of the checkpoint's.
+        codec: folder or hub id of an EnCodec in place of the checkpoint's; a folder with a
+            `compression_state_dict.bin` will do.
+        style_encoder: folder or hub id of a MERT in place of the one that a style model names.
+
+    Raises:
+        ModelNotFoundError: nothing there, or a file of it is missing, truncated or of another kind.
+        CheckpointError: the files are there, but what they hold is not known.
+    """
+    folder, commit = _find(name_or_path, revision)
+    given = Parts(text_encoder, codec, style_encoder)
+    layout = layout_of(folder)
+    if layout == "audiocraft":
+        facts, parts = _describe_audiocraft(folder, given)
+    else:
+        read = _describe_own if layout == "own" else _describe_transformers
+        facts, parts = read(folder), find_parts(given)
+    if parts.codec not in (None, GIVEN):
+        facts |= codec_facts(folder, parts.codec, facts["sample_rate_hz"])
+    return ModelInfo(
+        name=name_or_path,
+        path=str(folder),
+        weights_hash=_hash(folder, layout, parts),
+        revision=commit,
+        weights_licence=_licence(folder, name_or_path),
+        layout=layout,
+        parts=parts,
+        **facts,
+    )
+
+
+def _describe_transformers(folder: Path) -> dict[str, Any]:
+    config = read_json(folder / CONFIG)
+    kind = KINDS.get(str(config.get("model_type")))
+    if kind is None:
+        raise ModelNotFoundError(
+            f"{folder / CONFIG}: model_type={config.get('model_type')!r} is not a MusicGen; "
+            f"known: {', '.join((*KINDS, OWN))}"
+        )
+    decoder = config.get("decoder", {})
+    facts = codec_rates(folder / CONFIG, config.get("audio_encoder", {}))
+    return facts | {
+        "kind": kind,
+        "channels": int(decoder.get("audio_channels", 1)),
+        "n_codebooks": int(decoder.get("num_codebooks", 4)),
+        "max_duration_s": float(config.get("max_duration_s", DEFAULT_MAX_DURATION_S)),
+        "chroma": _chroma(folder, config, facts["sample_rate_hz"]) if kind == "melody" else None,
+    }
+
+
+def _describe_own(folder: Path) -> dict[str, Any]:
+    config = read_json(folder / CONFIG)
+    lm = own_lm_config(folder)
+    return codec_rates(folder / CONFIG, config["audio_encoder"]) | {
+        "kind": kind_of(lm),
+        "channels": int(config["channels"]),
+        "n_codebooks": lm.n_codebooks,
+        "max_duration_s": float(config["max_duration_s"]),
+        "chroma": lm.chroma,
+        "style": lm.style,
+        "codec_n_q": config.get("codec_n_q"),
+    }
+
+
+def own_lm_config(folder: Path) -> LMConfig:
+    """The shape of the language model of a folder in our own layout."""
+    try:
+        lm = dict(read_json(folder / CONFIG)["lm"])
+        lm["delays"] = tuple(lm["delays"])
+        lm["chroma"] = ChromaConfig(**lm["chroma"]) if lm["chroma"] else None
+        lm["style"] = StyleConfig(**lm["style"]) if lm["style"] else None
+        return LMConfig(**lm)
+    except (KeyError, TypeError) as error:
+        raise CheckpointError(
+            f"{folder / CONFIG}: its `lm` is not one that this version knows ({error}); convert "
+            "the model again"
+        ) from error
+
+
+def kind_of(lm: LMConfig) -> Kind:
+    """What a language model listens to beside text."""
+    if lm.style is not None:
+        return "style"
+    return "text" if lm.chroma is None else "melody"
+
+
+def _describe_audiocraft(folder: Path, given: Parts) -> tuple[dict[str, Any], Parts]:
+    settings = read_lm_settings(read_package(folder / LM_FILE))
+    parts = find_audiocraft_parts(folder, given, settings.text_encoder, settings.lm.style)
+    facts = {
+        "kind": kind_of(settings.lm),
+        "channels": settings.channels,
+        "n_codebooks": settings.lm.n_codebooks,
+        "max_duration_s": settings.max_duration_s,
+        "chroma": settings.lm.chroma,
+        "style": settings.lm.style,
+        "codec_n_q": settings.codec_n_q,
+        "sample_rate_hz": settings.sample_rate_hz,
+    }
+    if parts.codec is None:
+        facts |= codec_facts(folder, str(folder), settings.sample_rate_hz)
+    elif parts.codec == GIVEN:  # its own numbers replace these when it is there
+        facts |= {"frame_rate_hz": 50, "hop_samples": settings.sample_rate_hz // 50}
+    return facts, parts
+
+
+def _find(name: str, revision: str | None) -> tuple[Path, str | None]:
+    if name == TINY:
+        _no_revision(name, revision)
+        return TINY_FOLDER, None
+    hub_id = SHORT_NAMES.get(name, name)
+    folder = local_folder(hub_id)
+    if folder is not None:
+        _no_revision(name, revision)
+        return folder, None
+    if not is_hub_id(hub_id):
+        raise ModelNotFoundError(
+            f"model {name!r}: no such folder (looked in {Path(name).expanduser().absolute()}), and "
+            f"no hub id; give a folder, an id like facebook/musicgen-small, or one of: "
+            f"{', '.join((TINY, *SHORT_NAMES))}"
+        )
+    folder = from_hub(hub_id, revision, HUB_FILES, checkpoint_files)
+    if not any(folder.glob("*.safetensors")) and not (folder / LM_FILE).is_file():
+        # In AudioCraft's layout only, as musicgen-style is.
+        folder = from_hub(hub_id, revision, AUDIOCRAFT_FILES, checkpoint_files)
+    return folder, folder.name
+
+
+def _no_revision(name: str, revision: str | None) -> None:
+    if revision is not None:
+        raise ModelNotFoundError(
+            f"model {name!r}: it has no revision {revision!r}, only hub ids have revisions; leave "
+            "--revision out"
+        )
+
+
+def _hash(folder: Path, layout: Layout, parts: Parts) -> str:
+    """Over the checkpoint's files and those of the sub-models that stand beside it."""
+    names = checkpoint_files(folder)
+    if layout == "audiocraft" and parts.codec is not None:
+        names = [LM_FILE]  # a pointer is as good as what it points at
+    files = [(name, folder / name) for name in names]
+    for role, part in vars(parts).items():
+        if part == GIVEN:
+            files.append((f"{role}/{GIVEN}", Path()))
+        elif part is not None:
+            files += [(f"{role}/{name}", Path(part) / name) for name in part_files(Path(part))]
+    return hash_files(files)
+
+
+def _chroma(folder: Path, config: dict[str, Any], sample_rate_hz: int) -> ChromaConfig:
+    """The melody reader's numbers; the defaults are those of the released melody models."""
+    features: dict[str, Any] = {}
+    for name in FEATURES:
+        if (folder / name).is_file():
+            read = read_json(folder / name)
+            features |= read.get("feature_extractor", read)
+    return ChromaConfig(
+        sample_rate_hz=int(features.get("sampling_rate", sample_rate_hz)),
+        n_fft=int(features.get("n_fft", 16_384)),
+        hop_length=int(features.get("hop_length", 4_096)),
+        n_chroma=int(config.get("num_chroma", 12)),
+        chroma_length=int(config.get("chroma_length", 235)),
+    )
+
+
+def _licence(folder: Path, name: str) -> str:
+    """The `license:` of the model card's front matter, else what is known of the name."""
+    card = folder / "README.md"
+    if card.is_file():
+        text = card.read_text(encoding="utf-8", errors="replace")
+        front = re.match(r"---\n(.*?)\n---", text, re.DOTALL)
+        found = re.search(r"^license:\s*(\S+)", front[1], re.MULTILINE) if front else None
+        if found:
+            return SPDX.get(found[1].lower(), found[1])
+    hub_id = SHORT_NAMES.get(name, name)
+    return "CC-BY-NC-4.0" if hub_id.startswith("facebook/") else "unknown"

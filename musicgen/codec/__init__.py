@@ -1,0 +1,1 @@
+"""EnCodec: audio to codes and back, one clip at a time."""

@@ -1,0 +1,1 @@
+"""In-flight batching: clips enter and leave a fixed set of rows while others go on."""

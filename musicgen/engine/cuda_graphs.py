@@ -1,0 +1,110 @@
+"""How a step is launched: eagerly, or as a CUDA graph of its shape.
+
+A GPU finishes most kernels of a step sooner than Python can ask for the next one. A graph asks for
+all of them at once. What `decode_step` does depends on nothing but the step's shape and tensors
+that stay where they are, so one graph per shape is enough: one per 64 cache cells, times the few
+combinations of sampling filters that clips ask for.
+"""
+
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import Protocol
+
+import torch
+
+from musicgen.engine.step import DecodeState, StepShape, decode_step
+from musicgen.engine.weights import StepWeights
+
+MAX_GRAPHS = 256  # all lengths of a window with ten sampling filters; the oldest go first
+
+Step = Callable[[StepShape], None]
+
+
+class Graph(Protocol):
+    """What was captured."""
+
+    def replay(self) -> None:
+        """Run it again."""
+
+
+Capture = Callable[[Callable[[], None]], Graph]
+
+
+class GraphedStep:
+    """Runs a shape eagerly the first time, captures it the second time, replays it ever after.
+
+    The eager run is a step like any other, and what libraries set up at their first call is set up
+    by it, outside of the capture.
+
+    Args:
+        weights: The model.
+        state: The rows; its tensors must stay where they are until `forget`.
+        capture: Records what a function launches, without running it.
+    """
+
+    def __init__(self, weights: StepWeights, state: DecodeState, capture: Capture) -> None:
+        self._weights, self._state, self._capture = weights, state, capture
+        self._graphs: OrderedDict[StepShape, Graph | None] = OrderedDict()
+
+    def __call__(self, shape: StepShape) -> None:
+        """One decode step."""
+        if shape not in self._graphs:
+            decode_step(self._weights, self._state, shape)
+            self._graphs[shape] = None
+            if len(self._graphs) > MAX_GRAPHS:
+                self._graphs.popitem(last=False)
+            return
+        graph = self._graphs[shape]
+        if graph is None:
+            graph = self._capture(lambda: decode_step(self._weights, self._state, shape))
+            self._graphs[shape] = graph
+        self._graphs.move_to_end(shape)
+        graph.replay()
+
+    def forget(self) -> None:
+        """Drop all graphs: a tensor of the state was replaced."""
+        self._graphs.clear()
+
+
+class CudaCapture:
+    """Captures CUDA graphs that share one memory pool.
+
+    Other threads decode and encode meanwhile, so only this thread's calls are held to what a
+    capture allows.
+    """
+
+    def __init__(self) -> None:
+        self._pool = torch.cuda.graph_pool_handle()
+
+    def __call__(self, launch: Callable[[], None]) -> Graph:
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
+            launch()
+        return graph
+
+
+class EagerStep:
+    """Launches every kernel of every step from Python: the twin of `GraphedStep`."""
+
+    def __init__(self, weights: StepWeights, state: DecodeState) -> None:
+        self._weights, self._state = weights, state
+
+    @torch.inference_mode()
+    def __call__(self, shape: StepShape) -> None:
+        """One decode step."""
+        decode_step(self._weights, self._state, shape)
+
+    def forget(self) -> None:
+        """Nothing is kept."""
+
+
+def make_stepper(
+    weights: StepWeights, state: DecodeState, *, graphs: bool | None = None
+) -> GraphedStep | EagerStep:
+    """A launcher for `state`; `graphs` says whether by CUDA graphs, None where there is CUDA."""
+    on_cuda = weights.device.type == "cuda"
+    if graphs and not on_cuda:
+        raise ValueError("graphs=True needs CUDA; leave it out")
+    if on_cuda if graphs is None else graphs:
+        return GraphedStep(weights, state, CudaCapture())
+    return EagerStep(weights, state)

@@ -1,0 +1,81 @@
+"""What runs where: the number formats of a step and the linear layer that suits the device.
+
+| dtype | linears, caches and attention | softmax, embeddings, norms, residual stream, logits |
+|---|---|---|
+| fp32 | float32 | float32 |
+| bf16 | bfloat16 | float32 |
+| fp16, GPU only | float16 | float32 |
+
+That is what torch.autocast does on a GPU, except that weights are converted once and not at every
+step.
+
+On a CPU with oneDNN the weights are also packed once into its blocked layout: several times as fast
+with few rows and, unlike the plain float32 linear, indifferent to row position, row count (from two
+rows on) and thread count. It also applies a GELU, or in float32 adds the residual, on the way out:
+the same bits without another pass over memory. Attention beside packed weights reads its caches by
+weighted sums instead of batched products (`musicgen.engine.kv_cache`).
+"""
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+Linear = Callable[[Tensor], Tensor]
+ResidualLinear = Callable[[Tensor, Tensor], Tensor]
+
+
+def compute_dtype(name: str, device: torch.device) -> torch.dtype:
+    """The number format called `name`, if `device` computes in it."""
+    if name not in DTYPES:
+        raise ValueError(f"dtype={name!r} must be one of {', '.join(DTYPES)}")
+    if name == "fp16" and device.type == "cpu":
+        raise ValueError("dtype='fp16' needs a GPU; on a CPU take 'bf16' or 'fp32'")
+    return DTYPES[name]
+
+
+def upload(tensor: Tensor, device: torch.device) -> Tensor:
+    """`tensor` from the host on `device`; to a GPU from pinned memory, without waiting."""
+    if device.type != "cuda":
+        return tensor.to(device)
+    return tensor.pin_memory().to(device, non_blocking=True)
+
+
+def text_block(*, packed: bool) -> int:
+    """Cells by which cross-attention reads texts: fewer where the form of attention leaves its sums
+    unchanged all the same."""
+    return 16 if packed else 64
+
+
+def can_pack(device: torch.device) -> bool:
+    """Whether linears on `device` run from weights packed by oneDNN."""
+    return device.type == "cpu" and bool(torch.backends.mkldnn.is_available())  # type: ignore[no-untyped-call]
+
+
+def make_linear(weight: Tensor, dtype: torch.dtype, *, packed: bool, gelu: bool = False) -> Linear:
+    """The map [..., in] -> [..., out] of `weight` [out, in], in `dtype`, without a bias; then a
+    GELU, if asked for."""
+    weight = weight.detach().to(dtype).contiguous()
+    if packed:
+        blocked = torch.ops.mkldnn._reorder_linear_weight(weight)
+        apply, then, how = torch.ops.mkldnn._linear_pointwise, "none", ""
+        if gelu:
+            then, how = "gelu", "none"
+        return lambda x: apply(x.to(dtype), blocked, None, then, [], how)
+    if gelu:
+        return lambda x: F.gelu(F.linear(x.to(dtype), weight))
+    return lambda x: F.linear(x.to(dtype), weight)
+
+
+def make_residual_linear(weight: Tensor, dtype: torch.dtype, *, packed: bool) -> ResidualLinear:
+    """Adds the map [..., in] -> [..., out] of `weight` [out, in], in `dtype`, to the residual
+    stream float32 [..., out]."""
+    if packed and dtype == torch.float32:
+        blocked = torch.ops.mkldnn._reorder_linear_weight(weight.detach().to(dtype).contiguous())
+        apply = torch.ops.mkldnn._linear_pointwise.binary
+        return lambda residual, x: apply(x, residual, blocked, None, "add")
+    linear = make_linear(weight, dtype, packed=packed)
+    return lambda residual, x: residual + linear(x)

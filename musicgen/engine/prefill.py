@@ -1,0 +1,96 @@
+"""Bringing one clip into its rows, alone, so that its numbers don't depend on who else is there."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from musicgen.conditioning.fuser import RowCondition
+from musicgen.engine.kv_cache import Cache, grown, key_bias
+from musicgen.engine.step import DecodeState, round_up
+from musicgen.engine.weights import StepWeights
+from musicgen.transformer import merge_heads, split_heads
+
+
+def fill_cross(
+    weights: StepWeights, state: DecodeState, rows: list[int], conditions: list[RowCondition]
+) -> bool:
+    """Keys and values of the text of each row, once per clip; zero for a row without text.
+
+    Returns:
+        Whether the caches had to grow, and so are other tensors now.
+    """
+    if not state.cross_caches:
+        return False
+    has_grown = False
+    for row, condition in zip(rows, conditions, strict=True):
+        text = condition.cross  # [L, D] or None
+        n_text = 1 if text is None else len(text)
+        has_grown |= _grow(weights, state, n_text)
+        state.n_cross[row] = n_text
+        for layer, cache in zip(weights.layers, state.cross_caches, strict=True):
+            if text is None or layer.cross is None:
+                cache.wipe([row])
+                continue
+            kv = layer.cross.key_value(text.to(weights.device))  # [L, 2 D]
+            heads = kv.view(1, n_text, 2, weights.cfg.n_heads, -1).transpose(1, 3)
+            keys, values = heads.unbind(2)  # [1, H, L, D / H] each
+            cache.fill([row], keys, values)
+    return has_grown
+
+
+def _grow(weights: StepWeights, state: DecodeState, n_text: int) -> bool:
+    """Make room for `n_text` cells of text in every row; whether that was needed."""
+    if n_text <= state.cross_caches[0].n_cells:
+        return False
+    n_cells, block = round_up(n_text), weights.text_block
+    state.cross_caches[:] = [grown(old, n_cells, weights, block) for old in state.cross_caches]
+    return True
+
+
+def fill_prefix(
+    weights: StepWeights,
+    state: DecodeState,
+    rows: list[int],
+    conditions: list[RowCondition],
+    tokens: Tensor,
+) -> None:
+    """Feed a clip's prefix and the steps before its first decision.
+
+    Args:
+        weights: The model.
+        state: Its caches are filled in `rows`.
+        rows: The clip's rows.
+        conditions: One per row, with prefixes of one length [P + L, D] or none.
+        tokens: Steps to feed, int64 [K, n]; may be empty.
+    """
+    x = _inputs(weights, conditions, tokens)  # [rows, n_fed, D]
+    n_fed, n_heads = x.shape[1], weights.cfg.n_heads
+    if n_fed == 0:
+        return
+    n_cross = state.n_cross[rows]
+    cross_bias = key_bias(n_cross, round_up(int(n_cross.max())))[:, None]  # [rows, 1, 1, L]
+    for index, layer in enumerate(weights.layers):
+
+        def attend(qkv: Tensor, cache: Cache = state.caches[index]) -> Tensor:
+            q, k, v = (split_heads(t, n_heads) for t in qkv.chunk(3, dim=-1))
+            cache.fill(rows, k, v)
+            return merge_heads(F.scaled_dot_product_attention(q, k, v, is_causal=True, scale=1.0))
+
+        def attend_cross(query: Tensor, index: int = index) -> Tensor:
+            cache = state.cross_caches[index]
+            keys, values = cache.read(rows, cross_bias.shape[-1])
+            q = split_heads(query, n_heads).to(keys.dtype)  # [rows, H, n, D / H]
+            mask = cross_bias.to(q.dtype)
+            out = F.scaled_dot_product_attention(q, keys, values, attn_mask=mask, scale=1.0)
+            return merge_heads(out)
+
+        x = layer(x, attend, attend_cross, n_texts=len(x))
+
+
+def _inputs(weights: StepWeights, conditions: list[RowCondition], tokens: Tensor) -> Tensor:
+    """Prefix and tokens with their positions, float32 [rows, P + L + n, D]."""
+    x = weights.embed(tokens.T.to(weights.device)).expand(len(conditions), -1, -1)  # [rows, n, D]
+    prefixes = [c.prefix for c in conditions if c.prefix is not None]
+    if prefixes:
+        x = torch.cat([torch.stack(prefixes).to(x), x], dim=1)  # [rows, P + L + n, D]
+    return x + weights.positions[: x.shape[1]]

@@ -1,0 +1,82 @@
+"""A list of clips, run to its end: what stands between `MusicGen.generate` and the engine."""
+
+import logging
+from collections.abc import Callable, Sequence
+from heapq import heappop, heappush
+
+from torch import Tensor
+
+from musicgen.engine.engine import ROWS_PER_SLOT, Engine, Request
+
+logger = logging.getLogger(__name__)
+
+MAX_SLOTS = 8
+LOGGED_STEPS = 50
+
+Progress = Callable[[int, int], None]  # (steps done, steps in all)
+
+
+class Runner:
+    """Runs requests side by side, whatever their lengths and guidance.
+
+    Args:
+        make_engine: From a number of slots; the engine is kept while that number stays.
+        max_slots: Clips that run at once; the others wait for the first ones to end.
+    """
+
+    def __init__(self, make_engine: Callable[[int], Engine], max_slots: int = MAX_SLOTS) -> None:
+        self.max_slots = max_slots
+        self._make_engine = make_engine
+        self._engine: tuple[int, Engine] | None = None
+
+    def forget(self) -> None:
+        """Make a new engine the next time."""
+        self._engine = None
+
+    def run(
+        self, requests: Sequence[Request], max_delay: int, on_progress: Progress | None
+    ) -> list[Tensor]:
+        """Codes [K, T] of every request, in order; the longest are made first."""
+        longest_first = sorted(requests, key=lambda request: -request.n_frames)
+        widest = sorted((request.n_rows for request in requests), reverse=True)
+        slots = -(-sum(widest[: self.max_slots]) // ROWS_PER_SLOT)
+        if self._engine is None or self._engine[0] != slots:
+            self._engine = (slots, self._make_engine(slots))
+        engine = self._engine[1]
+        n_total = count_steps(longest_first, engine.n_rows, max_delay)
+        codes: dict[str, Tensor] = {}
+        n_done = 0
+        try:
+            for request in longest_first:
+                engine.submit(request)
+            while len(codes) < len(requests):
+                for clip in engine.step():
+                    if clip.codes is None:
+                        raise RuntimeError(f"clip {clip.key}: {clip.error}") from clip.error
+                    codes[clip.key] = clip.codes
+                n_done += 1
+                if on_progress is not None:
+                    on_progress(n_done, n_total)
+        except BaseException:
+            self._engine = None  # and with it the clips that it still holds
+            raise
+        return [codes[request.key] for request in requests]
+
+
+def count_steps(requests: Sequence[Request], n_rows: int, max_delay: int) -> int:
+    """Steps in which an engine of `n_rows` rows runs `requests`: first come, first served."""
+    running: list[tuple[int, int]] = []  # (step at which a clip ends, its rows), soonest first
+    now, free = 0, n_rows
+    for request in requests:
+        while free < request.n_rows:
+            now, rows = heappop(running)
+            free += rows
+        heappush(running, (now + request.n_steps(max_delay), request.n_rows))
+        free -= request.n_rows
+    return max(end for end, _ in running)
+
+
+def log_progress(n_done: int, n_total: int) -> None:
+    """Reports every now and then through `logging`."""
+    if n_done % LOGGED_STEPS == 0 or n_done == n_total:
+        logger.info("step %d of %d", n_done, n_total)

@@ -1,0 +1,247 @@
+"""The language model's weights as the engine runs them: fused, converted and packed once."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from musicgen.config import LMConfig
+from musicgen.engine.linear import (
+    Linear,
+    ResidualLinear,
+    can_pack,
+    compute_dtype,
+    make_linear,
+    make_residual_linear,
+    text_block,
+)
+from musicgen.lm.model import LMModel
+from musicgen.transformer import Attention, Layer, sinusoid
+
+PROBED_ROWS = (2, 3, 4, 6, 7, 8, 12, 16, 24, 32, 48, 64)
+
+Norm = Callable[[Tensor], Tensor]
+Attend = Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class CrossWeights:
+    """The cross-attention of one layer: query and output D to D, keys and values D to 2 D."""
+
+    norm: Norm
+    query: Linear
+    key_value: Linear
+    out: ResidualLinear
+
+
+@dataclass(frozen=True)
+class LayerWeights:
+    """One layer: D to 3 D (query, key, value), D to D, and the feed-forward pair."""
+
+    norm1: Norm
+    qkv: Linear
+    out: ResidualLinear
+    cross: CrossWeights | None
+    norm2: Norm
+    linear1: Linear
+    linear2: ResidualLinear
+
+    def __call__(self, x: Tensor, attend: Attend, attend_cross: Attend, n_texts: int) -> Tensor:
+        """One layer over `x` float32 [rows, ..., D].
+
+        Args:
+            x: The residual stream.
+            attend: From the fused projection [rows, ..., 3 D] to the heads' output [rows, ..., D].
+            attend_cross: The same from the query [n_texts, ..., D].
+            n_texts: How many rows, from the first one, can see a text. To the others
+                cross-attention would add exactly zero.
+        """
+        x = self.out(x, attend(self.qkv(self.norm1(x))))
+        if self.cross is not None:
+            head = x[:n_texts]
+            head = self.cross.out(head, attend_cross(self.cross.query(self.cross.norm(head))))
+            x = head if n_texts == len(x) else torch.cat([head, x[n_texts:]])
+        return self.linear2(x, self.linear1(self.norm2(x)))
+
+
+@dataclass(frozen=True)
+class StepWeights:
+    """All weights of a decode step.
+
+    Attributes:
+        cfg: Shape of the model.
+        packed: Whether linears run from packed weights.
+        free_rows: Up to how many rows, from two on, a row comes out with the same bits among any
+            number of them; 0 where the number matters.
+        cache_dtype: Number format of caches and attention.
+        embeddings: One table for all codebooks, float32 [K * (card + 1), D].
+        offsets: Where each codebook's part begins: int64 [K].
+        positions: Position vectors, float32 [cells, D].
+        layers: The transformer.
+        out_norm: The norm before the heads.
+        heads: All K heads as one map, D to K * card.
+    """
+
+    cfg: LMConfig
+    packed: bool
+    free_rows: int
+    cache_dtype: torch.dtype
+    embeddings: Tensor
+    offsets: Tensor
+    positions: Tensor
+    layers: tuple[LayerWeights, ...]
+    out_norm: Norm
+    heads: Linear
+
+    @property
+    def text_block(self) -> int:
+        """Cells by which cross-attention reads texts."""
+        return text_block(packed=self.packed)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the step runs."""
+        return self.embeddings.device
+
+    def embed(self, tokens: Tensor) -> Tensor:
+        """Sum of the codebooks' embeddings, float32 [..., D], of `tokens` [..., K]."""
+        summed: Tensor = F.embedding(tokens + self.offsets, self.embeddings).sum(-2)
+        return summed
+
+    def logits(self, x: Tensor) -> Tensor:
+        """Logits float32 [..., K, card] of the last layer's output [..., D]."""
+        out = self.heads(self.out_norm(x)).float()
+        return out.view(*x.shape[:-1], self.cfg.n_codebooks, self.cfg.card)
+
+
+def prepare(
+    lm: LMModel,
+    dtype: str,
+    n_cells: int,
+    *,
+    packed: bool | None = None,
+    device: torch.device | None = None,
+) -> StepWeights:
+    """Make the weights of `lm` ready for steps in `dtype` with up to `n_cells` positions.
+
+    Args:
+        lm: The model; it is left as it is.
+        dtype: fp32, bf16 or fp16.
+        n_cells: Prefix and steps of the longest row.
+        packed: Whether linears run from packed weights; None where the device can.
+        device: Where the steps are to run; None where the model is. Weights get there one by one,
+            in `dtype`.
+    """
+    cfg = lm.cfg
+    device = device or lm.out_norm.weight.device
+    compute = compute_dtype(dtype, device)
+    packed = can_pack(device) if packed is None else packed
+    maps = _Maps(compute, packed, device)
+    embeddings = torch.cat([table.detach().float() for table in lm.emb.parameters()])
+    heads = maps.plain(torch.cat([head.detach() for head in lm.linears.parameters()]))
+    layers = tuple(_layer(cast(Layer, x), maps) for x in lm.transformer.layers)
+    return StepWeights(
+        cfg=cfg,
+        packed=packed,
+        free_rows=count_free_rows(_row_maps(layers[0], heads, cfg)) if packed else 0,
+        cache_dtype=compute,
+        embeddings=embeddings.to(device),
+        offsets=torch.arange(cfg.n_codebooks, device=device) * (cfg.card + 1),
+        positions=sinusoid(torch.arange(n_cells, device=device), cfg.dim),
+        layers=layers,
+        out_norm=_norm(lm.out_norm, device),
+        heads=heads,
+    )
+
+
+def count_free_rows(maps: Sequence[tuple[Linear, int]]) -> int:
+    """Up to how many rows each map, of rows as wide as it says, gives a row the same bits among
+    any number of them; 0 if it does not. Which kernels do is a property of the machine, so this
+    one is asked, at the numbers of `PROBED_ROWS`."""
+    generator = torch.Generator().manual_seed(0)
+    most = max(PROBED_ROWS)
+    for linear, width in maps:
+        x = torch.randn(most, width, generator=generator)
+        whole = linear(x)
+        if any(not torch.equal(linear(x[-n:]), whole[-n:]) for n in PROBED_ROWS):
+            return 0
+    return most
+
+
+def _row_maps(layer: LayerWeights, heads: Linear, cfg: LMConfig) -> list[tuple[Linear, int]]:
+    maps = [
+        (layer.qkv, cfg.dim),
+        (lambda x: layer.out(x, x), cfg.dim),
+        (layer.linear1, cfg.dim),
+        (lambda x: layer.linear2(x[:, : cfg.dim].contiguous(), x), cfg.ffn_dim),
+        (heads, cfg.dim),
+    ]
+    return maps if layer.cross is None else [*maps, (layer.cross.query, cfg.dim)]
+
+
+def drop_weights(lm: LMModel) -> None:
+    """Free what `prepare` has copied; what projects conditions stays."""
+    for part in (lm.emb, lm.transformer, lm.out_norm, lm.linears):
+        part.to("meta")
+
+
+@dataclass(frozen=True)
+class _Maps:
+    """Makes linear maps in one number format on one device."""
+
+    dtype: torch.dtype
+    packed: bool
+    device: torch.device
+
+    def plain(self, weight: Tensor) -> Linear:
+        return make_linear(self._move(weight), self.dtype, packed=self.packed)
+
+    def gelu(self, weight: Tensor) -> Linear:
+        return make_linear(self._move(weight), self.dtype, packed=self.packed, gelu=True)
+
+    def residual(self, weight: Tensor) -> ResidualLinear:
+        return make_residual_linear(self._move(weight), self.dtype, packed=self.packed)
+
+    def norm(self, norm: nn.LayerNorm) -> Norm:
+        return _norm(norm, self.device)
+
+    def _move(self, weight: Tensor) -> Tensor:
+        return weight.detach().to(self.device, self.dtype)
+
+
+def _layer(layer: Layer, maps: _Maps) -> LayerWeights:
+    attention, cross = layer.self_attn, None
+    query, key_value = _scaled_query(attention)
+    if layer.cross_attention is not None and layer.norm_cross is not None:
+        cross_query, cross_key_value = _scaled_query(layer.cross_attention)
+        cross = CrossWeights(
+            norm=maps.norm(layer.norm_cross),
+            query=maps.plain(cross_query),
+            key_value=maps.plain(cross_key_value),
+            out=maps.residual(layer.cross_attention.out_proj.weight),
+        )
+    return LayerWeights(
+        norm1=maps.norm(layer.norm1),
+        qkv=maps.plain(torch.cat([query, key_value])),
+        out=maps.residual(attention.out_proj.weight),
+        cross=cross,
+        norm2=maps.norm(layer.norm2),
+        linear1=maps.gelu(layer.linear1.weight),
+        linear2=maps.residual(layer.linear2.weight),
+    )
+
+
+def _scaled_query(attention: Attention) -> tuple[Tensor, Tensor]:
+    """Projections to queries [D, D] and to keys and values [2 D, D]; the queries come out with the
+    scale of the scores, 1 / sqrt(D / H), in them."""
+    weight = attention.in_proj_weight.detach()
+    dim = weight.shape[1]
+    return weight[:dim] * (dim // attention.n_heads) ** -0.5, weight[dim:]
+
+
+def _norm(norm: nn.LayerNorm, device: torch.device) -> Norm:
+    weight, bias = (p.detach().to(device, torch.float32) for p in (norm.weight, norm.bias))
+    return lambda x: F.layer_norm(x, weight.shape, weight, bias, norm.eps)

@@ -1,0 +1,1 @@
+"""The language model: transformer over delayed codebooks, guidance, sampling."""

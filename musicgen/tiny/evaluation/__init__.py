@@ -1,0 +1,1 @@
+"""Measures the bundled model. Not part of the wheel."""

@@ -1,0 +1,1 @@
+"""Makes the bundled model from nothing. Not part of the wheel."""

@@ -1,0 +1,91 @@
+"""The model card: data, recipe, figures, licence."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from musicgen.tiny.training.figures import AT_MOST
+from musicgen.tiny.training.recipe import SAMPLING
+
+CARD = """---
+license: apache-2.0
+tags: [music, text-to-audio]
+---
+# tiny
+
+A small MusicGen of the melody kind: 16 kHz mono, {codebooks} codebooks of {card} at 50 frames per
+second, windows of up to {seconds} s. It plays simple tonal music and follows text and melody.
+
+## Data
+{pieces} pieces, all made by the synthesiser of this repository (`musicgen/tiny`): 24 keys, two
+tempos, four voices (organ, flute, pluck, bell), sometimes bass, chords and drums; the captions come
+from the same parameters. Nobody's recordings or compositions are in it. One in eight combinations
+of key, tempo and voice is held out for the evaluation.
+
+A caption names the key first: "{example}".
+Other words are read but mean little to it.
+
+## Recipe
+`make tiny` makes it from nothing on two CPU cores: the codec in {codec_minutes:g} minutes, its
+codes of all pieces in {token_minutes:g} at most, T5 and language model in {language_minutes:g}.
+The whole recipe stands in `config.json` under `training`.
+
+## Figures
+`make eval-tiny`, on held-out combinations, with top-k {top_k}, temperature {temperature:g} and a
+guidance of {guidance:g} unless said otherwise; beside each value what chance gives and the ceiling,
+the synthesiser's own audio after the codec.
+
+| figure | value | chance | ceiling | goal |
+|---|---|---|---|---|
+{rows}
+
+- `codec_si_snr_db`: signal to noise (scale-invariant) of pieces after the codec.
+- `in_scale_text`: frames whose strongest pitch class is in the captioned scale, told the caption;
+  `in_scale_melody`: told a melody too, which another voice plays.
+- `chroma_matched`: frames with the melody's pitch class; `chroma_shuffled`: with another melody's.
+- `voice_accuracy`, `tempo_accuracy`: clips with the captioned one, told the caption.
+- `guidance_gain`: `chroma_matched` with a guidance of 3 less that with 1.
+- `continuation_in_key`: frames in the scale of a prompt of 2 s, told a caption without its key.
+- `nats_per_token`: cross-entropy of the pieces' own tokens, all codebooks alike.
+- `joint_excess`: change of level or chroma where two windows of a clip of 20 s are joined, over the
+  usual change in that clip; `joint_excess_elsewhere`: the same at all other points, which is what a
+  joint has that can't be told from them.
+
+## Licence
+Apache-2.0, as the repository.
+"""
+
+
+def write_card(folder: Path, figures: dict[str, dict[str, Any]]) -> None:
+    """Writes README.md beside the weights in `folder`; `figures` as `as_json` gives, none
+    of a model that was not measured yet."""
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    recipe = config["training"]
+    rows = [
+        f"| {key} | {_number(row['value'])} | {_number(row['chance'])} | "
+        f"{_number(row['ceiling'])} | {_goal(key, row['goal'])} |"
+        for key, row in figures.items()
+    ]
+    text = CARD.format(
+        codebooks=recipe["codec"]["n_codebooks"],
+        card=recipe["codec"]["card"],
+        seconds=recipe["max_duration_s"],
+        pieces=recipe["pieces_made"],
+        example="C minor, slow flute melody with bass",
+        codec_minutes=recipe["codec"]["minutes"],
+        token_minutes=recipe["tokens"]["minutes"],
+        language_minutes=recipe["language"]["minutes"] + recipe["finish"]["minutes"],
+        top_k=SAMPLING.top_k,
+        temperature=SAMPLING.temperature,
+        guidance=SAMPLING.cfg_coef,
+        rows="\n".join(rows) or "| not measured yet | | | | |",
+    )
+    (folder / "README.md").write_text(text, encoding="utf-8")
+
+
+def _number(value: float | None) -> str:
+    return "–" if value is None else f"{value:.3g}"
+
+
+def _goal(key: str, goal: float | None) -> str:
+    return "–" if goal is None else f"{'≤' if key in AT_MOST else '≥'} {goal:g}"

@@ -1,0 +1,275 @@
+"""Trains the language model and its T5 on tokens, with the loss that `LMModel` offers.
+
+The key is what text alone teaches least: a piece names it once, and a few notes into it the music
+says it too. So a share of the pieces has nothing but text, the loss weighs most where pitches are
+chosen (the first codebook, the beginning of notes, the first second), and some pieces set in after
+music that is not theirs, in which only the text tells what fits: so that notes of a wrong key, once
+sampled, are not taken for the key. A short stage ends the training with the melody in most rows.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from musicgen.conditioning.fuser import RowCondition
+from musicgen.tiny.training.measures import HOP_FRAMES
+from musicgen.tiny.training.pieces import KEYS, rng_of
+from musicgen.tiny.training.recipe import Recipe, Stage
+from musicgen.tiny.training.schedule import cosine
+from musicgen.tiny.training.synth import FRAME_RATE_HZ
+from musicgen.tiny.training.tokens import ONSET_FRAMES, Tokens
+from musicgen.tiny.training.untrained import Language, new_language
+
+LOG_EVERY = 250
+TEST_ROWS, TEST_BATCH = 48, 24
+LEAD_IN = 25  # frames that are given where a row begins within its piece: half a second
+# What the model is told when held-out losses are measured: text, melody.
+VIEWS = {
+    "both": (True, True),
+    "text": (True, False),
+    "melody": (False, True),
+    "none": (False, False),
+}
+
+
+def train_language(recipe: Recipe, train: Tokens, test: Tokens, folder: Path) -> Language:
+    """The trained models, with averaged weights; goes on where an earlier run stopped."""
+    language = new_language(recipe)
+    for name, settings in (("language", recipe.language), ("finish", recipe.finish)):
+        stage = Stage(folder, name, settings.minutes, settings.max_steps)
+        training = LanguageTraining(language, replace(recipe, language=settings))
+        language = _train_stage(training, stage, train, test)
+    return language
+
+
+def _train_stage(
+    training: "LanguageTraining", stage: Stage, train: Tokens, test: Tokens
+) -> Language:
+    if (state := stage.load()) is not None:
+        training.load(state)
+    texts, keyed = training.tokenise(train.captions), name_a_key(train.captions)
+    while not stage.finished and stage.progress < 1:
+        loss = training.step(train, texts, keyed, stage)
+        stage.step += 1
+        if stage.step % LOG_EVERY == 0:
+            stage.log(loss=loss)
+        if stage.due():
+            stage.log(**training.evaluate(test))
+            stage.save(training.state())
+    if not stage.finished:
+        stage.log(**training.evaluate(test))
+        stage.save(training.state(), finished=True)
+    return training.averaged()
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Rows of one step: indices, which frames of each, and which conditions each keeps.
+
+    A row is not judged on the music of another piece that it holds before frame `switch`, nor on
+    the first frames if it begins within its piece, in the middle of a note: later windows of a
+    clip are given that much too, and no clip is to begin so.
+    """
+
+    rows: Tensor  # [B]
+    first: Tensor  # [B], frames: multiples of HOP_FRAMES
+    n_frames: int
+    text: Tensor  # bool [B]
+    melody: Tensor  # bool [B]
+    empty: Tensor  # bool [B]: without text and as long as an empty prompt, not as its caption
+    switch: Tensor  # [B]
+
+
+class LanguageTraining:
+    """Models, optimiser and averaged weights."""
+
+    def __init__(self, language: Language, recipe: Recipe) -> None:
+        self.language, self.recipe = language, recipe
+        self.settings = recipe.language
+        self.models = nn.ModuleDict({"lm": language.lm, "text": language.text})
+        self.models.train().requires_grad_(True)
+        self.parameters = list(self.models.parameters())
+        self.average = [parameter.detach().clone() for parameter in self.parameters]
+        matrices = [p for p in self.parameters if p.ndim > 1]
+        others = [p for p in self.parameters if p.ndim <= 1]
+        self.optimiser = torch.optim.AdamW(
+            [
+                {"params": matrices, "weight_decay": self.settings.weight_decay},
+                {"params": others, "weight_decay": 0.0},
+            ],
+            lr=self.settings.learning_rate,
+            betas=(0.9, 0.95),
+        )
+
+    def state(self) -> dict[str, Any]:
+        """What `load` takes."""
+        return {
+            "models": self.models.state_dict(),
+            "optimiser": self.optimiser.state_dict(),
+            "average": self.average,
+        }
+
+    def load(self, state: dict[str, Any]) -> None:
+        """Goes back to a state."""
+        self.models.load_state_dict(state["models"])
+        self.optimiser.load_state_dict(state["optimiser"])
+        self.average = state["average"]
+
+    def averaged(self) -> Language:
+        """The models with averaged weights, ready for use."""
+        self._swap()
+        self.models.eval().requires_grad_(False)
+        return self.language
+
+    def tokenise(self, captions: list[str]) -> list[Tensor]:
+        """Token ids [L] of each caption."""
+        return [torch.tensor(ids) for ids in self.language.tokenizer(captions).input_ids]
+
+    def step(self, tokens: Tokens, texts: list[Tensor], keyed: Tensor, stage: Stage) -> float:
+        """One step; returns its loss."""
+        warm = min(1.0, (stage.step + 1) / self.settings.warm_up_steps)
+        for group in self.optimiser.param_groups:
+            group["lr"] = self.settings.learning_rate * warm * cosine(stage.progress)
+        batch = draw(self.recipe, keyed, stage.step, stage.progress)
+        losses = self._losses(tokens, texts, batch, self._weights(tokens, batch))  # [K]
+        scale = torch.tensor(self.settings.codebook_weights)
+        loss = (losses * scale).sum() / scale.sum()
+        self.optimiser.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        nn.utils.clip_grad_norm_(self.parameters, 1.0)
+        self.optimiser.step()
+        with torch.no_grad():  # young averages forget their start sooner
+            factor = min(self.settings.average, (stage.step + 1) / (stage.step + 10))
+            for mean, parameter in zip(self.average, self.parameters, strict=True):
+                mean.lerp_(parameter, 1 - factor)
+        return float(loss.detach())
+
+    def _weights(self, tokens: Tokens, batch: Batch) -> Tensor:
+        """How much each frame counts: float [B, K, T]."""
+        onsets = cut(tokens.onsets[batch.rows], batch.first, batch.n_frames).float()  # [B, T]
+        weights = 1 + (self.settings.onset_weight - 1) * onsets
+        age = torch.arange(batch.n_frames) - batch.switch[:, None]  # frames of this piece so far
+        begins = (batch.first == 0) | (batch.switch > 0)
+        from_text = batch.text & ~batch.melody & begins  # [B]
+        opening = (age < FRAME_RATE_HZ) & from_text[:, None]  # [B, T]
+        weights = torch.where(opening, self.settings.opening_weight * weights, weights)
+        jump = (age >= 0) & (age < ONSET_FRAMES) & (batch.switch > 0)[:, None]
+        weights = torch.where(jump, self.settings.jump_weight * weights, weights)
+        lead_in = (torch.arange(batch.n_frames) < LEAD_IN) & (batch.first > 0)[:, None]
+        weights = torch.where((age < 0) | lead_in, 0.0, weights)
+        return weights[:, None].expand(-1, self.recipe.codec.n_codebooks, -1)
+
+    def _losses(
+        self, tokens: Tokens, texts: list[Tensor], batch: Batch, weights: Tensor | None
+    ) -> Tensor:
+        codes = cut(tokens.codes[batch.rows], batch.first, batch.n_frames)  # [B, K, T]
+        before = torch.arange(batch.n_frames) < batch.switch[:, None]  # [B, T]
+        codes = torch.where(before[:, None], codes.roll(1, dims=0), codes)
+        with torch.autocast("cpu", torch.bfloat16, self.recipe.autocast):
+            conditions = self._conditions(tokens, texts, batch)
+            return self.language.lm.compute_loss(codes, conditions, weights).per_codebook
+
+    def _conditions(self, tokens: Tokens, texts: list[Tensor], batch: Batch) -> list[RowCondition]:
+        """As the engine lays them out: melody, then text at its own length. Zeros for none: as
+        many as the caption in the rows that guidance compares with, one for an empty prompt."""
+        lm = self.language.lm
+        assert lm.cfg.chroma is not None
+        conditioners: Any = lm.condition_provider.conditioners
+        ids = nn.utils.rnn.pad_sequence([texts[row] for row in batch.rows], batch_first=True)
+        lengths = torch.tensor([len(texts[row]) for row in batch.rows])
+        mask = torch.arange(ids.shape[1]) < lengths[:, None]  # [B, L]
+        hidden = self.language.text(input_ids=ids, attention_mask=mask.long()).last_hidden_state
+        words = conditioners["description"].output_proj(hidden)  # [B, L, D]
+        words = words * batch.text[:, None, None]
+        kept = torch.where(batch.empty, 1, lengths)
+        chroma = tokens.chroma[batch.rows]  # [B, longer]
+        chroma = cut(chroma, batch.first // HOP_FRAMES, lm.cfg.chroma.chroma_length)  # [B, n]
+        classes = chroma * batch.melody[:, None]  # class 0 is "no melody"
+        heard = F.one_hot(classes, lm.cfg.chroma.n_chroma).float()
+        melody = conditioners["self_wav"].output_proj(heard)  # [B, n, D]
+        return [
+            RowCondition(prefix=torch.cat([tune, said[:length]]))
+            for tune, said, length in zip(melody, words, kept.tolist(), strict=True)
+        ]
+
+    @torch.no_grad()
+    def evaluate(self, test: Tokens) -> dict[str, Any]:
+        """Held-out losses in nats of each codebook, by what the model is told.
+
+        `first_note` is that of codebook 0 where a first pitch is chosen, told the text alone.
+        """
+        texts = self.tokenise(test.captions)
+        self._swap()
+        found: dict[str, Any] = {}
+        for view, (text, melody) in VIEWS.items():
+            batches = list(self._test_batches(min(len(test), TEST_ROWS), text, melody))
+            losses = torch.stack([self._losses(test, texts, b, None) for b in batches])  # [n, K]
+            found[view] = [round(float(x), 3) for x in losses.mean(dim=0)]
+            if view == "text":
+                first = torch.zeros(1, self.recipe.codec.n_codebooks, self.recipe.window_frames)
+                first[:, 0, :ONSET_FRAMES] = 1
+                notes = [
+                    self._losses(test, texts, b, first.expand(len(b.rows), -1, -1))[0]
+                    for b in batches
+                ]
+                found["first_note"] = float(torch.stack(notes).mean())
+        self._swap()
+        return found
+
+    def _test_batches(self, n_rows: int, text: bool, melody: bool) -> Iterator[Batch]:
+        for start in range(0, n_rows, TEST_BATCH):
+            rows = torch.arange(start, min(start + TEST_BATCH, n_rows))
+            told, sung = (torch.full((len(rows),), keeps) for keeps in (text, melody))
+            none = torch.zeros_like(rows)
+            n_frames = self.recipe.window_frames
+            yield Batch(rows, none, n_frames, told, sung, torch.zeros_like(told), none)
+
+    @torch.no_grad()
+    def _swap(self) -> None:
+        """Exchanges the weights and their averages."""
+        for parameter, mean in zip(self.parameters, self.average, strict=True):
+            kept = parameter.detach().clone()
+            parameter.copy_(mean)
+            mean.copy_(kept)
+
+
+def name_a_key(captions: list[str]) -> Tensor:
+    """Which captions do: bool [M]."""
+    return torch.tensor([text.partition(",")[0] in KEYS for text in captions])
+
+
+def draw(recipe: Recipe, keyed: Tensor, step: int, progress: float) -> Batch:
+    """The rows of one step and what each is told, the same for the same step, of pieces of which
+    those of `keyed` [M] have a caption that names the key."""
+    settings = recipe.language
+    rng = rng_of(recipe.seed, settings.stream, step)
+    n_frames = recipe.window_frames
+    if progress < settings.full_from or rng.random() < 0.5:
+        n_frames = min(n_frames, settings.crop_frames)
+    n_rows = max(1, settings.frames_per_batch // n_frames)
+    latest = (recipe.piece_frames - n_frames) // HOP_FRAMES
+    inside = rng.random(n_rows) < settings.p_inside
+    first = HOP_FRAMES * inside * rng.integers(0, latest + 1, n_rows)
+    rows = torch.from_numpy(rng.integers(0, len(keyed), n_rows))
+    text_only = rng.random(n_rows) < settings.p_text_only
+    text = text_only | (rng.random(n_rows) < settings.p_text)
+    melody = ~text_only & (rng.random(n_rows) < settings.p_melody)
+    set_in = keyed[rows].numpy() & text_only & (rng.random(n_rows) < settings.p_switch)
+    at = rng.integers(n_frames // 6, 5 * n_frames // 6, n_rows)
+    set_in |= melody & (rng.random(n_rows) < settings.p_melody_switch)
+    empty = ~text & (rng.random(n_rows) < settings.p_empty)
+    told = (torch.from_numpy(kept) for kept in (first, text, melody, empty, at * set_in))
+    start, text_kept, melody_kept, is_empty, switch = told
+    return Batch(rows, start, n_frames, text_kept, melody_kept, is_empty, switch)
+
+
+def cut(x: Tensor, first: Tensor, n: int) -> Tensor:
+    """From `x` [B, …, T] the `n` entries from `first` [B] on; what ends before begins again."""
+    index = (first[:, None] + torch.arange(n)) % x.shape[-1]  # [B, n]
+    index = index.view(len(x), *[1] * (x.ndim - 2), n).expand(*x.shape[:-1], n)
+    return x.gather(-1, index)

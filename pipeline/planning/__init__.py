@@ -1,0 +1,1 @@
+"""What a run has to do: rows to clips, manifest minus ledger, without a model."""

@@ -1,0 +1,1 @@
+"""The CPU pool: rows become clips with their references at hand."""

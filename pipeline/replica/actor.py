@@ -1,0 +1,146 @@
+"""The GPU actor as Ray sees it: prepared rows in, statuses out once the rows are durable.
+
+Ray runs several calls of one actor side by side; they only hand their rows to the stations and
+wait. What ends a replica is data too (a status row), so that the driver can say what happened in
+its own words instead of a traceback through Ray.
+"""
+
+import logging
+import os
+import threading
+import time
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+
+from pipeline import ledger
+from pipeline.ledger.attempts import AttemptLog, Seat
+from pipeline.ledger.lease import asks_to_drain
+from pipeline.replica.messages import ReplicaSettings
+from pipeline.storage import StorageError, open_storage
+from pipeline.telemetry.timing import TIMES_TYPE
+
+if TYPE_CHECKING:
+    from pipeline.replica.worker import Stations
+
+log = logging.getLogger(__name__)
+
+LOOKS_PER_S = 500  # at the lease, by all replicas together; each looks once a second at most
+
+STATUS_SCHEMA = pa.schema(
+    [
+        # clip, letter, known (committed by an earlier attempt), drained (left undone), or fatal
+        ("status", pa.string()),
+        ("clip_id", pa.string()),
+        ("audio_s", pa.float64()),
+        ("replica", pa.string()),
+        ("times", TIMES_TYPE),  # of this replica so far
+        ("error_class", pa.string()),  # of fatal
+        ("error", pa.string()),
+    ]
+)
+
+
+class Replica:
+    """Ray actor with one model.
+
+    Args:
+        settings: The job, the model and the lease.
+    """
+
+    def __init__(self, settings: ReplicaSettings) -> None:
+        self.settings = settings
+        self.stations: Stations | None = None
+        self.broken: Exception | None = None
+        self.drained = False
+        try:
+            self.seat = settings.find_seat()
+            self.attempts = begin_attempts(settings, self.seat)
+            threading.Thread(target=self._look_out, name="look-out", daemon=True).start()
+
+            from pipeline.replica import worker  # torch and transformers: seconds
+            from pipeline.telemetry import ray_exporter
+
+            self.stations = worker.Stations(settings, self.attempts)
+            if self.drained:
+                self.stations.drain(0.0)
+            ray_exporter.export(
+                self.stations.samples,
+                run_id=settings.run_id,
+                replica=self.stations.name,
+                closed=self.stations.closed,
+            )
+        except Exception as error:  # told by the first call
+            if "CUDA error" in str(error):
+                self.attempts.blame([], f"{type(error).__name__}: {error}")
+                os._exit(1)  # Ray starts a new actor; a clean exit would leave a zombie slot
+            self.broken = error
+
+    def __call__(self, table: pa.Table) -> pa.Table:
+        try:
+            if self.stations is None:
+                raise self.broken or RuntimeError("the replica has no model")
+            call = self.stations.accept(table.to_pylist())
+            call.done.result()
+        except Exception as error:  # ends the job: see `job._fatal`
+            return _statuses([fatal_status(error)])
+        signed = {
+            "replica": self.stations.name,
+            "times": asdict(self.stations.times),
+        }
+        return _statuses([status | signed for status in call.statuses])
+
+    def _look_out(self) -> None:
+        """Waits until the run drains, or the node goes away."""
+        config, generation = self.settings.config, self.settings.lease_generation
+        storage = open_storage(config.output, config.storage_options)
+        interval_s = max(1.0, config.replicas / LOOKS_PER_S)
+        while not self._is_over():
+            time.sleep(interval_s)
+            try:
+                left_s = self.seat.seconds_left(self.seat.node)
+                if left_s is not None:
+                    return self._leave_node(min(config.drain_s, left_s / 2))
+                if asks_to_drain(storage, generation):
+                    return self._drain(config.drain_s)
+            except StorageError as error:
+                log.warning("could not see whether the run drains: %s", error)
+
+    def _is_over(self) -> bool:
+        return self.broken is not None or (
+            self.stations is not None and self.stations.closed.is_set()
+        )
+
+    def _drain(self, grace_s: float) -> None:
+        log.info("replica=%s drains", self.attempts.now.replica)
+        self.drained = True
+        if self.stations is not None:  # else it is loading, and has nothing in hand
+            self.stations.drain(grace_s)
+        self.attempts.end("drained")
+
+    def _leave_node(self, grace_s: float) -> None:
+        """Commits what is finished and goes: Ray starts this actor again on another node, and sends
+        it what is not durable."""
+        log.info("replica=%s leaves node %s", self.attempts.now.replica, self.attempts.now.node)
+        if self.stations is not None:
+            self.stations.drain(grace_s, hand_back=False)
+        self.attempts.end("node")
+        os._exit(1)
+
+
+def begin_attempts(settings: ReplicaSettings, seat: Seat) -> AttemptLog:
+    """The record of a new process in a seat; see `AttemptLog.begin` for what it may raise."""
+    config = settings.config
+    storage = open_storage(config.output, config.storage_options)
+    name = ledger.new_replica_id()
+    return AttemptLog.begin(storage, settings.run_id, name, seat, config.max_deaths)
+
+
+def fatal_status(error: Exception) -> dict[str, Any]:
+    """The status row that ends the job."""
+    return {"status": "fatal", "error_class": type(error).__name__, "error": str(error)}
+
+
+def _statuses(rows: list[dict[str, Any]]) -> pa.Table:
+    return pa.Table.from_pylist(rows, schema=STATUS_SCHEMA)

@@ -1,0 +1,30 @@
+"""What the driver tells every replica once, when it starts. Free of torch."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import pyarrow as pa
+
+from musicgen.checkpoints.describe import ModelInfo
+from pipeline.config import JobConfig
+from pipeline.ledger import new_replica_id
+from pipeline.ledger.attempts import Seat
+
+
+def lone_seat() -> Seat:
+    """A seat that nobody had before, for a replica that no cluster looks after."""
+    return Seat(new_replica_id())
+
+
+@dataclass(frozen=True)
+class ReplicaSettings:
+    """What every replica is told."""
+
+    config: JobConfig
+    info: ModelInfo
+    run_id: str
+    lease_generation: int
+    lease_token: str
+    schema: pa.Schema  # of clips/
+    attempts: dict[str, int] = field(default_factory=dict)  # earlier attempts by row key
+    find_seat: Callable[[], Seat] = lone_seat  # asked by the replica itself

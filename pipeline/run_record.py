@@ -1,0 +1,167 @@
+"""The record that a run keeps of itself, `runs/<run_id>.json`, which `status` and reports read."""
+
+import platform
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.metadata import version
+from typing import Any, Literal
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pipeline import ledger
+from pipeline.config import JobConfig
+from pipeline.ledger import attempts
+from pipeline.ledger.attempts import QUARANTINE
+from pipeline.planning.scan import Plan
+from pipeline.storage import Storage, redact
+from pipeline.telemetry.progress import Tally
+from pipeline.telemetry.timing import RunTimes
+
+State = Literal["running", "done", "drained", "failed", "interrupted"]
+_PACKAGES = ("musicgen-batch", "ray", "torch", "torchaudio", "transformers", "pyarrow")
+
+
+class RunRecord:
+    """Writes the record; the parts stay the only truth about what is done."""
+
+    def __init__(
+        self, storage: Storage, run_id: str, config: JobConfig, model: dict[str, Any], plan: Plan
+    ) -> None:
+        self._storage, self._run_id = storage, run_id
+        self._started, self._replicas = time.time(), config.replicas
+        outcomes = plan.outcomes
+        self._fixed = {
+            "run_id": run_id,
+            "started_at": _now(),
+            "total": plan.total,
+            "pending": plan.pending,
+            "pending_audio_s": plan.pending_audio_s,
+            "done_before": outcomes["done"],
+            "skipped_failed": outcomes["standing"],
+            "invalid": outcomes["refused"],
+            "config": config.model_dump(mode="json") | {"manifest": redact(config.manifest)},
+            "model": model,
+            "versions": {"python": platform.python_version()}
+            | {name: version(name) for name in _PACKAGES},
+            "replicas": config.replicas,
+            "slots": config.slots,
+        }
+
+    def write(self, state: State, tally: Tally) -> None:
+        """Publishes the record in place of the previous one."""
+        now = _now()
+        changing = {
+            "state": state,
+            "updated_at": now,
+            "finished_at": None if state == "running" else now,
+            "done": tally.clips,
+            "failed": tally.failed,
+            "audio_seconds": tally.audio_s,
+            "wall_s": tally.wall_s,
+            "timing": self._timing(tally.times),
+        }
+        ledger.write_run(self._storage, self._run_id, self._fixed | changing)
+
+    def _timing(self, times: RunTimes) -> dict[str, float | None]:
+        """Where the time went; see `pipeline.telemetry.timing` for what each figure means."""
+        first = times.first_admission
+        return {
+            "startup_s": None if first is None else first - self._started,
+            "window_s": times.window_s,
+            "slot_occupancy": times.slot_occupancy,
+            "overhead": times.overhead(self._replicas),
+            "overhead_cpu": times.overhead(self._replicas, cpu=True),
+            **times.seconds(),
+        }
+
+
+def estimate_s(audio_s: float, replicas: int, runs: Sequence[Mapping[str, Any]]) -> float | None:
+    """Seconds that `audio_s` seconds of audio take, from the latest run that made any; start-up
+    included, since that run's wall time holds one. None where there is nothing to judge by."""
+    if audio_s == 0:
+        return 0.0
+    for run in reversed(runs):
+        made_s, wall_s = run.get("audio_seconds") or 0.0, run.get("wall_s") or 0.0
+        if made_s > 0 and wall_s > 0:
+            return float(audio_s * wall_s / made_s * run.get("replicas", 1) / replicas)
+    return None
+
+
+@dataclass(frozen=True)
+class Status:
+    """What an output holds, and the record of its last run (None before the first)."""
+
+    clips: int
+    audio_s: float
+    dead_letters: int
+    quarantined: int
+    """of those: rows that ended the process that made them"""
+    suspects: int
+    """rows that a replica had in hand when it died, which the running run tries by themselves"""
+    parts: int
+    last_run: dict[str, Any] | None
+
+    def text(self) -> str:
+        """For people."""
+        lines = [
+            f"{self.clips} clips, {self.audio_s:.1f} s of audio in {self.parts} parts; "
+            f"{self.dead_letters} dead letters stand, {self.quarantined} of them in quarantine"
+        ]
+        if self.suspects:
+            lines.append(f"{self.suspects} rows were in hand when a replica died; they run apart")
+        run = self.last_run
+        if run is not None:
+            left = run["pending"] - run["done"] - run["failed"]
+            lines.append(
+                f"run {run['run_id']}: {run['state']}, started {run['started_at']}, last heard of "
+                f"{run['updated_at']}; {run['done']} clips made, {run['failed']} failed, "
+                f"{left} left, {run['audio_seconds']:.1f} s of audio in {run['wall_s']:.0f} s"
+            )
+            lines += _busy(run.get("timing") or {})
+        return "\n".join(lines)
+
+
+def _busy(timing: Mapping[str, float | None]) -> list[str]:
+    """How well replicas were used, as soon as something is committed."""
+    occupancy, overhead = timing.get("slot_occupancy"), timing.get("overhead")
+    if occupancy is None or overhead is None:
+        return []
+    return [
+        f"slots {occupancy:.1%} full while rows waited; token loops ran {1 - overhead:.1%} of the "
+        f"{timing['window_s']:.0f} s from the first admission to the last commit"
+    ]
+
+
+def read_status(storage: Storage) -> Status:
+    """Counts from the parts, which are the truth, and the latest run's own words."""
+    parts = ledger.list_parts(storage, "clips")
+    n_clips, audio_s = count_clips(storage)
+    letters = ledger.read_failed(storage)
+    runs = ledger.read_runs(storage)
+    trials: set[str] = set()
+    if runs and runs[-1]["state"] == "running":
+        found = attempts.read_attempts(storage, runs[-1]["run_id"])
+        trials = {clip for attempt in found.values() for clip in attempt.suspects}
+    return Status(
+        clips=n_clips,
+        audio_s=audio_s,
+        dead_letters=letters.num_rows,
+        quarantined=letters["stage"].to_pylist().count(QUARANTINE),
+        suspects=len(trials),
+        parts=len(parts),
+        last_run=runs[-1] if runs else None,
+    )
+
+
+def count_clips(storage: Storage, run_id: str | None = None) -> tuple[int, float]:
+    """Committed clips, of one run or of all, and their seconds of audio."""
+    clips = ledger.read_clips(storage, ["n_samples", "sample_rate_hz"], run_id)
+    seconds = pc.divide(clips["n_samples"].cast(pa.float64()), clips["sample_rate_hz"])
+    return clips.num_rows, pc.sum(seconds).as_py() or 0.0
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")

@@ -1,0 +1,1 @@
+"""Where a job runs: a Ray cluster, and how it ends early."""

@@ -1,0 +1,114 @@
+"""When a run ends before its rows do: on a signal, or when its time or its budget is over."""
+
+import logging
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from types import FrameType
+
+from pipeline.config import JobConfig
+from pipeline.ledger.attempts import read_attempts
+from pipeline.storage import Storage
+from pipeline.telemetry.progress import clock
+
+log = logging.getLogger(__name__)
+
+LOOK_S = 0.5  # between looks at the records of draining replicas
+COMMIT_PATIENCE_S = 60.0  # for what they commit after their time is over
+SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+
+class Drain:
+    """Knows whether the run is to drain.
+
+    Attributes:
+        reason: Why it drains; None as long as it does not.
+    """
+
+    def __init__(self, config: JobConfig) -> None:
+        self._config = config
+        self._began = time.monotonic()
+        self._replicas_began: float | None = None
+        self._gpus = 0.0
+        self.reason: str | None = None
+
+    def replicas_start(self, gpus: float) -> None:
+        """GPUs of all replicas are held from now on."""
+        self._replicas_began, self._gpus = time.monotonic(), gpus
+
+    def is_due(self, now: float | None = None) -> bool:
+        """Whether to drain, by what was asked and by what `now` (monotonic seconds) says."""
+        now = time.monotonic() if now is None else now
+        max_s, max_hours = self._config.max_runtime_s, self._config.max_gpu_hours
+        if self.reason is None and max_s is not None and now - self._began >= max_s:
+            self.reason = f"--max-runtime {self._config.max_runtime}"
+        hours = self.gpu_hours(now)
+        if self.reason is None and max_hours is not None and hours >= max_hours:
+            self.reason = f"--max-gpu-hours {max_hours:g}"
+        return self.reason is not None
+
+    def gpu_hours(self, now: float) -> float:
+        """Held so far."""
+        held_s = 0.0 if self._replicas_began is None else now - self._replicas_began
+        return self._gpus * held_s / 3600
+
+    @contextmanager
+    def listening(self) -> Iterator["Drain"]:
+        """SIGTERM or SIGINT drains, a second one ends the run at once (KeyboardInterrupt)."""
+        before = {number: signal.getsignal(number) for number in SIGNALS}
+        self.listen()
+        try:
+            yield self
+        finally:
+            if _may_listen():
+                for number, handler in before.items():
+                    signal.signal(number, handler)
+
+    def listen(self) -> None:
+        """Takes the signals; again where a library has taken them away."""
+        if _may_listen():
+            for number in SIGNALS:
+                signal.signal(number, self._hear)
+
+    def _hear(self, number: int, frame: FrameType | None) -> None:
+        if self.reason is not None:
+            raise KeyboardInterrupt
+        self.reason = signal.Signals(number).name
+
+    def words(self) -> str:
+        """What is said when it begins."""
+        ran = clock(time.monotonic() - self._began)
+        return (
+            f"draining ({self.reason}, after {ran}): no clip begins, those in the slots have "
+            f"{self._config.drain_s:g} s to finish (--drain-s), what is finished is committed; "
+            "a signal now ends the run at once"
+        )
+
+
+@dataclass
+class Leaving:
+    """Looks at the replicas of a draining run until each has committed what it finished."""
+
+    storage: Storage
+    run_id: str
+    slots_empty_at: float  # monotonic seconds
+    next_look: float = 0.0
+
+    def is_over(self, now: float) -> bool:
+        """Whether nobody is left, or those who are had their time."""
+        if now < self.next_look:
+            return False
+        self.next_look = now + LOOK_S
+        records = read_attempts(self.storage, self.run_id).values()
+        left = [record.replica for record in records if not record.ended]
+        if left and now > self.slots_empty_at + COMMIT_PATIENCE_S:
+            log.warning("replicas %s did not drain in time; what they hold is made again", left)
+            return True
+        return not left
+
+
+def _may_listen() -> bool:
+    return threading.current_thread() is threading.main_thread()

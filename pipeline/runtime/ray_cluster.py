@@ -1,0 +1,105 @@
+"""The Ray cluster as a run finds it, or starts it."""
+
+import logging
+import math
+import os
+import socket
+from collections.abc import Callable
+
+import ray
+from ray.data import DataContext
+
+from pipeline.config import ConfigError, JobConfig
+
+OBJECT_STORE_BYTES = 1 << 30  # of a local Ray; audio never crosses it
+KNOCK_S = 10.0
+
+
+def start_ray(config: JobConfig) -> None:
+    """Joins the cluster that RAY_ADDRESS names (as in a submitted job), else starts a local one.
+
+    Raises:
+        ConfigError: Nothing answers at that address.
+    """
+    context = DataContext.get_current()
+    context.enable_progress_bars = False
+    context.execution_options.preserve_order = False
+    context.print_on_execution_start = False
+    # A long model load or a long clip is no fault; `_watch` has its own stall detector.
+    context.execution_no_progress_timeout_s = -1
+    level = "info" if config.verbose else "error"
+    for noisy in ("ray", "ray.data"):
+        logging.getLogger(noisy).setLevel(level.upper())
+    if not config.verbose:
+        # Ray's C++ side reports, as an error, a restart hazard at the start of every actor pool.
+        os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+    if ray.is_initialized():
+        return
+    if address := os.environ.get("RAY_ADDRESS"):
+        _knock(address)
+        ray.init(log_to_driver=config.verbose, logging_level=level)
+        return
+    # Logical CPUs: replicas, the prepare pool, and room for tasks that read and cut blocks.
+    n_cpus = math.ceil(config.replicas * config.cpus_per_replica + 0.5 * config.prepare_workers + 2)
+    ray.init(
+        address="local",  # else a cluster that someone started on this machine is joined
+        num_cpus=max(n_cpus, os.cpu_count() or 1),
+        resources={k: v * config.replicas for k, v in config.replica_resources.items()},
+        object_store_memory=OBJECT_STORE_BYTES,
+        include_dashboard=False,
+        log_to_driver=config.verbose,
+        logging_level=level,
+    )
+
+
+def _knock(address: str) -> None:
+    """Ray itself tries for minutes, and warns in its own words meanwhile."""
+    host, _, port = address.rpartition("://")[2].rpartition(":")
+    if not port.isdigit():  # auto, local
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=KNOCK_S).close()
+    except OSError as error:
+        raise ConfigError(
+            f"RAY_ADDRESS={address}: no Ray cluster answers there ({error}); correct it, or unset "
+            "it to run on this machine alone"
+        ) from None
+
+
+def check_resources(config: JobConfig, say: Callable[[str], None]) -> None:
+    """Says at once what would else be an endless wait: actors that no node can hold."""
+    needs = {
+        "CPU": config.cpus_per_replica,
+        "GPU": gpus_per_replica(config),
+        **config.replica_resources,
+    }
+    there = ray.cluster_resources()
+    lacking = [
+        f"{name}: {amount * config.replicas:g} needed, {there.get(name, 0):g} there"
+        for name, amount in needs.items()
+        if amount * config.replicas > there.get(name, 0)
+    ]
+    if not lacking:
+        return
+    said = f"{config.replicas} replicas do not fit ({'; '.join(lacking)})"
+    if os.environ.get("RAY_ADDRESS"):
+        say(f"{said}: waiting for the cluster to grow; else lower --replicas")
+    else:
+        raise ConfigError(
+            f"{said} on this machine; lower --replicas, --gpus-per-replica or --replica-resource, "
+            "or name a cluster in RAY_ADDRESS"
+        )
+
+
+def gpus_per_replica(config: JobConfig) -> float:
+    """As asked for; else one where the cluster has GPUs. Ray must run."""
+    if config.gpus_per_replica is not None:
+        return config.gpus_per_replica
+    if config.device == "cpu":
+        return 0.0
+    return 1.0 if ray.cluster_resources().get("GPU", 0) else 0.0
+
+
+def leave_ray() -> None:
+    """Disconnects this process from Ray and, where it started one, ends that."""
+    ray.shutdown()

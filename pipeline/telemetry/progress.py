@@ -1,0 +1,98 @@
+"""Progress of a run, for people: a live line on a terminal, a plain one per interval elsewhere."""
+
+import sys
+import time
+from dataclasses import dataclass, field
+from typing import TextIO
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn
+
+from pipeline.telemetry.timing import RunTimes
+
+
+@dataclass
+class Tally:
+    """What has happened in this run so far; all counts are committed rows."""
+
+    total: int
+    clips: int = 0
+    failed: int = 0
+    audio_s: float = 0.0
+    started: float = 0.0  # monotonic seconds
+    times: RunTimes = field(default_factory=RunTimes)
+
+    @property
+    def wall_s(self) -> float:
+        return time.monotonic() - self.started
+
+    @property
+    def rate(self) -> float:
+        """Audio-seconds made per second since the start of the run."""
+        return self.audio_s / self.wall_s if self.wall_s > 0 else 0.0
+
+    @property
+    def eta_s(self) -> float | None:
+        """Seconds until the last row, from the rows per second so far."""
+        ended = self.clips + self.failed
+        if not ended:
+            return None
+        return (self.total - ended) * self.wall_s / ended
+
+    def line(self) -> str:
+        if not self.clips + self.failed:
+            return (
+                f"0/{self.total} takes, {clock(self.wall_s)} elapsed: replicas start, load the "
+                "model and fill their first part"
+            )
+        eta = "?" if self.eta_s is None else clock(self.eta_s)
+        return (
+            f"{self.clips + self.failed}/{self.total} takes, {self.clips} clips, "
+            f"{self.audio_s:.1f} s of audio, {self.rate:.2f} audio-s/s, "
+            f"{self.failed} failed, {clock(self.wall_s)} elapsed, ETA {eta}"
+        )
+
+
+def clock(seconds: float) -> str:
+    """Seconds as h:mm:ss."""
+    whole = round(seconds)
+    return f"{whole // 3600}:{whole // 60 % 60:02d}:{whole % 60:02d}"
+
+
+class ProgressView:
+    """Shows a tally: call `update` as often as you like; it prints when there is reason to."""
+
+    def __init__(self, tally: Tally, interval_s: float, stream: TextIO | None = None) -> None:
+        self._tally, self._interval_s = tally, interval_s
+        self._stream = stream or sys.stderr
+        self._next_line = time.monotonic()
+        self._live: Progress | None = None
+        self._task = TaskID(0)
+        if self._stream.isatty():
+            self._live = Progress(
+                SpinnerColumn(),
+                BarColumn(),
+                TextColumn("{task.description}"),
+                console=Console(file=self._stream),
+            )
+            self._task = self._live.add_task("starting", total=tally.total)
+            self._live.start()
+
+    def update(self) -> None:
+        if self._live is not None:
+            done = self._tally.clips + self._tally.failed
+            self._live.update(self._task, completed=done, description=self._tally.line())
+        elif time.monotonic() >= self._next_line:
+            self._next_line = time.monotonic() + self._interval_s
+            self._say()
+
+    def close(self) -> None:
+        if self._live is not None:
+            self.update()
+            self._live.stop()
+        else:
+            self._say()
+
+    def _say(self) -> None:
+        self._stream.write(f"progress: {self._tally.line()}\n")
+        self._stream.flush()

@@ -1,0 +1,153 @@
+"""The evaluation itself: perfect music passes, music that ignores what it was told does not."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from musicgen import MusicGen
+from musicgen.checkpoints.describe import TINY_FOLDER
+from musicgen.tiny.evaluation.evaluate import CHOOSING, SHORT, Evaluation
+from musicgen.tiny.training.card import write_card
+from musicgen.tiny.training.export import TRAINING, is_trained
+from musicgen.tiny.training.figures import GOALS, SHORT_GOALS, Entry, Table, as_json, missed
+from tests.musicgen.tiny.recipes import TOY
+
+SMALL = replace(SHORT, pieces=16, voice_clips=10)
+
+
+class Transparent(Evaluation):
+    """An evaluation whose codec loses nothing and whose clips are given: no model is needed."""
+
+    def __init__(self) -> None:
+        self.shift_text = self.shift_melody = 0
+        super().__init__(None, SMALL)  # type: ignore[arg-type]
+
+    def through_codec(self, wav: Tensor) -> Tensor:
+        return wav
+
+    def generate(self, captions, melodies=None, *, prompts=None, cfg_coef=None):  # type: ignore[no-untyped-def]
+        shift = self.shift_text if melodies is None else self.shift_melody
+        return [self.clean[shift:] + self.clean[:shift]]
+
+
+@pytest.fixture(scope="module")
+def perfect() -> Transparent:
+    return Transparent()
+
+
+def _figures(evaluation: Evaluation) -> Table:
+    return evaluation.by_text() | evaluation.by_melody() | evaluation.continuation()
+
+
+def test_perfect_music_passes_and_beats_chance(perfect: Transparent) -> None:
+    perfect.shift_text = perfect.shift_melody = 0
+    table = _figures(perfect)
+    assert not missed(table, {key: GOALS[key] for key in table})
+    for key in ("in_scale_text", "in_scale_melody", "voice_accuracy", "continuation_in_key"):
+        entry = table[key]
+        assert entry.chance is not None
+        assert entry.ceiling is not None
+        assert entry.chance + 0.2 < entry.value <= entry.ceiling + 1e-9
+    assert table["chroma_matched"].chance == table["chroma_shuffled"].value
+
+
+def test_music_for_other_captions_or_melodies_is_caught(perfect: Transparent) -> None:
+    perfect.shift_text, perfect.shift_melody = 3, 3
+    table = _figures(perfect)
+    wrong = missed(table, {key: goal for key, goal in SHORT_GOALS.items() if key in table})
+    assert {"in_scale_text", "voice_accuracy", "in_scale_melody", "chroma_matched"} <= set(wrong)
+
+
+def test_figures_are_written_with_their_goals(tmp_path: Path) -> None:
+    table = {key: Entry(goal, None, None) for key, goal in GOALS.items()}
+    assert missed(table) == []
+    assert missed(table | {"joint_excess": Entry(1.6, None, None)}) == ["joint_excess"]
+    no_gain = {"guidance_gain": Entry(0.0, 0.0, None)}
+    assert missed(table | no_gain) == ["guidance_gain"]
+    near = {"chroma_matched": Entry(0.81, 0.1, 0.9)}
+    assert missed(table | no_gain | near) == []
+
+    training = {**TOY.as_json(), "pieces_made": 12}
+    (tmp_path / "config.json").write_text(json.dumps({TRAINING: training}))
+    write_card(tmp_path, as_json(table))
+    card = (tmp_path / "README.md").read_text()
+    assert "license: apache-2.0" in card
+    assert "| in_scale_text | 0.8 | – | – | ≥ 0.8 |" in card
+    assert "| joint_excess | 1.5 | – | – | ≤ 1.5 |" in card
+
+
+shipped = pytest.mark.skipif(
+    not is_trained(TINY_FOLDER),
+    reason="the bundled checkpoint is untrained (no `training` in its config.json): `make tiny`",
+)
+
+
+@pytest.fixture(scope="module")
+def evaluation() -> Evaluation:
+    return Evaluation(_model(), SHORT, CHOOSING)
+
+
+def _model() -> MusicGen:
+    return MusicGen.get_pretrained("tiny", device="cpu", max_slots=16)
+
+
+def _short(evaluation: Evaluation, model: MusicGen, figures: tuple[str, ...]) -> list[str]:
+    evaluation.model = model
+    table = {
+        name: entry for figure in figures for name, entry in getattr(evaluation, figure)().items()
+    }
+    return missed(table, {key: goal for key, goal in SHORT_GOALS.items() if key in table})
+
+
+@shipped
+def test_the_bundled_model_follows_text_and_melody(evaluation: Evaluation) -> None:
+    assert _short(evaluation, _model(), ("by_text", "by_melody", "likelihood")) == []
+
+
+def _text_ignored(model: MusicGen) -> None:
+    model.text_encoder.encode = lambda prompt: None  # type: ignore[method-assign]
+
+
+def _melody_ignored(model: MusicGen) -> None:
+    null = torch.zeros(1, dtype=torch.long)
+    model.melody_chroma = lambda *_, **__: null  # type: ignore[method-assign]
+
+
+def _delays_shifted(model: MusicGen) -> None:
+    # 20 ms of one codebook against another: the likelihood falls, no figure of the music hears it.
+    model.lm.cfg = replace(model.lm.cfg, delays=(0, 0, 1, 2))
+
+
+def _chroma_rotated(model: MusicGen) -> None:
+    assert model.chroma is not None
+    model.chroma.fbanks = model.chroma.fbanks.roll(1, dims=0)
+
+
+@shipped
+@pytest.mark.parametrize(
+    ("plant", "figures"),
+    [
+        (_text_ignored, ("by_text",)),
+        (_melody_ignored, ("by_melody",)),
+        (_delays_shifted, ("likelihood",)),
+        (_chroma_rotated, ("by_melody",)),
+    ],
+)
+def test_a_broken_path_is_caught(evaluation: Evaluation, plant, figures) -> None:  # type: ignore[no-untyped-def]
+    model = _model()
+    plant(model)
+    assert _short(evaluation, model, figures)
+
+
+@shipped
+def test_guidance_of_the_wrong_sign_is_caught(
+    evaluation: Evaluation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    right = evaluation.scope.sampling
+    wrong = replace(evaluation.scope, sampling=replace(right, cfg_coef=-right.cfg_coef))
+    monkeypatch.setattr(evaluation, "scope", wrong)
+    assert _short(evaluation, _model(), ("by_text", "by_melody"))

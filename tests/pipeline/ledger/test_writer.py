@@ -1,0 +1,128 @@
+"""Parts: when one is due, what it names, and what is left out."""
+
+import io
+import json
+import tarfile
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from pipeline import ledger
+from pipeline.ledger.id_set import NO_IDS, DoneSet, pack_ids
+from pipeline.ledger.lease import LeaseLostError
+from pipeline.ledger.writer import PartWriter
+from pipeline.storage import Storage, open_storage
+
+NOBODY = DoneSet(NO_IDS, NO_IDS)
+
+
+def row(number: int) -> dict[str, Any]:
+    """A clip's row, as far as the schema insists, the rest empty."""
+    empty = {pa.string(): "", pa.bool_(): True}
+    filled = {
+        field.name: None if field.nullable else empty.get(field.type, 0)
+        for field in ledger.CLIP_FIELDS
+    }
+    given: dict[str, Any] = {
+        "clip_id": f"{number:032x}",
+        "row_key": f"{number:032x}",
+        "id": f"r{number}",
+    }
+    given |= {"n_samples": 16_000, "sample_rate_hz": 32_000}
+    return filled | given | {"created_at": datetime.now(UTC)}
+
+
+def writer(storage: Storage, audio: Any = "files", **changes: Any) -> PartWriter:
+    settings: dict[str, Any] = {
+        "schema": ledger.clip_schema(pa.schema([]), audio),
+        "run_id": "20260101T000000-abcdef",
+        "replica": "aaaaaa",
+        "audio": audio,
+        "audio_format": "flac",
+        "max_clips": 3,
+        "max_bytes": 100.0,
+        "max_age_s": 60.0,
+        "guard": lambda: None,
+    }
+    return PartWriter(storage, **(settings | changes))
+
+
+@pytest.fixture
+def storage(tmp_path: Path) -> Storage:
+    return open_storage(str(tmp_path))
+
+
+def test_a_part_is_due_by_count_bytes_or_age(storage: Storage) -> None:
+    by_count, by_bytes, by_age = writer(storage), writer(storage), writer(storage, max_age_s=0.0)
+    assert by_count.due_in_s() is None
+
+    for number in range(2):
+        by_count.add_clip(row(number), b"x")
+    assert 0 < (by_count.due_in_s() or 0) <= 60
+    by_count.add_clip(row(2), b"x")
+    by_bytes.add_clip(row(0), b"x" * 100)
+    by_age.add_clip(row(0), b"x")
+
+    assert [w.due_in_s() for w in (by_count, by_bytes, by_age)] == [0.0, 0.0, 0.0]
+
+
+@pytest.mark.parametrize("audio", ["files", "parquet", "webdataset"])
+def test_a_commit_names_audio_with_size_and_hash(audio: str, storage: Storage) -> None:
+    parts = writer(storage, audio)
+    for number in range(2):
+        parts.add_clip(row(number), b"audio %d" % number)
+    parts.commit(NOBODY)
+
+    table = ledger.read_clips(storage)
+    assert table["audio_bytes"].to_pylist() == [7, 7]
+    for number, clip in enumerate(table.to_pylist()):
+        if audio == "parquet":
+            data = clip["audio"]["bytes"]
+        else:
+            data = storage.get(clip["audio_path"])
+        if audio == "webdataset":
+            with tarfile.open(fileobj=io.BytesIO(data)) as tar:
+                data = tar.extractfile(clip["audio_member"]).read()
+                assert json.load(tar.extractfile(tar.getnames()[1]))["id"] == "r0"
+        assert data == b"audio %d" % number
+
+
+def test_what_somebody_else_committed_meanwhile_is_left_out(storage: Storage) -> None:
+    parts = writer(storage)
+    for number in range(2):
+        parts.add_clip(row(number), b"x")
+
+    parts.commit(DoneSet(np.unique(pack_ids([f"{0:032x}"])), NO_IDS))
+
+    assert ledger.read_clips(storage)["id"].to_pylist() == ["r1"]
+
+
+def test_a_lost_lease_commits_nothing(storage: Storage) -> None:
+    def guard() -> None:
+        raise LeaseLostError("taken over")
+
+    parts = writer(storage, guard=guard)
+    parts.add_clip(row(0), b"x")
+
+    with pytest.raises(LeaseLostError):
+        parts.commit(NOBODY)
+    assert ledger.list_parts(storage) == []
+
+
+def test_audio_that_cannot_be_written_is_never_named(
+    storage: Storage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full_disk(_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(storage, "put_many", full_disk)
+    parts = writer(storage)
+    parts.add_clip(row(0), b"x")
+
+    with pytest.raises(OSError, match="No space"):
+        parts.commit(NOBODY)
+    assert ledger.list_parts(storage) == []
