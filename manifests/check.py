@@ -163,12 +163,12 @@ def _text_rows(uri: str, options: Mapping[str, Any], names: dict[str, None]) -> 
 
 
 def _parquet_rows(manifest: Manifest) -> Iterator[_Row]:
-    for unit in manifest.units:
+    for row_group in manifest.row_groups:
         columns = manifest.known_columns
-        for first_row, batch in manifest.read_unit(unit, columns=columns):
+        for first_row, batch in manifest.read_row_group(row_group, columns=columns):
             for number, raw in enumerate(manifest.raw_rows(batch), start=first_row):
-                parsed, issues = parse_row(raw, source=unit.source, row=number)
-                yield _Row(unit.uri, unit.source, number, None, raw, parsed, issues)
+                parsed, issues = parse_row(raw, source=row_group.source, row=number)
+                yield _Row(row_group.uri, row_group.source, number, None, raw, parsed, issues)
 
 
 def _several(rows: Iterator[_Row]) -> Iterator[list[_Row]]:

@@ -29,7 +29,7 @@ class ManifestError(ValueError):
 
 
 @dataclass(frozen=True)
-class Unit:
+class RowGroup:
     """One row group of one file: what a task reads."""
 
     uri: str
@@ -45,7 +45,7 @@ class Manifest:
     """An opened manifest; picklable, holds no rows and no open file."""
 
     uri: str
-    units: tuple[Unit, ...]
+    row_groups: tuple[RowGroup, ...]
     known_columns: tuple[str, ...]
     extra_schema: pa.Schema
     column_faults: tuple[str, ...]
@@ -93,22 +93,22 @@ class Manifest:
         files = _list_files(fs, uri, path)
         with ThreadPoolExecutor(min(16, len(files))) as pool:
             footers = list(pool.map(lambda file: _read_footer(fs, file), files))
-        units = tuple(_units(footers))
-        if not units:
+        row_groups = tuple(_units(footers))
+        if not row_groups:
             raise ManifestError(f"{uri}: has no rows; add at least one")
         schemas = [(footer.source, footer.schema) for footer in footers]
         faults = check_columns(all_names(schemas), extra_columns, reserved)
         known, type_faults = usable_columns(schemas)
         extra_schema, clashes = unify_extras(schemas)
-        return cls(uri, units, known, extra_schema, (*faults, *type_faults, *clashes), options)
+        return cls(uri, row_groups, known, extra_schema, (*faults, *type_faults, *clashes), options)
 
     @property
     def n_rows(self) -> int:
         """Rows of all files."""
-        return sum(unit.n_rows for unit in self.units)
+        return sum(row_group.n_rows for row_group in self.row_groups)
 
-    def read_unit(
-        self, unit: Unit, *, batch_rows: int = 1024, columns: Sequence[str] | None = None
+    def read_row_group(
+        self, row_group: RowGroup, *, batch_rows: int = 1024, columns: Sequence[str] | None = None
     ) -> Iterator[tuple[int, pa.RecordBatch]]:
         """Streams one unit.
 
@@ -126,9 +126,9 @@ class Manifest:
         wanted = [*self.known_columns, *self.extra_schema.names] if columns is None else columns
         if any(name in AUDIO_COLUMNS for name in wanted):
             batch_rows = min(batch_rows, _ROWS_WITH_AUDIO)
-        fs, path = open_filesystem(unit.uri, self.storage_options)
-        row = unit.first_row
-        for batch in _batches(fs, path, unit, wanted, batch_rows):
+        fs, path = open_filesystem(row_group.uri, self.storage_options)
+        row = row_group.first_row
+        for batch in _batches(fs, path, row_group, wanted, batch_rows):
             yield row, self._typed(batch, wanted)
             row += batch.num_rows
 
@@ -271,29 +271,31 @@ def _version(fs: Any, path: str) -> str:
     return f"{info['size']} {stamp}"
 
 
-def _units(footers: Sequence[_Footer]) -> Iterator[Unit]:
+def _units(footers: Sequence[_Footer]) -> Iterator[RowGroup]:
     first_row = 0
     for footer in footers:
         for group, n_rows in enumerate(footer.group_rows):
             if n_rows:
-                yield Unit(footer.uri, footer.source, group, first_row, n_rows, footer.version)
+                yield RowGroup(footer.uri, footer.source, group, first_row, n_rows, footer.version)
             first_row += n_rows
 
 
 def _batches(
-    fs: Any, path: str, unit: Unit, columns: Sequence[str], batch_rows: int
+    fs: Any, path: str, row_group: RowGroup, columns: Sequence[str], batch_rows: int
 ) -> Iterator[pa.RecordBatch]:
-    if attempt(unit.uri, lambda: _version(fs, path)) != unit.version:
+    if attempt(row_group.uri, lambda: _version(fs, path)) != row_group.version:
         raise ManifestError(
-            f"{unit.uri}: was replaced while it was being read; start the command again"
+            f"{row_group.uri}: was replaced while it was being read; start the command again"
         )
-    with attempt(unit.uri, lambda: fs.open(path, "rb")) as stream:
-        parquet = attempt(unit.uri, lambda: pq.ParquetFile(stream))
+    with attempt(row_group.uri, lambda: fs.open(path, "rb")) as stream:
+        parquet = attempt(row_group.uri, lambda: pq.ParquetFile(stream))
         present = [name for name in columns if name in parquet.schema_arrow.names]
-        batches = parquet.iter_batches(batch_rows, row_groups=[unit.row_group], columns=present)
+        batches = parquet.iter_batches(
+            batch_rows, row_groups=[row_group.row_group], columns=present
+        )
         while True:
-            batch = attempt(unit.uri, lambda: next(batches, None))
+            batch = attempt(row_group.uri, lambda: next(batches, None))
             if batch is None:
                 return
-            attempt(unit.uri, partial(batch.validate, full=True))  # text that is no UTF-8
+            attempt(row_group.uri, partial(batch.validate, full=True))  # text that is no UTF-8
             yield batch

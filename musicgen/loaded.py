@@ -17,7 +17,7 @@ from musicgen.engine.engine import ROWS_PER_SLOT, Engine, Request
 from musicgen.engine.request import Limits
 from musicgen.engine.weights import StepWeights, drop_weights, prepare
 from musicgen.registry import row_bytes
-from musicgen.request_builder import RequestMaker
+from musicgen.request_builder import RequestBuilder
 from musicgen.transformer import sinusoid
 from musicgen.windows import plan_windows, stride_frames
 
@@ -62,7 +62,7 @@ class LoadedModel:
         features = checkpoint.style_features
         self.style_features = None if features is None else features.to(self.device)
         self.chroma = ChromaExtractor(info.chroma, load_separator()) if info.chroma else None
-        self._requests = RequestMaker(
+        self._requests = RequestBuilder(
             info, self.lm, self.text_encoder, self.compression_model, self.style_features
         )
 

@@ -21,7 +21,7 @@ from musicgen.windows import Window, plan_windows, stride_frames
 MAX_SEED = 2**63 - 1
 
 
-class RequestMaker:
+class RequestBuilder:
     """Makes requests for one model, each clip on its own: no clip is padded to another's length.
 
     Args:
@@ -79,7 +79,7 @@ class RequestMaker:
         windows = self._windows(n_frames, opening, extend_stride_s)
         conditions = self._conditions(prompt, melody_chroma, style, seed, windows)
         same = len(windows) == 1 or (melody_chroma is None and style is None)
-        if style is not None:  # heard now, beside the token loop; a window's prefix is small
+        if style is not None:  # heard now, beside the decode loop; a window's prefix is small
             conditions = [conditions(window) for window in range(len(windows))].__getitem__
         return Request(
             key=key,

@@ -24,7 +24,7 @@ from pipeline import ledger
 from pipeline.config import ConfigError, JobConfig
 from pipeline.ledger import DoneSet, attempts, maintain
 from pipeline.ledger.lease import Lease, LeaseLostError
-from pipeline.planning.expand import Letter, PlanSpec, Selection
+from pipeline.planning.expand import DeadLetter, PlanSpec, Selection
 from pipeline.planning.model_limits import limits_of
 from pipeline.planning.scan import Plan, describe_plan, scan
 from pipeline.prepare.messages import PrepareSettings
@@ -32,7 +32,7 @@ from pipeline.replica.actor import Replica
 from pipeline.replica.messages import ReplicaSettings
 from pipeline.run_record import RunRecord, count_clips
 from pipeline.runtime.drain import Drain, Leaving
-from pipeline.runtime.ray_actor_id import seat_of_actor
+from pipeline.runtime.ray_actor_id import ray_actor_identity
 from pipeline.runtime.ray_cluster import check_resources, gpus_per_replica, start_ray
 from pipeline.runtime.ray_dataset import build_dataset
 from pipeline.storage import Storage, StorageError, open_storage
@@ -123,7 +123,7 @@ def run(
                     lease.token,
                     schema,
                     failures,
-                    seat_of_actor,
+                    ray_actor_identity,
                 )
                 start_ray(config)
                 drain.listen()
@@ -173,13 +173,13 @@ def _public(info: ModelInfo) -> dict[str, Any]:
 
 def _failures(storage: Storage) -> dict[str, int]:
     """How often rows have failed in earlier runs, by row key."""
-    letters = ledger.read_failed(storage)
+    letters = ledger.read_dead_letters(storage)
     keys, counts = letters["row_key"].to_pylist(), letters["attempts"].to_pylist()
     return dict(zip(keys, counts, strict=True))
 
 
 def _write_letters(
-    storage: Storage, letters: list[Letter], run_id: str, failures: dict[str, int]
+    storage: Storage, letters: list[DeadLetter], run_id: str, failures: dict[str, int]
 ) -> None:
     """What the scan refused goes to `failed/` at once; no model is needed for that."""
     writer = ledger.new_replica_id()
@@ -189,10 +189,10 @@ def _write_letters(
             for letter in letters[start : start + LETTERS_PER_PART]
         ]
         table = pa.Table.from_pylist(rows, schema=ledger.FAILED_SCHEMA)
-        ledger.write_failed_part(storage, table, run_id, writer, seq)
+        ledger.write_dead_letter_part(storage, table, run_id, writer, seq)
 
 
-def _known_after(selection: Selection, letters: list[Letter]) -> DoneSet:
+def _known_after(selection: Selection, letters: list[DeadLetter]) -> DoneSet:
     """What the prepare pool must know: what the scan has just refused is settled for this run."""
     known = selection.known
     refused = ledger.pack_ids([letter.row_key for letter in letters])
@@ -257,7 +257,7 @@ def _settle_accounts(storage: Storage, summary: RunSummary, drain: Drain) -> Non
     """Counts what a drained run has committed: not every status reached the driver."""
     tally, refused = summary.tally, {letter.clip_id for letter in summary.plan.letters}
     tally.clips, tally.audio_s = count_clips(storage, summary.run_id)
-    tally.failed = len(ledger.letters_of_run(storage, summary.run_id) - refused)
+    tally.failed = len(ledger.dead_letters_of_run(storage, summary.run_id) - refused)
     if tally.clips + tally.failed < summary.plan.pending:
         summary.drained = drain.reason
 

@@ -130,7 +130,7 @@ def _busy(timing: Mapping[str, float | None]) -> list[str]:
     if occupancy is None or overhead is None:
         return []
     return [
-        f"slots {occupancy:.1%} full while rows waited; token loops ran {1 - overhead:.1%} of the "
+        f"slots {occupancy:.1%} full while rows waited; decode loops ran {1 - overhead:.1%} of the "
         f"{timing['window_s']:.0f} s from the first admission to the last commit"
     ]
 
@@ -139,7 +139,7 @@ def read_status(storage: Storage) -> Status:
     """Counts from the parts, which are the truth, and the latest run's own words."""
     parts = ledger.list_parts(storage, "clips")
     n_clips, audio_s = count_clips(storage)
-    letters = ledger.read_failed(storage)
+    letters = ledger.read_dead_letters(storage)
     runs = ledger.read_runs(storage)
     trials: set[str] = set()
     if runs and runs[-1]["state"] == "running":

@@ -11,7 +11,7 @@ EXPECTED = {"broken-melody"}
 
 def main(output: str) -> int:
     storage = open_storage(output)
-    failed = {row["id"] for row in ledger.read_failed(storage).to_pylist()}
+    failed = {row["id"] for row in ledger.read_dead_letters(storage).to_pylist()}
     report = verify(storage)
     if failed != EXPECTED or not report.ok or not report.n_clips:
         sys.stderr.write(f"demo: failed rows {failed}, expected {EXPECTED}; {report}\n")

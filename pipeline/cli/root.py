@@ -187,7 +187,7 @@ def _failures(storage: Storage) -> list[str]:
     """The latest dead letters, as many as people read."""
     from pipeline import ledger
 
-    letters = ledger.read_failed(storage).sort_by([("created_at", "descending")])
+    letters = ledger.read_dead_letters(storage).sort_by([("created_at", "descending")])
     shown = [f"failed: {text}" for text in letters["message"].slice(0, FAILURES_SHOWN).to_pylist()]
     left = letters.num_rows - len(shown)
     return [*shown, f"... and {left} more"] if left > 0 else shown

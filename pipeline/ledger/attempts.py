@@ -19,7 +19,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
 
 from pipeline.ledger.parts import list_parts
-from pipeline.ledger.reader import PartCache, clips_of_run, letters_of_run
+from pipeline.ledger.reader import PartCache, clips_of_run, dead_letters_of_run
 from pipeline.storage import THREADS, ObjectNotFoundError, Storage, StorageError
 
 FOLDER = "attempts"
@@ -42,7 +42,7 @@ def _stays(node: str) -> float | None:
 
 
 @dataclass(frozen=True)
-class Seat:
+class ActorIdentity:
     """The place of a replica, which outlives its process.
 
     Attributes:
@@ -90,8 +90,12 @@ class Attempt:
         return cls(**(said | lists))
 
 
-def heir(
-    dead: Attempt, replica: str, seat: Seat, is_settled: Callable[[str], bool], committed: bool
+def next_attempt(
+    dead: Attempt,
+    replica: str,
+    identity: ActorIdentity,
+    is_settled: Callable[[str], bool],
+    committed: bool,
 ) -> Attempt:
     """The record of the next process in a seat, from that of the one before.
 
@@ -103,8 +107,10 @@ def heir(
         committed: Whether the predecessor committed any clip.
     """
     suspects = tuple(clip for clip in dead.suspects if not is_settled(clip))
-    born = replace(dead, replica=replica, node=seat.node, clips=(), alone=False, suspects=suspects)
-    if dead.ended or seat.seconds_left(dead.node) is not None:
+    born = replace(
+        dead, replica=replica, node=identity.node, clips=(), alone=False, suspects=suspects
+    )
+    if dead.ended or identity.seconds_left(dead.node) is not None:
         return replace(born, ended=None, last_words=None)
     known, in_hand = dict(dead.deaths_alone), [c for c in dead.clips if not is_settled(c)]
     if in_hand:
@@ -130,24 +136,26 @@ class AttemptLog:
 
     @classmethod
     def begin(
-        cls, storage: Storage, run_id: str, replica: str, seat: Seat, max_deaths: int
+        cls, storage: Storage, run_id: str, replica: str, identity: ActorIdentity, max_deaths: int
     ) -> AttemptLog:
         """Takes over from the process that was in this seat before, if there was one.
 
         Raises:
             RepeatedDeathsError: `max_deaths` processes in a row died here without making a clip.
         """
-        path = path_of(run_id, seat.name)
+        path = path_of(run_id, identity.name)
         dead, letters = read_attempt(storage, path), frozenset[str]()
-        now = Attempt(replica, seat.node)
+        now = Attempt(replica, identity.node)
         if dead is not None:
             clips, letters = (
                 clips_of_run(storage, run_id, PartCache()),
-                letters_of_run(storage, run_id),
+                dead_letters_of_run(storage, run_id),
             )
             parts = list_parts(storage, "clips", run_id)
             committed = any(f"-{dead.replica}-" in info.path for info in parts)
-            now = heir(dead, replica, seat, lambda c: c in letters or clips.contains(c), committed)
+            now = next_attempt(
+                dead, replica, identity, lambda c: c in letters or clips.contains(c), committed
+            )
         log = cls(storage, path, now, letters)
         log._write()
         if dead is not None and now.deaths >= max_deaths:
@@ -163,7 +171,7 @@ class AttemptLog:
     def now(self) -> Attempt:
         return self._now
 
-    def take_in_hand(self, clips: Sequence[str], *, alone: bool, suspects: Sequence[str]) -> None:
+    def record_in_hand(self, clips: Sequence[str], *, alone: bool, suspects: Sequence[str]) -> None:
         """Before any of `clips` goes on; those that left since the last call are not among them."""
         self._write(clips=tuple(clips), alone=alone, suspects=tuple(suspects), last_words=None)
 
@@ -194,9 +202,9 @@ class AttemptLog:
             self._storage.put(self._path, self._now.to_json(), sync=False)
 
 
-def path_of(run_id: str, seat: str) -> str:
+def path_of(run_id: str, identity: str) -> str:
     """Where the record of a seat stands."""
-    return f"{FOLDER}/{run_id}/{seat}.json"
+    return f"{FOLDER}/{run_id}/{identity}.json"
 
 
 def read_attempts(storage: Storage, run_id: str) -> dict[str, Attempt]:

@@ -21,7 +21,7 @@ from pipeline.ledger.parts import (
     read_part,
     split_parts,
 )
-from pipeline.ledger.reader import standing_letters
+from pipeline.ledger.reader import standing_dead_letters
 from pipeline.ledger.verify import is_leftover
 from pipeline.storage import ObjectInfo, Storage
 
@@ -163,7 +163,7 @@ def _choose_letters(storage: Storage, prune: bool) -> list[_Part]:
     if not read:
         return []
     table = pa.concat_tables([rows for _, rows in read])
-    keep = standing_letters(storage, table) if prune else np.ones(len(table), bool)
+    keep = standing_dead_letters(storage, table) if prune else np.ones(len(table), bool)
     return _deal(keep, [(info, len(rows)) for info, rows in read])
 
 

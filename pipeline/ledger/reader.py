@@ -72,7 +72,7 @@ def write_clip_part(storage: Storage, table: pa.Table, run_id: str, replica: str
     return publish_part(storage, part_path("clips", run_id, replica, seq), table, schema)
 
 
-def write_failed_part(
+def write_dead_letter_part(
     storage: Storage, table: pa.Table, run_id: str, replica: str, seq: int
 ) -> str:
     """Commit dead letters; returns the path of their part."""
@@ -164,7 +164,7 @@ def clips_of_run(storage: Storage, run_id: str, cache: PartCache) -> DoneSet:
     return DoneSet(np.unique(np.concatenate([NO_IDS, *(part.clips for part in parts)])), NO_IDS)
 
 
-def letters_of_run(storage: Storage, run_id: str) -> frozenset[str]:
+def dead_letters_of_run(storage: Storage, run_id: str) -> frozenset[str]:
     """Ids of the clips in whose place one run has committed a dead letter so far."""
     tables = map_parts(
         storage, "failed", lambda info: read_part(storage, info, ["clip_id"]), run_id
@@ -199,13 +199,15 @@ def read_clips(
     return empty if columns is None else empty.select(list(columns))
 
 
-def read_failed(storage: Storage, standing: bool = True) -> pa.Table:
+def read_dead_letters(storage: Storage, standing: bool = True) -> pa.Table:
     """Dead letters: those that stand, the latest of each row, or all that were ever written."""
     letters = _read_letters(storage)
-    return letters.filter(pa.array(standing_letters(storage, letters))) if standing else letters
+    return (
+        letters.filter(pa.array(standing_dead_letters(storage, letters))) if standing else letters
+    )
 
 
-def standing_letters(storage: Storage, letters: pa.Table) -> npt.NDArray[np.bool_]:
+def standing_dead_letters(storage: Storage, letters: pa.Table) -> npt.NDArray[np.bool_]:
     """Which of all dead letters stand: the latest of each row, if no clip of it came after."""
     if not len(letters):
         return np.zeros(0, bool)

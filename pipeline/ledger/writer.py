@@ -170,7 +170,9 @@ class PartWriter:
             ledger.write_clip_part(self._storage, table, self._run_id, self._replica, self._seq)
         if p.letters:
             table = pa.Table.from_pylist(p.letters, schema=ledger.FAILED_SCHEMA)
-            ledger.write_failed_part(self._storage, table, self._run_id, self._replica, self._seq)
+            ledger.write_dead_letter_part(
+                self._storage, table, self._run_id, self._replica, self._seq
+            )
         self.committed.add(p)
         log.info(
             line(

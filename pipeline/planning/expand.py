@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from typing import Any, Literal
 
 from manifests import identity
-from manifests.reader import Manifest, Unit
+from manifests.reader import Manifest, RowGroup
 from manifests.schema import (
     COLUMNS,
     EffectiveParams,
@@ -63,7 +63,7 @@ class Clip:
 
 
 @dataclass(frozen=True)
-class Letter:
+class DeadLetter:
     """A row (or one take of it) that can't be made, for `failed/`."""
 
     row_key: str
@@ -132,16 +132,16 @@ class Expander:
 
     def __init__(self, spec: PlanSpec) -> None:
         self.spec = spec
-        self._first_rows = [unit.first_row for unit in spec.manifest.units]
+        self._first_rows = [row_group.first_row for row_group in spec.manifest.row_groups]
         self._tokens: dict[str, str] = {}
 
-    def unit_of(self, number: int) -> Unit:
+    def row_group_of(self, number: int) -> RowGroup:
         """The part of the manifest that holds row `number`."""
-        return self.spec.manifest.units[bisect_right(self._first_rows, number) - 1]
+        return self.spec.manifest.row_groups[bisect_right(self._first_rows, number) - 1]
 
     def expand(
         self, raw: Mapping[str, Any], number: int, repeat: int, selection: Selection
-    ) -> Iterator[tuple[Outcome, Clip | Letter | None]]:
+    ) -> Iterator[tuple[Outcome, Clip | DeadLetter | None]]:
         """Everything that one manifest row asks for.
 
         Args:
@@ -154,16 +154,16 @@ class Expander:
             An outcome per take, with the clip where it is pending and the dead letter where it is
             refused.
         """
-        unit = self.unit_of(number)
-        row, issues = parse_row(raw, source=unit.source, row=number)
+        row_group = self.row_group_of(number)
+        row, issues = parse_row(raw, source=row_group.source, row=number)
         if row is None or repeat:
             message = "; ".join(issue.message for issue in issues)
             if row is not None:
                 message = (
-                    f"{unit.source} row {number} (id={row.id}): id repeats that of an earlier row; "
-                    "give each row its own id, or use `takes` for variants"
+                    f"{row_group.source} row {number} (id={row.id}): id repeats that of an earlier "
+                    "row; give each row its own id, or use `takes` for variants"
                 )
-            yield self._whole_row_letter(raw, row, number, repeat, message, selection)
+            yield self._dead_letter_of_row(raw, row, number, repeat, message, selection)
             return
         params = effective(row, self.spec.defaults)
         determining = self._determining(row, params)
@@ -179,17 +179,20 @@ class Expander:
                 yield decided, None
                 continue
             try:
-                clip = self._clip(row, unit, number, take, key, params)
+                clip = self._clip(row, row_group, number, take, key, params)
             except RowError as error:
-                yield "refused", take_letter(row, unit.source, number, take, key, None, error)
+                yield (
+                    "refused",
+                    dead_letter_of_take(row, row_group.source, number, take, key, None, error),
+                )
             else:
                 outcome = selection.judge_clip(clip.clip_id)
                 if outcome == "done" and selection.retry:
-                    yield outcome, settled_letter(clip)
+                    yield outcome, withdrawn_dead_letter(clip)
                 else:
                     yield outcome, clip if outcome == "pending" else None
 
-    def _whole_row_letter(
+    def _dead_letter_of_row(
         self,
         raw: Mapping[str, Any],
         row: PromptRow | None,
@@ -197,7 +200,7 @@ class Expander:
         repeat: int,
         message: str,
         selection: Selection,
-    ) -> tuple[Outcome, Letter | None]:
+    ) -> tuple[Outcome, DeadLetter | None]:
         known = {name: raw[name] for name in COLUMNS if raw.get(name) is not None}
         key = identity.row_key(
             known, take=None, params=None, model_hash=self.spec.limits.weights_hash, repeat=repeat
@@ -206,13 +209,13 @@ class Expander:
         if decided is not None:
             return decided, None
         id = row.id if row is not None else known.get("id")
-        return "refused", Letter(
+        return "refused", DeadLetter(
             row_key=key,
             clip_id=None,
             id=None if id is None else str(id),
             take=None,
             row=number,
-            source=self.unit_of(number).source,
+            source=self.row_group_of(number).source,
             stage="manifest",
             error_class="DuplicateId" if row is not None else "InvalidRow",
             message=redact(message),
@@ -222,7 +225,7 @@ class Expander:
     def _clip(
         self,
         row: PromptRow,
-        unit: Unit,
+        row_group: RowGroup,
         number: int,
         take: int,
         key: str,
@@ -236,7 +239,7 @@ class Expander:
                     f"{role} is not something that {limits.name} takes (it takes "
                     f"{', '.join(sorted(limits.roles))}); remove it or choose another --model"
                 )
-        tokens = {role: self.token(given, unit) for role, given in references.items()}
+        tokens = {role: self.token(given, row_group) for role, given in references.items()}
         seed = identity.take_seed(row.seed, row.id, take, self.spec.defaults.seed)
         clip_id = identity.clip_id(
             id=row.id,
@@ -247,7 +250,7 @@ class Expander:
             seed=seed,
             model_hash=limits.weights_hash,
         )
-        return Clip(clip_id, key, take, seed, number, unit.source, row, params, tokens)
+        return Clip(clip_id, key, take, seed, number, row_group.source, row, params, tokens)
 
     def _determining(self, row: PromptRow, params: EffectiveParams) -> dict[str, Any]:
         """The parameters that decide this row's music: those that its references do not use stay
@@ -260,11 +263,11 @@ class Expander:
             chosen["separation"] = self.spec.limits.separation
         return chosen
 
-    def token(self, reference: str | bytes, unit: Unit) -> str:
+    def token(self, reference: str | bytes, row_group: RowGroup) -> str:
         """Identity of a reference by content (embedded, local) or by size and ETag (remote)."""
         if isinstance(reference, bytes):
             return identity.bytes_token(reference)
-        uri = resolve_uri(reference, unit.uri)
+        uri = resolve_uri(reference, row_group.uri)
         if uri not in self._tokens:
             try:
                 self._tokens[uri] = reference_token(uri, self.spec.storage_options)
@@ -277,17 +280,17 @@ class Expander:
         return self._tokens[uri]
 
 
-def settled_letter(clip: Clip) -> Letter:
+def withdrawn_dead_letter(clip: Clip) -> DeadLetter:
     """Takes back the dead letter of a clip that is there after all: its reference had been out of
     reach only for a while."""
     error = RowError("the clip is committed, its dead letter no longer stands")
-    letter = take_letter(
+    letter = dead_letter_of_take(
         *(clip.row, clip.source, clip.row_number, clip.take, clip.row_key, clip.clip_id, error)
     )
     return replace(letter, stage=SETTLED)
 
 
-def take_letter(
+def dead_letter_of_take(
     row: PromptRow,
     source: str,
     number: int,
@@ -295,9 +298,9 @@ def take_letter(
     row_key: str,
     clip_id: str | None,
     error: Exception,
-) -> Letter:
+) -> DeadLetter:
     """The dead letter of one take that failed before it reached a replica."""
-    return Letter(
+    return DeadLetter(
         row_key=row_key,
         clip_id=clip_id,
         id=row.id,

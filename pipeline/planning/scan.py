@@ -13,10 +13,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from manifests.reader import Manifest, Unit
+from manifests.reader import Manifest, RowGroup
 from manifests.schema import ROLES, parse_row, resolve_uri
 from pipeline.ledger.id_set import NO_IDS, DoneSet, Ids, pack_ids
-from pipeline.planning.expand import Clip, Expander, Letter, Outcome, PlanSpec, RowError, Selection
+from pipeline.planning.expand import (
+    Clip,
+    DeadLetter,
+    Expander,
+    Outcome,
+    PlanSpec,
+    RowError,
+    Selection,
+)
 
 SCAN_ROWS = 2_000
 SCAN_THREADS = 16
@@ -29,8 +37,8 @@ class Plan:
     n_rows: int = 0
     outcomes: Counter[Outcome] = field(default_factory=Counter)
     pending_audio_s: float = 0.0
-    units: list[Unit] = field(default_factory=list)  # those with something pending
-    letters: list[Letter] = field(default_factory=list)  # newly refused
+    row_groups: list[RowGroup] = field(default_factory=list)  # those with something pending
+    letters: list[DeadLetter] = field(default_factory=list)  # newly refused
     repeats: dict[int, int] = field(default_factory=dict)  # row number to repeat, duplicates only
 
     @property
@@ -52,16 +60,16 @@ def scan(spec: PlanSpec, selection: Selection) -> Plan:
     plan = Plan(n_rows=manifest.n_rows, repeats=find_repeats(manifest))
     expander = Expander(spec)
     with ThreadPoolExecutor(SCAN_THREADS) as pool:
-        for unit in manifest.units:
+        for row_group in manifest.row_groups:
             pending_before = plan.pending
-            for first_row, batch in manifest.read_unit(unit, batch_rows=SCAN_ROWS):
+            for first_row, batch in manifest.read_row_group(row_group, batch_rows=SCAN_ROWS):
                 raws = manifest.raw_rows(batch)
-                _warm_tokens(expander, raws, unit, pool)
+                _warm_tokens(expander, raws, row_group, pool)
                 for number, raw in enumerate(raws, start=first_row):
                     repeat = plan.repeats.get(number, 0)
                     _count(plan, expander.expand(raw, number, repeat, selection))
             if plan.pending > pending_before:
-                plan.units.append(unit)
+                plan.row_groups.append(row_group)
     return plan
 
 
@@ -70,8 +78,8 @@ def wanted_clips(spec: PlanSpec) -> Ids:
     expander, repeats = Expander(spec), find_repeats(spec.manifest)
     nothing = Selection(DoneSet(NO_IDS, NO_IDS))
     found: list[str] = []
-    for unit in spec.manifest.units:
-        for first_row, batch in spec.manifest.read_unit(unit, batch_rows=SCAN_ROWS):
+    for row_group in spec.manifest.row_groups:
+        for first_row, batch in spec.manifest.read_row_group(row_group, batch_rows=SCAN_ROWS):
             for number, raw in enumerate(spec.manifest.raw_rows(batch), start=first_row):
                 results = expander.expand(raw, number, repeats.get(number, 0), nothing)
                 found += [item.clip_id for _, item in results if isinstance(item, Clip)]
@@ -92,25 +100,27 @@ def describe_plan(plan: Plan, retry: bool = False) -> str:
     return f"{plan.n_rows} rows: " + ", ".join(parts)
 
 
-def _count(plan: Plan, results: Iterator[tuple[Outcome, Clip | Letter | None]]) -> None:
+def _count(plan: Plan, results: Iterator[tuple[Outcome, Clip | DeadLetter | None]]) -> None:
     for outcome, item in results:
         plan.outcomes[outcome] += 1
-        if isinstance(item, Letter):
+        if isinstance(item, DeadLetter):
             plan.letters.append(item)
         elif isinstance(item, Clip):
             plan.pending_audio_s += item.params.duration_s
 
 
 def _warm_tokens(
-    expander: Expander, raws: list[dict[str, Any]], unit: Unit, pool: ThreadPoolExecutor
+    expander: Expander, raws: list[dict[str, Any]], row_group: RowGroup, pool: ThreadPoolExecutor
 ) -> None:
     """Asks for the tokens of remote references side by side; errors show up where rows expand."""
     named = {raw.get(f"{role}_uri") for raw in raws for role in ROLES}
-    uris = [uri for uri in named if isinstance(uri, str) and "://" in resolve_uri(uri, unit.uri)]
+    uris = [
+        uri for uri in named if isinstance(uri, str) and "://" in resolve_uri(uri, row_group.uri)
+    ]
 
     def ask(uri: str) -> None:
         try:
-            expander.token(uri, unit)
+            expander.token(uri, row_group)
         except RowError:
             return
 
@@ -122,8 +132,8 @@ def find_repeats(manifest: Manifest) -> dict[int, int]:
     digests = np.empty(manifest.n_rows, dtype="S16")
     numbers = np.empty(manifest.n_rows, dtype=np.int64)
     n = 0
-    for unit in manifest.units:
-        for first_row, batch in manifest.read_unit(unit, batch_rows=SCAN_ROWS):
+    for row_group in manifest.row_groups:
+        for first_row, batch in manifest.read_row_group(row_group, batch_rows=SCAN_ROWS):
             for number, id in enumerate(_ids(manifest.raw_rows(batch)), start=first_row):
                 if id is not None:
                     digests[n] = blake2b(id.encode("utf-8", "replace"), digest_size=16).digest()

@@ -28,19 +28,19 @@ from pipeline.ledger import DoneSet
 from pipeline.planning.expand import (
     BadReferenceError,
     Clip,
+    DeadLetter,
     Expander,
-    Letter,
     Selection,
     UnreachableReferenceError,
     UnsuitableRowError,
-    take_letter,
+    dead_letter_of_take,
 )
 from pipeline.prepare.messages import PrepareSettings
 from pipeline.storage import StorageError, redact
 
 if TYPE_CHECKING:
     from pipeline.ledger.id_set import Ids
-    from pipeline.prepare.analysis import Listener, Samples
+    from pipeline.prepare.analysis import ReferenceAnalyzer, Samples
 
 FETCH_THREADS = 8
 READ_ROWS = 2_000
@@ -53,7 +53,7 @@ GENERATION_COLUMNS = (*SAMPLING, "extend_stride_s", "style_eval_q", "style_excer
 PREPARED_SCHEMA = pa.schema(
     [
         ("kind", pa.string()),  # "clip" or "letter"
-        ("spec", pa.string()),  # JSON: see `clip_spec`, or the fields of a Letter
+        ("spec", pa.string()),  # JSON: see `clip_spec`, or the fields of a DeadLetter
         ("melody", pa.binary()),  # uint8 pitch classes [n], or [W, n] where the clip has W windows
         ("continuation", pa.binary()),  # float32 samples [C, N] at the model's rate
         ("style", pa.binary()),  # float32 samples [C, N] at the model's rate
@@ -64,9 +64,9 @@ PREPARED_SCHEMA = pa.schema(
 def read_rows(manifest: Manifest, batch: pa.Table) -> Iterator[pa.Table]:
     """Ray task: the rows of some units. Columns: `row` (number over the whole manifest), `raw` (the
     known columns, pickled: their types may differ between files) and the extra columns."""
-    for index in batch["unit"].to_pylist():
-        unit = manifest.units[index]
-        for first_row, rows in manifest.read_unit(unit, batch_rows=READ_ROWS):
+    for index in batch["row_group"].to_pylist():
+        row_group = manifest.row_groups[index]
+        for first_row, rows in manifest.read_row_group(row_group, batch_rows=READ_ROWS):
             raws = [pickle.dumps(raw) for raw in manifest.raw_rows(rows)]
             numbers = pa.array(range(first_row, first_row + rows.num_rows), pa.int64())
             table = pa.table({"row": numbers, "raw": pa.array(raws, pa.large_binary())})
@@ -98,7 +98,7 @@ class Prepare:
 
     def __call__(self, table: pa.Table) -> Iterator[pa.Table]:
         numbers = table["row"].to_pylist()
-        found: list[tuple[int, Clip | Letter]] = []
+        found: list[tuple[int, Clip | DeadLetter]] = []
         for index, raw in enumerate(table["raw"].to_pylist()):
             number = numbers[index]
             repeat = self.settings.repeats.get(number, 0)
@@ -114,19 +114,19 @@ class Prepare:
             prepared = prepared.append_column(field, sources[field.name])
         yield prepared
 
-    def _row(self, item: Clip | Letter) -> dict[str, Any]:
+    def _row(self, item: Clip | DeadLetter) -> dict[str, Any]:
         if isinstance(item, Clip):
             try:
                 return self.fetcher.prepared(item)
             except ValueError as error:
-                item = take_letter(
+                item = dead_letter_of_take(
                     *(item.row, item.source, item.row_number, item.take),
                     *(item.row_key, item.clip_id, error),
                 )
         return {"kind": "letter", "spec": json.dumps(asdict(item))}
 
 
-def _length_s(item: Clip | Letter) -> float:
+def _length_s(item: Clip | DeadLetter) -> float:
     """Long clips go first, so that replicas end with short ones, and at nearly the same time."""
     return item.params.duration_s if isinstance(item, Clip) else 0.0
 
@@ -143,21 +143,21 @@ class ReferenceReader:
     def __init__(self, expander: Expander, info: ModelInfo) -> None:
         self.expander, self.info = expander, info
         self.window_frames = n_frames(round(info.max_duration_s * 1e6), info.frame_rate_hz)
-        self._listener: Listener | None = None
+        self._analyzer: ReferenceAnalyzer | None = None
         self._lock = Lock()
         # The takes of a row share its references.
         self.decoded = lru_cache(maxsize=FETCH_THREADS)(self._decode)
 
     @property
-    def listener(self) -> "Listener":
+    def analyzer(self) -> "ReferenceAnalyzer":
         """Made when the first reference asks for it: it takes torch."""
-        from pipeline.prepare.analysis import Listener
+        from pipeline.prepare.analysis import ReferenceAnalyzer
 
         with self._lock:
-            if self._listener is None:
+            if self._analyzer is None:
                 separation = self.expander.spec.limits.separation
-                self._listener = Listener(self.info, separation, self.window_frames)
-            return self._listener
+                self._analyzer = ReferenceAnalyzer(self.info, separation, self.window_frames)
+            return self._analyzer
 
     def prepared(self, clip: Clip) -> dict[str, Any]:
         """A row of PREPARED_SCHEMA. Raises ValueError: the row's own trouble."""
@@ -166,7 +166,7 @@ class ReferenceReader:
         row: dict[str, Any] = {"kind": "clip"}
         n_given = 0
         if "continuation" in references:
-            samples = self.listener.at_rate(*self.decoded(references["continuation"], number))
+            samples = self.analyzer.at_rate(*self.decoded(references["continuation"], number))
             n_given = -(-samples.shape[-1] // info.hop_samples)
             if n_given >= frames:
                 raise UnsuitableRowError(
@@ -177,12 +177,12 @@ class ReferenceReader:
             row["continuation"] = samples.tobytes()
         windows, heard = self._windows(clip, frames, n_given), None
         if "melody" in references:
-            heard = self.listener.heard
+            heard = self.analyzer.heard
             melody = _audible("melody", *self.decoded(references["melody"], number))
-            row["melody"] = self.listener.melody(*melody, windows)
+            row["melody"] = self.analyzer.melody(*melody, windows)
         if "style" in references:
             style = _audible("style", *self.decoded(references["style"], number))
-            row["style"] = self.listener.at_rate(*style).tobytes()
+            row["style"] = self.analyzer.at_rate(*style).tobytes()
         spec = clip_spec(clip, frames, heard) | {"n_windows": len(windows)}
         return row | {"spec": json.dumps(spec)}
 
@@ -203,7 +203,7 @@ class ReferenceReader:
         if isinstance(reference, bytes):
             data, where = reference, "embedded audio"
         else:
-            uri = resolve_uri(reference, self.expander.unit_of(row_number).uri)
+            uri = resolve_uri(reference, self.expander.row_group_of(row_number).uri)
             where = redact(uri)
             try:
                 data = read_uri(uri, self.expander.spec.storage_options)

@@ -19,7 +19,7 @@ from musicgen.windows import Window
 Samples = np.ndarray[Any, np.dtype[np.float32]]
 
 
-class Listener:
+class ReferenceAnalyzer:
     """The ears of one model.
 
     Args:

@@ -15,14 +15,14 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from pipeline import ledger
-from pipeline.ledger.attempts import AttemptLog, Seat
+from pipeline.ledger.attempts import ActorIdentity, AttemptLog
 from pipeline.ledger.lease import asks_to_drain
 from pipeline.replica.messages import ReplicaSettings
 from pipeline.storage import StorageError, open_storage
 from pipeline.telemetry.timing import TIMES_TYPE
 
 if TYPE_CHECKING:
-    from pipeline.replica.worker import Stations
+    from pipeline.replica.worker import ReplicaWorker
 
 log = logging.getLogger(__name__)
 
@@ -51,25 +51,25 @@ class Replica:
 
     def __init__(self, settings: ReplicaSettings) -> None:
         self.settings = settings
-        self.stations: Stations | None = None
+        self.worker: ReplicaWorker | None = None
         self.broken: Exception | None = None
         self.drained = False
         try:
-            self.seat = settings.find_seat()
-            self.attempts = begin_attempts(settings, self.seat)
+            self.identity = settings.find_identity()
+            self.attempts = begin_attempts(settings, self.identity)
             threading.Thread(target=self._look_out, name="look-out", daemon=True).start()
 
             from pipeline.replica import worker  # torch and transformers: seconds
             from pipeline.telemetry import ray_exporter
 
-            self.stations = worker.Stations(settings, self.attempts)
+            self.worker = worker.ReplicaWorker(settings, self.attempts)
             if self.drained:
-                self.stations.drain(0.0)
+                self.worker.drain(0.0)
             ray_exporter.export(
-                self.stations.samples,
+                self.worker.samples,
                 run_id=settings.run_id,
-                replica=self.stations.name,
-                closed=self.stations.closed,
+                replica=self.worker.name,
+                closed=self.worker.closed,
             )
         except Exception as error:  # told by the first call
             if "CUDA error" in str(error):
@@ -79,17 +79,17 @@ class Replica:
 
     def __call__(self, table: pa.Table) -> pa.Table:
         try:
-            if self.stations is None:
+            if self.worker is None:
                 raise self.broken or RuntimeError("the replica has no model")
-            call = self.stations.accept(table.to_pylist())
-            call.done.result()
+            ray_task = self.worker.accept(table.to_pylist())
+            ray_task.done.result()
         except Exception as error:  # ends the job: see `job._fatal`
             return _statuses([fatal_status(error)])
         signed = {
-            "replica": self.stations.name,
-            "times": asdict(self.stations.times),
+            "replica": self.worker.name,
+            "times": asdict(self.worker.times),
         }
-        return _statuses([status | signed for status in call.statuses])
+        return _statuses([status | signed for status in ray_task.statuses])
 
     def _look_out(self) -> None:
         """Waits until the run drains, or the node goes away."""
@@ -99,7 +99,7 @@ class Replica:
         while not self._is_over():
             time.sleep(interval_s)
             try:
-                left_s = self.seat.seconds_left(self.seat.node)
+                left_s = self.identity.seconds_left(self.identity.node)
                 if left_s is not None:
                     return self._leave_node(min(config.drain_s, left_s / 2))
                 if asks_to_drain(storage, generation):
@@ -108,33 +108,31 @@ class Replica:
                 log.warning("could not see whether the run drains: %s", error)
 
     def _is_over(self) -> bool:
-        return self.broken is not None or (
-            self.stations is not None and self.stations.closed.is_set()
-        )
+        return self.broken is not None or (self.worker is not None and self.worker.closed.is_set())
 
     def _drain(self, grace_s: float) -> None:
         log.info("replica=%s drains", self.attempts.now.replica)
         self.drained = True
-        if self.stations is not None:  # else it is loading, and has nothing in hand
-            self.stations.drain(grace_s)
+        if self.worker is not None:  # else it is loading, and has nothing in hand
+            self.worker.drain(grace_s)
         self.attempts.end("drained")
 
     def _leave_node(self, grace_s: float) -> None:
         """Commits what is finished and goes: Ray starts this actor again on another node, and sends
         it what is not durable."""
         log.info("replica=%s leaves node %s", self.attempts.now.replica, self.attempts.now.node)
-        if self.stations is not None:
-            self.stations.drain(grace_s, hand_back=False)
+        if self.worker is not None:
+            self.worker.drain(grace_s, hand_back=False)
         self.attempts.end("node")
         os._exit(1)
 
 
-def begin_attempts(settings: ReplicaSettings, seat: Seat) -> AttemptLog:
+def begin_attempts(settings: ReplicaSettings, identity: ActorIdentity) -> AttemptLog:
     """The record of a new process in a seat; see `AttemptLog.begin` for what it may raise."""
     config = settings.config
     storage = open_storage(config.output, config.storage_options)
     name = ledger.new_replica_id()
-    return AttemptLog.begin(storage, settings.run_id, name, seat, config.max_deaths)
+    return AttemptLog.begin(storage, settings.run_id, name, identity, config.max_deaths)
 
 
 def fatal_status(error: Exception) -> dict[str, Any]:

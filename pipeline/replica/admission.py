@@ -13,7 +13,7 @@ from pipeline.ledger.attempts import GROUPS, AttemptLog
 T = TypeVar("T")
 
 
-class Gate(Generic[T]):
+class AdmissionQueue(Generic[T]):
     """A queue of rows by clip id.
 
     Args:
@@ -55,7 +55,7 @@ class Gate(Generic[T]):
             rows = [self._held.pop(clip_id) for clip_id in group]
             self._inside |= dict.fromkeys(group)
             inside, suspects = [*self._inside], [*self._suspects]
-        self._log.take_in_hand(inside, alone=len(inside) == 1, suspects=suspects)
+        self._log.record_in_hand(inside, alone=len(inside) == 1, suspects=suspects)
         return rows
 
     def out(self, clip_id: str) -> None:

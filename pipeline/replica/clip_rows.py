@@ -24,7 +24,7 @@ _PACKAGES = ("musicgen-batch", "torch", "torchaudio", "transformers")
 
 
 @dataclass(frozen=True)
-class Recorder:
+class ClipRowBuilder:
     """Rows of `clips/` and `failed/` as this replica signs them.
 
     Attributes:

@@ -1,4 +1,4 @@
-"""The token loop of a replica: clips enter the engine and leave it finished, failed or late."""
+"""The decode loop of a replica: clips enter the engine and leave it finished, failed or late."""
 
 import queue
 import threading
@@ -9,7 +9,7 @@ from musicgen.engine.engine import ROWS_PER_SLOT, Engine, Request
 from musicgen.model import MusicGen
 from pipeline.config import JobConfig
 from pipeline.replica.slots import is_out_of_memory, make_engine, smaller_engine, too_big_alone
-from pipeline.replica.task import DeadlineError, Job
+from pipeline.replica.task import ClipTask, DeadlineError
 from pipeline.replica.watchdog import Watchdog
 from pipeline.telemetry.timing import ReplicaTimes
 
@@ -17,8 +17,8 @@ LOOK_S = 0.25  # how often clips in the engine are compared with their deadlines
 NAP_S = 0.05
 
 
-class Desk(Protocol):
-    """Where the loop reports to; `Stations` is one."""
+class DecodeObserver(Protocol):
+    """Where the loop reports to; `ReplicaWorker` is one."""
 
     drained_at: float | None
     """When the slots must be empty, monotonic seconds; nothing is admitted before that either."""
@@ -26,20 +26,20 @@ class Desk(Protocol):
     def may_admit(self, n_inside: int) -> bool:
         """Whether a clip may enter beside `n_inside` others."""
 
-    def on_admitted(self, job: Job, engine: Engine) -> None:
+    def on_admitted(self, task: ClipTask, engine: Engine) -> None:
         """A clip is about to enter its rows."""
 
-    def on_ended(self, job: Job, error: Exception | None) -> None:
+    def on_ended(self, task: ClipTask, error: Exception | None) -> None:
         """A clip has left the engine, with its codes or with the error."""
 
-    def leave(self, job: Job, stage: str, error: Exception) -> None:
+    def leave(self, task: ClipTask, stage: str, error: Exception) -> None:
         """A clip can't be made."""
 
-    def hand_back(self, job: Job) -> None:
+    def hand_back(self, task: ClipTask) -> None:
         """A clip that a drain leaves undone."""
 
 
-class TokenLoop:
+class DecodeLoop:
     """An engine and the clips in it; all but `ready` belongs to the thread that runs it.
 
     Args:
@@ -61,14 +61,14 @@ class TokenLoop:
         config: JobConfig,
         times: ReplicaTimes,
         watchdog: Watchdog,
-        desk: Desk,
+        observer: DecodeObserver,
     ) -> None:
-        self._model, self._config, self._desk = model, config, desk
+        self._model, self._config, self._observer = model, config, observer
         self._times, self._watchdog = times, watchdog
         self.engine = make_engine(model, config)
         self.engine.on_admit = self._on_admit
-        self.jobs: dict[str, Job] = {}
-        self.ready: queue.Queue[tuple[Job, Request]] = queue.Queue(maxsize=self.engine.n_rows)
+        self.tasks: dict[str, ClipTask] = {}
+        self.ready: queue.Queue[tuple[ClipTask, Request]] = queue.Queue(maxsize=self.engine.n_rows)
         self._earlier_steps = 0  # of engines that ran out of memory
         self._next_look = 0.0  # at the deadlines, monotonic seconds
 
@@ -85,12 +85,12 @@ class TokenLoop:
     def run(self, closed: threading.Event) -> None:
         """Steps while there are clips, until `closed`."""
         while not closed.is_set():
-            self._admit(block=not self.jobs)
+            self._admit(block=not self.tasks)
             self._cancel_late()
-            if not self.jobs:
+            if not self.tasks:
                 continue
             try:
-                watching = self._watchdog.watching("a step of the engine", self.jobs)
+                watching = self._watchdog.watching("a step of the engine", self.tasks)
                 with watching, self._times.model():
                     finished = self.engine.step()
             except (RuntimeError, MemoryError) as error:
@@ -99,37 +99,37 @@ class TokenLoop:
                 self._shrink(error)
                 continue
             for clip in finished:
-                job = self.jobs.pop(clip.key)
-                job.codes, job.request = clip.codes, None
-                job.spec["engine_rows"] = self.engine.n_rows
-                self._desk.on_ended(job, clip.error)
+                task = self.tasks.pop(clip.key)
+                task.codes, task.request = clip.codes, None
+                task.spec["engine_rows"] = self.engine.n_rows
+                self._observer.on_ended(task, clip.error)
 
     def _admit(self, block: bool) -> None:
         """Hands waiting requests to the engine while it and the desk have room."""
-        if self._desk.drained_at is not None:
+        if self._observer.drained_at is not None:
             time.sleep(NAP_S if block else 0)
             return
-        while self.engine.has_room and self._desk.may_admit(len(self.jobs)):
+        while self.engine.has_room and self._observer.may_admit(len(self.tasks)):
             try:
-                job, request = self.ready.get(timeout=NAP_S if block else None, block=block)
+                task, request = self.ready.get(timeout=NAP_S if block else None, block=block)
             except queue.Empty:
                 return
             block = False
-            job.request = request
-            self._enter(job)
+            task.request = request
+            self._enter(task)
 
-    def _enter(self, job: Job) -> None:
+    def _enter(self, task: ClipTask) -> None:
         """Submits a clip to the engine."""
-        assert job.request is not None
-        self.jobs[job.request.key] = job
+        assert task.request is not None
+        self.tasks[task.request.key] = task
         try:
-            self.engine.submit(job.request)
+            self.engine.submit(task.request)
         except ValueError as error:
-            del self.jobs[job.request.key]
-            self._desk.leave(job, "generate", error)
+            del self.tasks[task.request.key]
+            self._observer.leave(task, "generate", error)
 
     def _on_admit(self, clip_id: str) -> None:
-        self._desk.on_admitted(self.jobs[clip_id], self.engine)
+        self._observer.on_admitted(self.tasks[clip_id], self.engine)
 
     def _cancel_late(self) -> None:
         """Takes clips out of the engine whose time is over: their own, or that of a drain."""
@@ -137,33 +137,33 @@ class TokenLoop:
         if now < self._next_look:
             return
         self._next_look = now + LOOK_S
-        drained_at = self._desk.drained_at
+        drained_at = self._observer.drained_at
         drained = drained_at is not None and now >= drained_at
-        for clip_id, job in list(self.jobs.items()):
-            limit_s = self._config.row_limit_s(job.spec["duration_s"])
-            took_s = 0.0 if job.admitted_at is None else now - job.admitted_at
+        for clip_id, task in list(self.tasks.items()):
+            limit_s = self._config.row_limit_s(task.spec["duration_s"])
+            took_s = 0.0 if task.admitted_at is None else now - task.admitted_at
             if not drained and took_s <= limit_s:
                 continue
             self.engine.cancel(clip_id)
-            del self.jobs[clip_id]
+            del self.tasks[clip_id]
             if drained:
-                self._desk.hand_back(job)
+                self._observer.hand_back(task)
             else:
-                self._desk.leave(job, "deadline", DeadlineError(took_s, limit_s))
+                self._observer.leave(task, "deadline", DeadlineError(took_s, limit_s))
 
     def _shrink(self, error: Exception) -> None:
         """Goes on with half the slots and starts the clips in them anew; a clip that does not even
         fit alone fails."""
-        jobs, self.jobs = list(self.jobs.values()), {}
+        tasks, self.tasks = list(self.tasks.values()), {}
         n_rows = self.engine.n_rows
         if n_rows == ROWS_PER_SLOT:
             self.engine.reset()
-            for job in jobs:
-                self._desk.leave(job, "generate", too_big_alone(error))
+            for task in tasks:
+                self._observer.leave(task, "generate", too_big_alone(error))
             return
         self.engine.close()  # its memory is needed for the smaller one
         self._earlier_steps += self.engine.n_steps
         self.engine = smaller_engine(self._model, n_rows, error)
         self.engine.on_admit = self._on_admit
-        for job in jobs:
-            self._enter(job)
+        for task in tasks:
+            self._enter(task)

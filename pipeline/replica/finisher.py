@@ -9,11 +9,11 @@ from manifests.identity import retake_seed
 from musicgen.model import MusicGen
 from pipeline.ledger.writer import PartWriter
 from pipeline.prepare.actor import extras_of
-from pipeline.replica.clip_rows import Recorder
+from pipeline.replica.clip_rows import ClipRowBuilder
 from pipeline.replica.messages import ReplicaSettings
 from pipeline.replica.model import is_broken_cuda
-from pipeline.replica.postprocess import FinishedClip, Finisher, QualityError
-from pipeline.replica.task import Job
+from pipeline.replica.postprocess import FinishedClip, Postprocessor, QualityError
+from pipeline.replica.task import ClipTask
 from pipeline.telemetry.logfmt import line
 from pipeline.telemetry.timing import ReplicaTimes
 
@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 Status = dict[str, Any]
 
 
-class Closing:
+class Finisher:
     """Belongs to the thread that owns the writer; measuring and encoding have threads of their own.
 
     Args:
@@ -38,69 +38,69 @@ class Closing:
         self,
         settings: ReplicaSettings,
         model: MusicGen,
-        recorder: Recorder,
+        row_builder: ClipRowBuilder,
         writer: PartWriter,
         times: ReplicaTimes,
-        take_again: Callable[[Job], None],
+        take_again: Callable[[ClipTask], None],
     ) -> None:
         config = settings.config
         self._settings, self._model, self._times = settings, model, times
-        self._recorder, self._writer, self._take_again = recorder, writer, take_again
-        self._finisher = Finisher(config, recorder)
+        self._row_builder, self._writer, self._take_again = row_builder, writer, take_again
+        self._postprocessor = Postprocessor(config, row_builder)
         self._pool = ThreadPoolExecutor(config.encode_threads, "finishing")
 
-    def statuses(self, batch: Sequence[tuple[Job, Exception | None]]) -> list[Status | None]:
+    def statuses(self, batch: Sequence[tuple[ClipTask, Exception | None]]) -> list[Status | None]:
         """Puts clips, or the dead letters that they became, into the part; the status row of each,
         or None where a clip is made again. Clips are finished side by side."""
-        finishing = [self._start(job, error) for job, error in batch]
+        finishing = [self._start(task, error) for task, error in batch]
         return [
-            self._conclude(job, error, clip)
-            for (job, error), clip in zip(batch, finishing, strict=True)
+            self._conclude(task, error, clip)
+            for (task, error), clip in zip(batch, finishing, strict=True)
         ]
 
     def close(self) -> None:
         """Finishes nothing more."""
         self._pool.shutdown(wait=False)
 
-    def _start(self, job: Job, error: Exception | None) -> Future[FinishedClip] | None:
+    def _start(self, task: ClipTask, error: Exception | None) -> Future[FinishedClip] | None:
         """Decodes in this thread, and has the clip finished in another."""
-        if error is not None or job.codes is None:
+        if error is not None or task.codes is None:
             return None
         try:
             with self._times.beside("decode_s"), self._model.beside_the_engine():
-                wav = self._model.decode(job.codes).numpy()  # [C, N]
+                wav = self._model.decode(task.codes).numpy()  # [C, N]
         except (ValueError, RuntimeError, MemoryError) as failed:
             broken: Future[FinishedClip] = Future()
             broken.set_exception(failed)
             return broken
         rate_hz = self._settings.info.sample_rate_hz
-        return self._pool.submit(self._finisher.finish, job.spec, wav, rate_hz, job.retake)
+        return self._pool.submit(self._postprocessor.finish, task.spec, wav, rate_hz, task.retake)
 
     def _conclude(
-        self, job: Job, error: Exception | None, finishing: Future[FinishedClip] | None
+        self, task: ClipTask, error: Exception | None, finishing: Future[FinishedClip] | None
     ) -> Status | None:
-        if job.prepared["kind"] == "letter":
-            self._writer.add_letter(self._recorder.passed_on(job.spec))
-            return {"status": "letter", "clip_id": job.clip_id}
-        stage = job.spec.pop("stage", "generate")
+        if task.prepared["kind"] == "letter":
+            self._writer.add_letter(self._row_builder.passed_on(task.spec))
+            return {"status": "letter", "clip_id": task.clip_id}
+        stage = task.spec.pop("stage", "generate")
         if finishing is not None:
             try:
-                return self.add_clip(job, finishing)
+                return self.add_clip(task, finishing)
             except QualityError as failed:
-                if self._finisher.may_retake(job.spec, job.retake):
-                    self._reseed(job, failed)
-                    self._take_again(job)
+                if self._postprocessor.may_retake(task.spec, task.retake):
+                    self._reseed(task, failed)
+                    self._take_again(task)
                     return None
-                stage, error = "qc", self._finisher.verdict(failed, job.spec, job.retake)
+                stage, error = "qc", self._postprocessor.verdict(failed, task.spec, task.retake)
             except (ValueError, RuntimeError, MemoryError) as invalid:
                 if is_broken_cuda(invalid):
                     raise
                 stage, error = "encode", invalid
         error = error or RuntimeError("the engine returned neither tokens nor an error")
-        self._writer.add_letter(self._recorder.letter(job.spec, stage, error))
-        return {"status": "letter", "clip_id": job.clip_id}
+        self._writer.add_letter(self._row_builder.letter(task.spec, stage, error))
+        return {"status": "letter", "clip_id": task.clip_id}
 
-    def add_clip(self, job: Job, finishing: Future[FinishedClip]) -> Status:
+    def add_clip(self, task: ClipTask, finishing: Future[FinishedClip]) -> Status:
         """Waits for a clip and adds it to the part.
 
         Raises:
@@ -108,18 +108,18 @@ class Closing:
         """
         with self._times.beside("encode_s"):
             clip = finishing.result()
-        self._writer.add_clip(clip.row | extras_of(job.prepared), clip.data)
-        return {"status": "clip", "clip_id": job.clip_id, "audio_s": clip.audio_s}
+        self._writer.add_clip(clip.row | extras_of(task.prepared), clip.data)
+        return {"status": "clip", "clip_id": task.clip_id, "audio_s": clip.audio_s}
 
-    def _reseed(self, job: Job, failed: QualityError) -> None:
+    def _reseed(self, task: ClipTask, failed: QualityError) -> None:
         """The next seed for a clip. It is the same clip to everybody else: its id hashes the seed
         of the take."""
-        spec = job.spec
+        spec = task.spec
         take_seed = spec.setdefault("take_seed", spec["seed_used"])
-        job.retake += 1
-        spec["seed_used"] = retake_seed(take_seed, job.retake)
-        job.codes = None
-        ids = {"clip_id": job.clip_id, "id": spec["id"], "take": spec["take"]}
-        told = {"retake": job.retake, "error": str(failed)}
-        recorder = self._recorder
-        log.info(line("retake", run=recorder.run_id, replica=recorder.replica, **ids, **told))
+        task.retake += 1
+        spec["seed_used"] = retake_seed(take_seed, task.retake)
+        task.codes = None
+        ids = {"clip_id": task.clip_id, "id": spec["id"], "take": spec["take"]}
+        told = {"retake": task.retake, "error": str(failed)}
+        row_builder = self._row_builder
+        log.info(line("retake", run=row_builder.run_id, replica=row_builder.replica, **ids, **told))

@@ -8,12 +8,12 @@ import pyarrow as pa
 from musicgen.checkpoints.describe import ModelInfo
 from pipeline.config import JobConfig
 from pipeline.ledger import new_replica_id
-from pipeline.ledger.attempts import Seat
+from pipeline.ledger.attempts import ActorIdentity
 
 
-def lone_seat() -> Seat:
+def lone_identity() -> ActorIdentity:
     """A seat that nobody had before, for a replica that no cluster looks after."""
-    return Seat(new_replica_id())
+    return ActorIdentity(new_replica_id())
 
 
 @dataclass(frozen=True)
@@ -27,4 +27,4 @@ class ReplicaSettings:
     lease_token: str
     schema: pa.Schema  # of clips/
     attempts: dict[str, int] = field(default_factory=dict)  # earlier attempts by row key
-    find_seat: Callable[[], Seat] = lone_seat  # asked by the replica itself
+    find_identity: Callable[[], ActorIdentity] = lone_identity  # asked by the replica itself

@@ -15,7 +15,7 @@ from pipeline.audio.encode import Coding, encode
 from pipeline.audio.level import to_level
 from pipeline.audio.measure import NotFiniteError, measure
 from pipeline.config import JobConfig
-from pipeline.replica.clip_rows import Recorder
+from pipeline.replica.clip_rows import ClipRowBuilder
 
 
 class QualityError(ValueError):
@@ -26,16 +26,16 @@ class QualityError(ValueError):
 class FinishedClip:
     """What is committed of a clip."""
 
-    row: dict[str, Any]  # of `clips/`, as `Recorder.clip` makes it
+    row: dict[str, Any]  # of `clips/`, as `ClipRowBuilder.clip` makes it
     data: bytes  # the encoded file
     audio_s: float
 
 
-class Finisher:
+class Postprocessor:
     """Finishes the clips of one replica; the same samples and settings give the same bytes."""
 
-    def __init__(self, config: JobConfig, recorder: Recorder) -> None:
-        self.config, self.recorder = config, recorder
+    def __init__(self, config: JobConfig, row_builder: ClipRowBuilder) -> None:
+        self.config, self.row_builder = config, row_builder
         self.coding = Coding(
             config.audio_format, config.audio_bits, config.mp3_kbps, config.ogg_quality
         )
@@ -69,10 +69,10 @@ class Finisher:
             samples,
             rate_hz,
             self.coding,
-            comment=self.recorder.comment(spec, levelled),
+            comment=self.row_builder.comment(spec, levelled),
             title=spec["prompt"] or spec["id"],
         )
-        row = self.recorder.clip(
+        row = self.row_builder.clip(
             spec,
             levelled,
             shape=(samples.shape[0], samples.shape[1]),

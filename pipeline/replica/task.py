@@ -14,13 +14,15 @@ from pipeline.prepare.actor import SAMPLING
 
 
 @dataclass
-class Job:
+class ClipTask:
     """One row on its way through the stations."""
 
     spec: dict[str, Any]
     prepared: dict[str, Any]  # the row of the prepared table, extras included
-    call: "Call"
-    twins: list["Job"] = field(default_factory=list)  # the same clip, asked for again meanwhile
+    ray_task: "RayTask"
+    twins: list["ClipTask"] = field(
+        default_factory=list
+    )  # the same clip, asked for again meanwhile
     request: Request | None = None  # while it is in the engine
     codes: torch.Tensor | None = None  # [K, T]
     retake: int = 0  # how often the clip was made again
@@ -32,7 +34,7 @@ class Job:
         return clip_id
 
 
-class Call:
+class RayTask:
     """The rows of one Ray task: done when each of them is durable."""
 
     def __init__(self, n_rows: int) -> None:
@@ -44,13 +46,13 @@ class Call:
             self.done.set_result(None)
 
 
-def request_of(job: Job, model: MusicGen) -> Request:
+def request_of(task: ClipTask, model: MusicGen) -> Request:
     """What the engine needs for a clip: text, melody, style and opening are encoded here.
 
     Raises:
         ValueError: The row asks for what the model can't make.
     """
-    spec, prepared = job.spec, job.prepared
+    spec, prepared = task.spec, task.prepared
     generation = spec["generation"]
     melody = None
     if prepared["melody"] is not None:

@@ -4,7 +4,7 @@
               T5, codec      token     decode, measure,
               encode         loop      encode, commit
 
-So the token loop never waits for a codec or an upload. Knows nothing of Ray.
+So the decode loop never waits for a codec or an upload. Knows nothing of Ray.
 """
 
 import json
@@ -24,13 +24,13 @@ from pipeline import ledger
 from pipeline.ledger.attempts import QUARANTINE, AttemptLog
 from pipeline.ledger.lease import LeaseLostError, holds
 from pipeline.ledger.writer import PartWriter
-from pipeline.replica.admission import Gate
-from pipeline.replica.clip_rows import Recorder
-from pipeline.replica.decode_loop import TokenLoop
-from pipeline.replica.finisher import Closing
+from pipeline.replica.admission import AdmissionQueue
+from pipeline.replica.clip_rows import ClipRowBuilder
+from pipeline.replica.decode_loop import DecodeLoop
+from pipeline.replica.finisher import Finisher
 from pipeline.replica.messages import ReplicaSettings
 from pipeline.replica.model import is_broken_cuda, load_model, pick_device, pick_dtype
-from pipeline.replica.task import Call, Job, request_of
+from pipeline.replica.task import ClipTask, RayTask, request_of
 from pipeline.replica.watchdog import Watchdog
 from pipeline.storage import open_storage
 from pipeline.telemetry.logfmt import line
@@ -42,7 +42,7 @@ log = logging.getLogger(__name__)
 FINISH_AT_ONCE_S = 600.0  # of audio, which bounds the memory that measuring takes
 
 
-class Stations:
+class ReplicaWorker:
     """A loaded model and the threads around it.
 
     Args:
@@ -73,7 +73,7 @@ class Stations:
             max_age_s=config.part_seconds,
             guard=self._guard,
         )
-        recorder = Recorder(
+        row_builder = ClipRowBuilder(
             config,
             settings.info,
             settings.run_id,
@@ -85,19 +85,19 @@ class Stations:
         self.parts_seen = ledger.PartCache()
         self._parts_lock = threading.Lock()
         self.times = ReplicaTimes()
-        self.closing = Closing(
-            settings, self.model, recorder, self.writer, self.times, self._take_again
+        self.finisher = Finisher(
+            settings, self.model, row_builder, self.writer, self.times, self._take_again
         )
-        self._in_flight: dict[str, Job] = {}  # accepted and not yet durable, by clip id
+        self._in_flight: dict[str, ClipTask] = {}  # accepted and not yet durable, by clip id
         self._watchdog = Watchdog(config.hang_timeout_s, self.attempts.blame)
         self.drained_at: float | None = None  # when the slots must be empty, monotonic seconds
-        self.loop = TokenLoop(self.model, config, self.times, self._watchdog, self)
-        self._gate = Gate[Job](self.attempts, self.loop.n_slots)
-        self._ended: queue.Queue[tuple[Job, Exception | None] | None] = queue.Queue()
+        self.loop = DecodeLoop(self.model, config, self.times, self._watchdog, self)
+        self._admission = AdmissionQueue[ClipTask](self.attempts, self.loop.n_slots)
+        self._ended: queue.Queue[tuple[ClipTask, Exception | None] | None] = queue.Queue()
         self._lock = threading.Lock()
         self._waiting = 0  # rows accepted and not yet admitted
         self._behind = 0  # rows that left the engine and are not yet durable
-        self._calls: set[Call] = set()
+        self._ray_tasks: set[RayTask] = set()
         self._fatal: BaseException | None = None
         self._hands_back = True  # what a drain leaves undone
         self.closed = threading.Event()
@@ -109,27 +109,27 @@ class Stations:
             thread.start()
         log.info("replica=%s run=%s ready on %s", self.name, settings.run_id, self.device)
 
-    def accept(self, rows: list[dict[str, Any]]) -> Call:
+    def accept(self, rows: list[dict[str, Any]]) -> RayTask:
         """Sends prepared rows on their way; `call.done` resolves when each of them is durable, or
         raises what ended this replica."""
         specs = [json.loads(row["spec"]) for row in rows]
         known = self._committed(specs, rows)
-        call = Call(len(rows))
+        ray_task = RayTask(len(rows))
         with self._lock:
             if self._fatal is not None:
                 raise self._fatal
-            self._calls.add(call)
+            self._ray_tasks.add(ray_task)
         for spec, row in zip(specs, rows, strict=True):
-            job = Job(spec, row, call)
+            task = ClipTask(spec, row, ray_task)
             if row["kind"] == "letter":
-                self._ended.put((job, None))
-            elif job.clip_id in known:
-                self._settle(job, {"status": "known", "clip_id": job.clip_id})
-            elif job.clip_id in self.attempts.letters:
-                self._settle(job, {"status": "letter", "clip_id": job.clip_id})
-            elif self._is_first(job):
-                self._let_in(job)
-        return call
+                self._ended.put((task, None))
+            elif task.clip_id in known:
+                self._settle(task, {"status": "known", "clip_id": task.clip_id})
+            elif task.clip_id in self.attempts.letters:
+                self._settle(task, {"status": "letter", "clip_id": task.clip_id})
+            elif self._is_first(task):
+                self._let_in(task)
+        return ray_task
 
     def samples(self) -> list[Sample]:
         """What the metrics say of this replica now; see `metrics.METRICS`."""
@@ -142,34 +142,34 @@ class Stations:
                 for kind in ("model", "conditioning", "decode", "encode", "commit")
             ),
             Sample("slots", self.loop.n_slots),
-            Sample("slots_busy", len(self.loop.jobs)),
-            Sample("rows_waiting", self._waiting),
-            Sample("rows_uncommitted", self._behind),
+            Sample("slots_busy", len(self.loop.tasks)),
+            Sample("clips_waiting", self._waiting),
+            Sample("clips_uncommitted", self._behind),
         ]
 
     def close(self) -> None:
         """Ends the threads and drops what is under way; a replica ends with its process instead."""
         self.closed.set()
         self._watchdog.stop()
-        self._gate.close()
+        self._admission.close()
         self._ended.put(None)
         for thread in self._threads:
             thread.join(timeout=10)
-        self.closing.close()
+        self.finisher.close()
 
-    def _let_in(self, job: Job) -> None:
-        refusal = self.attempts.refusal(job.clip_id)
+    def _let_in(self, task: ClipTask) -> None:
+        refusal = self.attempts.refusal(task.clip_id)
         if refusal is not None:
-            self.leave(job, QUARANTINE, refusal)
-        elif not self._gate.put(job.clip_id, job):
-            self.hand_back(job)
+            self.leave(task, QUARANTINE, refusal)
+        elif not self._admission.put(task.clip_id, task):
+            self.hand_back(task)
 
-    def _is_first(self, job: Job) -> bool:
+    def _is_first(self, task: ClipTask) -> bool:
         """Whether nobody works on this clip yet; a twin is settled by the commit of the first."""
         with self._lock:
-            first = self._in_flight.setdefault(job.clip_id, job)
-            if first is not job:
-                first.twins.append(job)
+            first = self._in_flight.setdefault(task.clip_id, task)
+            if first is not task:
+                first.twins.append(task)
                 return False
             self._waiting += 1
             return True
@@ -202,28 +202,28 @@ class Stations:
                 os._exit(1)  # Ray starts a new actor; a clean exit would leave a zombie slot
             with self._lock:
                 self._fatal = error
-                calls, self._calls = self._calls, set()
-            for call in calls:
-                if not call.done.done():
-                    call.done.set_exception(error)
+                ray_tasks, self._ray_tasks = self._ray_tasks, set()
+            for ray_task in ray_tasks:
+                if not ray_task.done.done():
+                    ray_task.done.set_exception(error)
 
     def _condition(self) -> None:
-        while group := self._gate.next_group():
-            for job in group:
+        while group := self._admission.next_group():
+            for task in group:
                 if self.drained_at is not None:
-                    self.hand_back(job)
+                    self.hand_back(task)
                     continue
                 try:
-                    watching = self._watchdog.watching("conditioning", [job.clip_id])
+                    watching = self._watchdog.watching("conditioning", [task.clip_id])
                     beside = self.model.beside_the_engine()
                     with watching, self.times.beside("conditioning_s"), beside:
-                        request = request_of(job, self.model)
+                        request = request_of(task, self.model)
                 except (ValueError, RuntimeError, MemoryError) as error:
                     if is_broken_cuda(error):
                         raise
-                    self.leave(job, "conditioning", error)
+                    self.leave(task, "conditioning", error)
                 else:
-                    self.loop.ready.put((job, request))
+                    self.loop.ready.put((task, request))
 
     def _generate(self) -> None:
         self.loop.run(self.closed)
@@ -233,63 +233,63 @@ class Stations:
         one part more than the slots."""
         return self._behind + n_inside < self.config.part_clips + self.loop.n_slots
 
-    def on_admitted(self, job: Job, engine: Engine) -> None:
+    def on_admitted(self, task: ClipTask, engine: Engine) -> None:
         """A clip is about to enter its rows."""
-        if job.admitted_at is None:
-            job.admitted_at = time.monotonic()
+        if task.admitted_at is None:
+            task.admitted_at = time.monotonic()
             with self._lock:
                 self._waiting -= 1
         self.times.admitted(engine.n_steps * engine.n_rows, engine.n_busy_rows)
-        spec = job.spec
-        ids = {"clip_id": job.clip_id, "id": spec["id"], "take": spec["take"]}
+        spec = task.spec
+        ids = {"clip_id": task.clip_id, "id": spec["id"], "take": spec["take"]}
         log.info(line("admitted", run=self.settings.run_id, replica=self.name, **ids))
 
-    def on_ended(self, job: Job, error: Exception | None) -> None:
+    def on_ended(self, task: ClipTask, error: Exception | None) -> None:
         """A clip has left the engine."""
         with self._lock:
             self._behind += 1
-        self._ended.put((job, error))
+        self._ended.put((task, error))
 
-    def leave(self, job: Job, stage: str, error: Exception) -> None:
+    def leave(self, task: ClipTask, stage: str, error: Exception) -> None:
         """A row that fails outside the engine, or is taken out of it."""
         with self._lock:
-            self._waiting -= job.admitted_at is None
+            self._waiting -= task.admitted_at is None
             self._behind += 1
-        job.spec["stage"] = stage
-        self._ended.put((job, error))
+        task.spec["stage"] = stage
+        self._ended.put((task, error))
 
     def _finish(self) -> None:
         """Decodes, measures, encodes and commits; the only thread that touches the writer."""
-        uncommitted: list[tuple[Job, dict[str, Any]]] = []
+        uncommitted: list[tuple[ClipTask, dict[str, Any]]] = []
         while True:
             batch = self._next_ended(uncommitted)
             if batch is None:
                 return
-            clips = [job.clip_id for job, _ in batch if job.prepared["kind"] == "clip"]
+            clips = [task.clip_id for task, _ in batch if task.prepared["kind"] == "clip"]
             with self._watchdog.watching("decoding and encoding", clips):
-                statuses = self.closing.statuses(batch)
-            for (job, _), status in zip(batch, statuses, strict=True):
+                statuses = self.finisher.statuses(batch)
+            for (task, _), status in zip(batch, statuses, strict=True):
                 if status is None:
                     continue
-                uncommitted.append((job, status))
-                if not self._gate.isolating:
-                    self._gate.out(job.clip_id)
+                uncommitted.append((task, status))
+                if not self._admission.isolating:
+                    self._admission.out(task.clip_id)
                 with self._lock:
-                    job.call.unfinished -= 1
+                    task.ray_task.unfinished -= 1
             if uncommitted and (self.writer.due_in_s() == 0.0 or self._starved()):
                 with self.times.beside("commit_s"):
                     self.writer.commit(self._done())
                 self.times.committed()
                 with self._lock:
                     self._behind -= sum(j.prepared["kind"] == "clip" for j, _ in uncommitted)
-                for job, status in uncommitted:
-                    self._gate.out(job.clip_id)
-                    self._settle(job, status, finished=True)
+                for task, status in uncommitted:
+                    self._admission.out(task.clip_id)
+                    self._settle(task, status, finished=True)
                 uncommitted = []
 
-    def _next_ended(self, uncommitted: list[Any]) -> list[tuple[Job, Exception | None]] | None:
+    def _next_ended(self, uncommitted: list[Any]) -> list[tuple[ClipTask, Exception | None]] | None:
         """What has left the engine, as many clips as are finished at once; None at the end."""
-        batch: list[tuple[Job, Exception | None]] = []
+        batch: list[tuple[ClipTask, Exception | None]] = []
         room = max(1, min(self.config.encode_threads, self.config.part_clips - len(self.writer)))
         audio_s = 0.0
         try:
@@ -315,24 +315,26 @@ class Stations:
         if not self._ended.empty():
             return False
         with self._lock:
-            ready = any(call.unfinished == 0 and call.uncommitted for call in self._calls)
-            return self._gate.isolating or (self._waiting == 0 and ready)
+            ready = any(
+                ray_task.unfinished == 0 and ray_task.uncommitted for ray_task in self._ray_tasks
+            )
+            return self._admission.isolating or (self._waiting == 0 and ready)
 
-    def _settle(self, job: Job, status: dict[str, Any], finished: bool = False) -> None:
-        call = job.call
+    def _settle(self, task: ClipTask, status: dict[str, Any], finished: bool = False) -> None:
+        ray_task = task.ray_task
         with self._lock:
-            call.statuses.append(status)
-            call.unfinished -= not finished
-            call.uncommitted -= 1
-            last = call.uncommitted == 0
+            ray_task.statuses.append(status)
+            ray_task.unfinished -= not finished
+            ray_task.uncommitted -= 1
+            last = ray_task.uncommitted == 0
             if last:
-                self._calls.discard(call)
-            if self._in_flight.get(job.clip_id) is job:
-                del self._in_flight[job.clip_id]
-        lost = not self._hands_back and any(s["status"] == "drained" for s in call.statuses)
-        if last and not lost and not call.done.done():
-            call.done.set_result(None)
-        for twin in job.twins:
+                self._ray_tasks.discard(ray_task)
+            if self._in_flight.get(task.clip_id) is task:
+                del self._in_flight[task.clip_id]
+        lost = not self._hands_back and any(s["status"] == "drained" for s in ray_task.statuses)
+        if last and not lost and not ray_task.done.done():
+            ray_task.done.set_result(None)
+        for twin in task.twins:
             drained = status["status"] == "drained"
             self._settle(twin, status if drained else status | {"status": "known", "audio_s": None})
 
@@ -349,29 +351,29 @@ class Stations:
         """
         self._hands_back = hand_back
         self.drained_at = time.monotonic() + grace_s
-        for job in self._gate.close():
-            self.hand_back(job)
-        while self._calls:
+        for task in self._admission.close():
+            self.hand_back(task)
+        while self._ray_tasks:
             try:
-                job, _ = self.loop.ready.get(timeout=0.05)
+                task, _ = self.loop.ready.get(timeout=0.05)
             except queue.Empty:
                 continue
-            self.hand_back(job)
+            self.hand_back(task)
 
-    def hand_back(self, job: Job) -> None:
+    def hand_back(self, task: ClipTask) -> None:
         with self._lock:
-            self._waiting -= job.admitted_at is None
-        self._gate.out(job.clip_id)
-        self._settle(job, {"status": "drained", "clip_id": job.clip_id})
+            self._waiting -= task.admitted_at is None
+        self._admission.out(task.clip_id)
+        self._settle(task, {"status": "drained", "clip_id": task.clip_id})
 
-    def _take_again(self, job: Job) -> None:
+    def _take_again(self, task: ClipTask) -> None:
         """Sends a clip back to the queue, with another seed in its spec."""
         with self._lock:
             self._behind -= 1
             self._waiting += 1
-        job.admitted_at = None
-        self._gate.out(job.clip_id)
-        self._let_in(job)
+        task.admitted_at = None
+        self._admission.out(task.clip_id)
+        self._let_in(task)
 
     def _guard(self) -> None:
         s = self.settings

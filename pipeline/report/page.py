@@ -111,7 +111,7 @@ def load(storage: Storage) -> ReportData:
     return ReportData(
         title=storage.root.rstrip("/").rpartition("/")[2] or "output",
         clips=pa.concat_tables([empty, *map_parts(storage, "clips", read)]),
-        failed=ledger.read_failed(storage),
+        failed=ledger.read_dead_letters(storage),
         runs=ledger.read_runs(storage),
     )
 

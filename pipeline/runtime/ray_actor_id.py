@@ -5,13 +5,13 @@ import time
 import ray
 from ray._private.state import state  # nothing public tells which nodes are being drained
 
-from pipeline.ledger.attempts import Seat
+from pipeline.ledger.attempts import ActorIdentity
 
 
-def seat_of_actor() -> Seat:
+def ray_actor_identity() -> ActorIdentity:
     """The place of the actor that asks: its id survives a restart."""
     context = ray.get_runtime_context()
-    return Seat(context.get_actor_id(), context.get_node_id(), seconds_left)
+    return ActorIdentity(context.get_actor_id(), context.get_node_id(), seconds_left)
 
 
 def seconds_left(node: str) -> float | None:

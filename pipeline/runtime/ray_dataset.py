@@ -33,12 +33,12 @@ def build_dataset(
     for calls to run side by side, which is what keeps the slots full from one task to the next.
     """
     manifest = prepare.spec.manifest
-    index = {unit: position for position, unit in enumerate(manifest.units)}
-    units = [{"unit": index[unit]} for unit in plan.units]
+    index = {row_group: position for position, row_group in enumerate(manifest.row_groups)}
+    row_groups = [{"row_group": index[row_group]} for row_group in plan.row_groups]
     in_flight = config.tasks_in_flight
     held = ray.put((known.clips, known.letters))  # one copy per node
     return (
-        ray.data.from_items(units, override_num_blocks=min(len(units), 1000))
+        ray.data.from_items(row_groups, override_num_blocks=min(len(row_groups), 1000))
         .map_batches(
             partial(read_rows, manifest), batch_size=1, batch_format="pyarrow", num_cpus=0.5
         )

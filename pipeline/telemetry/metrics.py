@@ -1,7 +1,7 @@
 """What a replica tells its watchers: the names, units and kinds of its numbers. Free of Ray.
 
 The stations keep plain numbers that only grow, and say them as samples whenever they are asked;
-`exporter` asks once a second. So nothing here costs the token loop anything.
+`exporter` asks once a second. So nothing here costs the decode loop anything.
 """
 
 from collections.abc import Iterator
@@ -28,17 +28,17 @@ METRICS = (
     Metric("audio_bytes", "counter", "Bytes of encoded audio committed."),
     Metric("parts", "counter", "Parts published."),
     Metric("failures", "counter", "Dead letters committed.", ("stage", "error_class")),
-    Metric("steps", "counter", "Steps of the token loop."),
+    Metric("steps", "counter", "Steps of the decode loop."),
     Metric(
         "work_seconds",
         "counter",
-        "Seconds of work by kind: model (the token loop), conditioning, decode, encode, commit.",
+        "Seconds of work by kind: model (the decode loop), conditioning, decode, encode, commit.",
         ("kind",),
     ),
     Metric("slots", "gauge", "Clips that fit into the engine at once."),
     Metric("slots_busy", "gauge", "Clips in the engine."),
-    Metric("rows_waiting", "gauge", "Rows accepted and not yet in the engine."),
-    Metric("rows_uncommitted", "gauge", "Rows that left the engine and are not yet durable."),
+    Metric("clips_waiting", "gauge", "Rows accepted and not yet in the engine."),
+    Metric("clips_uncommitted", "gauge", "Rows that left the engine and are not yet durable."),
 )
 BY_NAME = {metric.name: metric for metric in METRICS}
 

@@ -4,7 +4,7 @@ A replica keeps one `ReplicaTimes` that only grows; a copy rides on every status
 adds up the latest of each replica (`RunTimes`). The figures of a run:
 
 - window: from the first admission of a clip into an engine to the last commit, over all replicas.
-- model time: seconds that token loops spend inside the engine, clock time. Text encoding, the
+- model time: seconds that decode loops spend inside the engine, clock time. Text encoding, the
   codec, audio coding and commits run beside the loop, in other threads: what they take from it
   (cores, the interpreter's lock) shows as slower steps, so `model_cpu_s`, the processor time of the
   loop's own thread, stands beside it. It is all of a step's work at one thread per replica.
@@ -32,7 +32,7 @@ class ReplicaTimes:
     Attributes:
         first_admission: When its first clip entered the engine.
         last_commit: When its latest part stood on storage.
-        model_s: Time of the token loop inside the engine.
+        model_s: Time of the decode loop inside the engine.
         model_cpu_s: Processor time of the loop's thread in there.
         conditioning_s: Text encoding and what else makes a request of a row.
         decode_s: Codes to audio.
@@ -55,7 +55,7 @@ class ReplicaTimes:
 
     @contextmanager
     def model(self) -> Iterator[None]:
-        """Around what the token loop does inside the engine."""
+        """Around what the decode loop does inside the engine."""
         started, worked = time.perf_counter(), time.thread_time()
         try:
             yield
@@ -65,7 +65,7 @@ class ReplicaTimes:
 
     @contextmanager
     def beside(self, what: Beside) -> Iterator[None]:
-        """Around work beside the token loop; each kind belongs to one thread."""
+        """Around work beside the decode loop; each kind belongs to one thread."""
         started = time.perf_counter()
         try:
             yield
@@ -122,7 +122,7 @@ class RunTimes:
 
         Args:
             n_replicas: Replicas that the run has.
-            cpu: Count processor time of the token loops instead of clock time.
+            cpu: Count processor time of the decode loops instead of clock time.
         """
         model_s = sum(t.model_cpu_s if cpu else t.model_s for t in self._words())
         return 1 - model_s / (n_replicas * self.window_s) if self.window_s else None

@@ -140,10 +140,10 @@ def pipeline(found: Result) -> list[str]:
     """What the job costs around the model."""
     plan = found["run"]["plan"]
     rows = (
-        ("overhead: window without a running token loop", f"{found['overhead']:.1%}"),
+        ("overhead: window without a running decode loop", f"{found['overhead']:.1%}"),
         ("slots full while rows waited", f"{found['slot_occupancy']:.1%}"),
         ("window: first admission to last commit", f"{found['window_s']:.0f} s"),
-        ("token loops, both replicas", f"{found['model_s']:.0f} s"),
+        ("decode loops, both replicas", f"{found['model_s']:.0f} s"),
         ("of that on a processor", f"{found['model_cpu_s']:.0f} s"),
         ("beside them: codec", f"{found['decode_s']:.0f} s"),
         ("beside them: text, measuring and coding, commits", f"{_beside(found):.0f} s"),

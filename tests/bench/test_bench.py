@@ -141,7 +141,7 @@ def test_the_job_around_the_model_as_a_table() -> None:
 
     lines = table.pipeline(told | {"clips": 64, "run": run})
 
-    assert "| overhead: window without a running token loop | 4.0% |" in lines
+    assert "| overhead: window without a running decode loop | 4.0% |" in lines
     assert "| beside them: text, measuring and coding, commits | 180 s |" in lines
 
 

@@ -145,7 +145,7 @@ def a_newer_output(place: Place) -> None:
     an_output(place)
     (part,) = place["out/clips"].glob("*.parquet")
     rows = pq.read_table(part)
-    metadata = {**rows.schema.metadata, ledger.tables.VERSION_KEY: b"99"}
+    metadata = {**rows.schema.metadata, ledger.schema.VERSION_KEY: b"99"}
     pq.write_table(rows.replace_schema_metadata(metadata), part)
 
 

@@ -26,7 +26,7 @@ from pipeline.planning.model_limits import inspect_model
 from pipeline.planning.scan import Plan
 from pipeline.prepare.actor import Prepare, read_rows
 from pipeline.prepare.messages import PrepareSettings
-from pipeline.replica.messages import ReplicaSettings, lone_seat
+from pipeline.replica.messages import ReplicaSettings, lone_identity
 from pipeline.storage import open_storage
 
 EXAMPLES = Path(__file__).parents[2] / "manifests" / "examples"
@@ -79,7 +79,10 @@ class HereDataset:
         replica_class: type,
     ) -> None:
         self.config, self.plan, self.prepare, self.known = config, plan, prepare, known
-        self.replica, self.replica_class = replace(replica, find_seat=lone_seat), replica_class
+        self.replica, self.replica_class = (
+            replace(replica, find_identity=lone_identity),
+            replica_class,
+        )
 
     def iter_batches(self, **how: Any) -> Iterator[pa.Table]:
         n_calls = self.config.replicas * self.config.tasks_in_flight
@@ -91,14 +94,20 @@ class HereDataset:
                 yield from calls.map(lambda block: next(turns)(block), blocks)
         finally:
             for replica in replicas:
-                if replica.stations is not None:
-                    replica.stations.close()
+                if replica.worker is not None:
+                    replica.worker.close()
 
     def _prepared(self) -> Iterator[pa.Table]:
         manifest = self.prepare.spec.manifest
-        units = pa.table({"unit": [manifest.units.index(unit) for unit in self.plan.units]})
+        row_groups = pa.table(
+            {
+                "row_group": [
+                    manifest.row_groups.index(row_group) for row_group in self.plan.row_groups
+                ]
+            }
+        )
         prepare = Prepare(self.prepare, lambda: (self.known.clips, self.known.letters))
-        read = _in_blocks(read_rows(manifest, units), self.config.prepare_block_rows)
+        read = _in_blocks(read_rows(manifest, row_groups), self.config.prepare_block_rows)
         tables = (table for block in read for table in prepare(block))
         return _in_blocks(tables, self.config.block_rows)
 

@@ -32,7 +32,7 @@ def job(ray_cluster: None, tmp_path_factory: pytest.TempPathFactory) -> tuple[Re
 @pytest.fixture(scope="module")
 def letters(job: tuple[Result, Path]) -> dict[int, dict[str, Any]]:
     """Dead letters by row number."""
-    failed = ledger.read_failed(open_storage(str(job[1] / "out")))
+    failed = ledger.read_dead_letters(open_storage(str(job[1] / "out")))
     return {letter["row"]: letter for letter in failed.to_pylist()}
 
 

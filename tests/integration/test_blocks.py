@@ -44,8 +44,8 @@ class CountingReplica:
 def expand_all(spec: PlanSpec) -> list[Clip]:
     expander, nothing = Expander(spec), Selection(DoneSet(NO_IDS, NO_IDS))
     found: list[Clip] = []
-    for unit in spec.manifest.units:
-        for first_row, batch in spec.manifest.read_unit(unit):
+    for row_group in spec.manifest.row_groups:
+        for first_row, batch in spec.manifest.read_row_group(row_group):
             for number, raw in enumerate(spec.manifest.raw_rows(batch), start=first_row):
                 found += [
                     item

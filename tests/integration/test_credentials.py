@@ -64,7 +64,7 @@ def test_a_job_on_s3_writes_no_secret_anywhere(
         for name in [name for name in written if name.endswith(".flac")]:
             with sf.SoundFile(io.BytesIO(written[name])) as file:
                 assert secret not in file.comment
-    recorded = ledger.read_failed(storage).to_pylist()
+    recorded = ledger.read_dead_letters(storage).to_pylist()
     assert {row["id"] for row in recorded} >= {"missing"}
 
 

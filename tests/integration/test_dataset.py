@@ -79,7 +79,7 @@ def test_a_mixed_manifest_becomes_a_dataset(
         assert row["genre"] == {"text": "calm", "plain": "pad"}.get(row["id"])
         assert row["weights_licence"] == "Apache-2.0"
         assert row["ai_generated"] is True
-    letters = {r["id"]: r["message"] for r in ledger.read_failed(storage).to_pylist()}
+    letters = {r["id"]: r["message"] for r in ledger.read_dead_letters(storage).to_pylist()}
     assert letters.keys() == {"gone", "too-long"}
     assert letters["gone"].startswith("mixed.parquet row 6 (id=gone): ")
     assert "gone.flac" in letters["gone"]

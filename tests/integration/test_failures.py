@@ -31,8 +31,8 @@ class LosesItsLease(Replica):
 
     def __init__(self, settings: ReplicaSettings) -> None:
         super().__init__(settings)
-        assert self.stations is not None
-        self.stations.writer.commit = self.fail
+        assert self.worker is not None
+        self.worker.writer.commit = self.fail
 
     def fail(self, done: Any) -> None:
         raise self.error
@@ -126,5 +126,5 @@ def test_a_manifest_that_is_replaced_while_it_is_read_ends_the_job(tmp_path: Pat
     write_manifest(path, ROWS[:3])
 
     with pytest.raises(ValueError, match="was replaced while it was being read") as caught:
-        list(opened.read_unit(opened.units[0]))
+        list(opened.read_row_group(opened.row_groups[0]))
     assert exit_code_of(caught.value)[0] == 2

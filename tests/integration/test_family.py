@@ -86,7 +86,7 @@ def test_a_model_of_every_kind(
 
     summary = run_here(manifest, output, extend_stride_s=1.2, **model)
 
-    assert [r["message"] for r in ledger.read_failed(open_storage(output)).to_pylist()] == []
+    assert [r["message"] for r in ledger.read_dead_letters(open_storage(output)).to_pylist()] == []
     assert summary.letters_standing == 0
     assert problems(output) == []
     heard = listen(output)
@@ -120,7 +120,7 @@ def test_a_35_second_row_and_a_row_of_its_own_stride(tmp_path: Path) -> None:
         ("35", 0): 35 * 16_000,
         ("m", 0): 31 * 16_000,
     }
-    (letter,) = ledger.read_failed(open_storage(output)).to_pylist()
+    (letter,) = ledger.read_dead_letters(open_storage(output)).to_pylist()
     assert letter["id"] == "no-overlap"
     assert "must be shorter than the model's window of 10 s" in letter["message"]
 
@@ -140,6 +140,6 @@ def test_a_style_too_short_for_its_excerpt_is_a_dead_letter(
     )  # fmt: skip
 
     assert [key[0] for key in listen(output)] == ["fine"]
-    (letter,) = ledger.read_failed(open_storage(output)).to_pylist()
+    (letter,) = ledger.read_dead_letters(open_storage(output)).to_pylist()
     assert "an excerpt of 3 s is read from it" in letter["message"]
     assert [row["style_excerpt_s"] for row in clips(output)] == [3.0]

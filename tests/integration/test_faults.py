@@ -23,13 +23,13 @@ class Poisoned(Replica):
 
     def __init__(self, settings: ReplicaSettings) -> None:
         super().__init__(settings)
-        assert self.stations is not None
-        self.step, self.add_clip = self.stations.loop.engine.step, self.stations.closing.add_clip
-        self.stations.loop.engine.step = self.harmful_step
-        self.stations.closing.add_clip = self.greedy_add
+        assert self.worker is not None
+        self.step, self.add_clip = self.worker.loop.engine.step, self.worker.closing.add_clip
+        self.worker.loop.engine.step = self.harmful_step
+        self.worker.closing.add_clip = self.greedy_add
 
     def harmful_step(self) -> Any:
-        jobs = self.stations.loop.jobs.values()
+        jobs = self.worker.loop.tasks.values()
         harms = {job.spec["prompt"] for job in jobs if job.admitted_at is not None}
         if "kills" in harms:
             os.kill(os.getpid(), signal.SIGKILL)
@@ -68,7 +68,8 @@ def test_harmful_rows_are_kept_out_and_their_neighbours_live(
     assert ids_and_takes(output) == good
     assert (summary.tally.clips, summary.tally.failed) == (17, 3)
     stages = {
-        row["id"]: row["stage"] for row in ledger.read_failed(open_storage(output)).to_pylist()
+        row["id"]: row["stage"]
+        for row in ledger.read_dead_letters(open_storage(output)).to_pylist()
     }
     assert stages == {"r03": "quarantine", "r10": "quarantine", "r17": "encode"}
     assert problems(output) == []

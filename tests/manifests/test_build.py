@@ -164,7 +164,7 @@ def test_large_manifests_are_cut_into_row_groups(tmp_path: Path) -> None:
     text.write_text("id,prompt\n" + "".join(f"{i},p\n" for i in range(n_rows)))
     build(str(text), str(tmp_path / "out.parquet"))
     manifest = Manifest.open(str(tmp_path / "out.parquet"))
-    assert [unit.n_rows for unit in manifest.units] == [ROWS_PER_GROUP, 5]
+    assert [row_group.n_rows for row_group in manifest.row_groups] == [ROWS_PER_GROUP, 5]
 
 
 def test_a_failed_write_leaves_the_old_manifest_and_no_litter(tmp_path: Path) -> None:
@@ -189,7 +189,7 @@ def test_a_store_without_rename_gets_the_whole_file_at_once(tmp_path: Path) -> N
     build(source, "memory:///built/m.parquet")
     try:
         manifest = Manifest.open("memory:///built/m.parquet")
-        ((_, batch),) = manifest.read_unit(manifest.units[0])
+        ((_, batch),) = manifest.read_row_group(manifest.row_groups[0])
         assert batch["melody_uri"].to_pylist() == [str(tmp_path / "a.wav")]
     finally:
         memory.rm("/built", recursive=True)

@@ -24,8 +24,8 @@ def write(path: Path, columns: dict[str, Any], rows_per_group: int = 1000) -> st
 def rows_of(manifest: Manifest, **how: Any) -> list[tuple[int, dict[str, Any]]]:
     return [
         (first + i, row)
-        for unit in manifest.units
-        for first, batch in manifest.read_unit(unit, **how)
+        for row_group in manifest.row_groups
+        for first, batch in manifest.read_row_group(row_group, **how)
         for i, row in enumerate(batch.to_pylist())
     ]
 
@@ -40,7 +40,7 @@ def test_rows_are_numbered_over_files_and_row_groups_in_order_of_names(tmp_path:
     (tmp_path / "notes.txt").write_text("no")
     manifest = Manifest.open(str(tmp_path))
     assert manifest.n_rows == 23
-    assert [(u.source, u.row_group, u.first_row, u.n_rows) for u in manifest.units] == [
+    assert [(u.source, u.row_group, u.first_row, u.n_rows) for u in manifest.row_groups] == [
         ("a.parquet", 0, 0, 3),
         ("a.parquet", 1, 3, 3),
         ("a.parquet", 2, 6, 3),
@@ -69,7 +69,7 @@ def test_a_relative_path_is_made_absolute_so_that_workers_find_it(
     monkeypatch.chdir(tmp_path)
     manifest = pickle.loads(pickle.dumps(Manifest.open("m.parquet")))
     monkeypatch.chdir("/")
-    assert manifest.units[0].uri == str(tmp_path / "m.parquet")
+    assert manifest.row_groups[0].uri == str(tmp_path / "m.parquet")
     assert rows_of(manifest) == [(0, {"prompt": "a"})]
 
 
@@ -130,7 +130,7 @@ def test_a_pandas_frame_with_holes_is_read_as_meant(tmp_path: Path) -> None:
     )
     frame.to_parquet(tmp_path / "m.parquet")
     manifest = Manifest.open(str(tmp_path / "m.parquet"))
-    ((_, batch),) = manifest.read_unit(manifest.units[0])
+    ((_, batch),) = manifest.read_row_group(manifest.row_groups[0])
     rows = [parse_row(raw, source="", row=0)[0] for raw in manifest.raw_rows(batch)]
     assert rows[0] is not None
     assert rows[1] is not None
@@ -157,9 +157,12 @@ def test_embedded_audio_is_binary_or_a_hugging_face_struct(tmp_path: Path, audio
 def test_batches_stay_small_where_audio_is_embedded(tmp_path: Path) -> None:
     path = write(tmp_path / "m.parquet", {"prompt": ["a"] * 100, "melody_audio": [b"RIFF"] * 100})
     manifest = Manifest.open(path)
-    sizes = [batch.num_rows for _, batch in manifest.read_unit(manifest.units[0], batch_rows=2000)]
+    sizes = [
+        batch.num_rows
+        for _, batch in manifest.read_row_group(manifest.row_groups[0], batch_rows=2000)
+    ]
     assert max(sizes) == 32
-    prompts = manifest.read_unit(manifest.units[0], batch_rows=2000, columns=["prompt"])
+    prompts = manifest.read_row_group(manifest.row_groups[0], batch_rows=2000, columns=["prompt"])
     assert [batch.num_rows for _, batch in prompts] == [100]
 
 
@@ -237,10 +240,10 @@ def test_a_manifest_of_a_newer_schema_is_refused(tmp_path: Path) -> None:
 def test_a_file_that_is_replaced_while_it_is_read_is_noticed(tmp_path: Path) -> None:
     path = write(tmp_path / "m.parquet", {"prompt": ["a", "b"]}, 1)
     manifest = Manifest.open(path)
-    list(manifest.read_unit(manifest.units[0]))
+    list(manifest.read_row_group(manifest.row_groups[0]))
     write(tmp_path / "m.parquet", {"prompt": ["a", "another"]}, 1)
     with pytest.raises(ManifestError, match="was replaced while it was being read"):
-        list(manifest.read_unit(manifest.units[1]))
+        list(manifest.read_row_group(manifest.row_groups[1]))
 
 
 def test_text_that_is_no_utf8_is_an_error_not_a_crash(tmp_path: Path) -> None:
@@ -248,7 +251,7 @@ def test_text_that_is_no_utf8_is_an_error_not_a_crash(tmp_path: Path) -> None:
     path = write(tmp_path / "m.parquet", {"prompt": broken})
     manifest = Manifest.open(path)
     with pytest.raises(ManifestError, match="UTF8"):
-        list(manifest.read_unit(manifest.units[0]))
+        list(manifest.read_row_group(manifest.row_groups[0]))
 
 
 @pytest.mark.s3
@@ -262,7 +265,7 @@ def test_a_manifest_on_s3_is_seen_as_it_is_now(s3: S3Server, tmp_path: Path) -> 
     assert Manifest.open(f"{root}/set").n_rows == 2
     fs.put_file(local, f"{root}/set/b.parquet")
     manifest = Manifest.open(f"{root}/set/", storage_options={"endpoint_url": s3.endpoint})
-    assert [unit.uri for unit in manifest.units] == [
+    assert [row_group.uri for row_group in manifest.row_groups] == [
         f"{root}/set/a.parquet",
         f"{root}/set/b.parquet",
     ]

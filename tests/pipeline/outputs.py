@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow as pa
 
 from pipeline.config import AudioMode
-from pipeline.ledger import FAILED_SCHEMA, clip_schema, write_clip_part, write_failed_part
+from pipeline.ledger import FAILED_SCHEMA, clip_schema, write_clip_part, write_dead_letter_part
 from pipeline.storage import Storage
 
 RUN = "20260101T000000-abcdef"
@@ -92,4 +92,4 @@ def fail(
 ) -> str:
     """Publish dead letters."""
     table = pa.Table.from_pylist([*rows], schema=FAILED_SCHEMA)
-    return write_failed_part(storage, table, RUN, replica, seq)
+    return write_dead_letter_part(storage, table, RUN, replica, seq)

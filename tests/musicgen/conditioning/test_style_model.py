@@ -13,7 +13,7 @@ from musicgen.checkpoints.load import CheckpointError, load
 from musicgen.conditioning.style import excerpt_start
 from musicgen.config import SamplingParams
 from musicgen.engine.engine import Request
-from musicgen.request_builder import RequestMaker
+from musicgen.request_builder import RequestBuilder
 from tests.musicgen import audiocraft_files as audiocraft
 
 GREEDY = SamplingParams(use_sampling=False)
@@ -29,33 +29,33 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
 
 
 @pytest.fixture
-def maker(folders: tuple[str, str]) -> RequestMaker:
+def maker(folders: tuple[str, str]) -> RequestBuilder:
     info, checkpoint = load(folders[0], style_encoder=folders[1])
-    return RequestMaker(
+    return RequestBuilder(
         info, checkpoint.lm, checkpoint.text, checkpoint.codec, checkpoint.style_features
     )
 
 
-def make(maker: RequestMaker, **wish: object) -> Request:
+def make(maker: RequestBuilder, **wish: object) -> Request:
     row = {"prompt": "disco", "n_frames": 20, "seed": 7, "sampling": GREEDY} | wish
     return maker.make("a", **row)  # type: ignore[arg-type]
 
 
-def by_hand(maker: RequestMaker, seed: int, window: int = 0) -> Tensor:
+def by_hand(maker: RequestBuilder, seed: int, window: int = 0) -> Tensor:
     """The prefix of the excerpt that the seed chooses."""
     start = excerpt_start(seed, window, WAV.shape[-1], 16_000)
     features = maker.style_features(WAV[:, start : start + 16_000], 32_000)
     return maker._conditioners["self_wav"](features, maker.style)
 
 
-def test_the_prefix_is_that_of_the_excerpt_and_its_null_is_zero(maker: RequestMaker) -> None:
+def test_the_prefix_is_that_of_the_excerpt_and_its_null_is_zero(maker: RequestBuilder) -> None:
     conditions = make(maker, style=WAV).conditions
     assert torch.equal(conditions.audio, by_hand(maker, 7))
     assert conditions.audio.shape == (3, audiocraft.DIM)  # 0.5 s · 75 Hz, every 15th
     assert torch.equal(conditions.null_audio, torch.zeros(3, audiocraft.DIM))
 
 
-def test_each_seed_hears_its_own_excerpt_and_no_batch_is_shared(maker: RequestMaker) -> None:
+def test_each_seed_hears_its_own_excerpt_and_no_batch_is_shared(maker: RequestBuilder) -> None:
     first, second = (make(maker, style=WAV, seed=seed).conditions.audio for seed in (1, 2))
     assert not torch.equal(first, second)
     assert torch.equal(first, make(maker, style=WAV, seed=1).conditions.audio)
@@ -64,13 +64,13 @@ def test_each_seed_hears_its_own_excerpt_and_no_batch_is_shared(maker: RequestMa
     assert torch.equal(a, b)
 
 
-def test_without_a_style_one_zero_frame_stands_there(maker: RequestMaker) -> None:
+def test_without_a_style_one_zero_frame_stands_there(maker: RequestBuilder) -> None:
     conditions = make(maker).conditions
     assert conditions.audio is None
     assert torch.equal(conditions.null_audio, torch.zeros(1, audiocraft.DIM))
 
 
-def test_a_long_clip_hears_another_excerpt_in_each_window(maker: RequestMaker) -> None:
+def test_a_long_clip_hears_another_excerpt_in_each_window(maker: RequestBuilder) -> None:
     request = make(maker, style=WAV, n_frames=200, extend_stride_s=1.0)
     assert [window.first_frame for window in request.windows] == [0, 50, 100]
     assert request.later_conditions is not None
@@ -81,7 +81,7 @@ def test_a_long_clip_hears_another_excerpt_in_each_window(maker: RequestMaker) -
     assert make(maker, n_frames=200, extend_stride_s=1.0).later_conditions is None
 
 
-def test_the_parameters_of_the_reader_are_read_at_every_request(maker: RequestMaker) -> None:
+def test_the_parameters_of_the_reader_are_read_at_every_request(maker: RequestBuilder) -> None:
     expected = make(maker, style=WAV).conditions.audio
     maker.style = dataclasses.replace(maker.style, eval_q=6, ds_factor=5, excerpt_length_s=1.0)
     finer = make(maker, style=WAV).conditions
@@ -101,17 +101,17 @@ def test_the_parameters_of_the_reader_are_read_at_every_request(maker: RequestMa
     ],
 )
 def test_audio_that_can_not_be_read_is_a_row_error(
-    maker: RequestMaker, wav: Tensor, message: str
+    maker: RequestBuilder, wav: Tensor, message: str
 ) -> None:
     with pytest.raises(ValueError, match=message):
         make(maker, style=wav)
 
 
-def test_a_melody_is_no_style(maker: RequestMaker) -> None:
+def test_a_melody_is_no_style(maker: RequestBuilder) -> None:
     with pytest.raises(ValueError, match="takes no melody"):
         make(maker, melody_chroma=[1, 2])
     info, checkpoint = load("tiny")
-    melody = RequestMaker(info, checkpoint.lm, checkpoint.text, checkpoint.codec)
+    melody = RequestBuilder(info, checkpoint.lm, checkpoint.text, checkpoint.codec)
     with pytest.raises(ValueError, match="model 'tiny' reads no style"):
         make(melody, style=WAV)
 
@@ -123,7 +123,7 @@ def test_without_mert_only_rows_with_a_style_fail(
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     info, checkpoint = load(folders[0])
     assert (info.parts.style_encoder, checkpoint.style_features) == (None, None)
-    maker = RequestMaker(info, checkpoint.lm, checkpoint.text, checkpoint.codec)
+    maker = RequestBuilder(info, checkpoint.lm, checkpoint.text, checkpoint.codec)
     assert make(maker).conditions.text.shape[0] > 1
     with pytest.raises(ValueError, match=r"came without m-a-p/MERT-v1-95M.*style_encoder="):
         make(maker, style=WAV)
@@ -143,7 +143,7 @@ def test_encodec_may_be_what_hears_the_style(tmp_path: Path) -> None:
     for name in (str(folder), convert(str(folder), tmp_path / "converted").path):
         info, checkpoint = load(name)
         assert (info.style.features, info.style.feature_rate_hz) == ("encodec", 50)
-        maker = RequestMaker(
+        maker = RequestBuilder(
             info, checkpoint.lm, checkpoint.text, checkpoint.codec, checkpoint.style_features
         )
         prefixes.append(make(maker, style=WAV).conditions.audio)

@@ -8,28 +8,28 @@ import pytest
 
 from pipeline import ledger
 from pipeline.ledger.attempts import (
+    ActorIdentity,
     Attempt,
     AttemptLog,
     RepeatedDeathsError,
-    Seat,
     forget_attempts,
-    heir,
+    next_attempt,
     path_of,
     read_attempt,
 )
 from pipeline.ledger.lease import Lease
 from pipeline.ledger.maintain import gc
 from pipeline.ledger.verify import verify
-from pipeline.replica.admission import Gate
+from pipeline.replica.admission import AdmissionQueue
 from pipeline.storage import Storage, open_storage
 from tests.pipeline.outputs import RUN, clip, commit, fail, hex_id, letter
 
 A, B, C = hex_id("a"), hex_id("b"), hex_id("c")
-SEAT = Seat("actor", "node 1")
+SEAT = ActorIdentity("actor", "node 1")
 
 
 def after(dead: Attempt, settled: tuple[str, ...] = (), committed: bool = False) -> Attempt:
-    return heir(dead, "second", SEAT, settled.__contains__, committed)
+    return next_attempt(dead, "second", SEAT, settled.__contains__, committed)
 
 
 def in_hand(*clips: str, **values: Any) -> Attempt:
@@ -59,8 +59,8 @@ class TestBlame:
         assert born.ended is None
 
     def test_the_loss_of_a_node_counts_against_nobody(self) -> None:
-        lost = Seat("actor", "node 2", seconds_left={"node 1": 0.0}.get)
-        born = heir(in_hand(A, suspects=(A, B)), "second", lost, lambda clip: False, False)
+        lost = ActorIdentity("actor", "node 2", seconds_left={"node 1": 0.0}.get)
+        born = next_attempt(in_hand(A, suspects=(A, B)), "second", lost, lambda clip: False, False)
         assert (born.suspects, born.deaths_alone, born.deaths) == ((A, B), {}, 0)
         assert born.node == "node 2"
 
@@ -78,7 +78,7 @@ class TestLog:
         for number in range(2):
             log = self.begin(storage, f"process {number}")
             assert log.refusal(A) is None
-            log.take_in_hand([A], alone=True, suspects=[A])
+            log.record_in_hand([A], alone=True, suspects=[A])
             log.blame([A], "a step did not return")
         refusal = self.begin(storage, "third").refusal(A)
         assert "2 attempts" in str(refusal)
@@ -87,7 +87,7 @@ class TestLog:
 
     def test_what_the_run_has_settled_is_not_made_again(self, tmp_path: Path) -> None:
         storage = open_storage(str(tmp_path))
-        self.begin(storage, "first").take_in_hand([hex_id("x"), B, C], alone=False, suspects=[])
+        self.begin(storage, "first").record_in_hand([hex_id("x"), B, C], alone=False, suspects=[])
         commit(storage, [clip("x")], 0)
 
         fail(storage, [letter("b", clip_id=B)], 0)
@@ -122,14 +122,14 @@ class TestLog:
 class TestGate:
     """What passes is named in the record before it does."""
 
-    def gate(self, tmp_path: Path, *suspects: str) -> tuple[Gate[str], AttemptLog]:
+    def gate(self, tmp_path: Path, *suspects: str) -> tuple[AdmissionQueue[str], AttemptLog]:
         storage = open_storage(str(tmp_path))
         first = AttemptLog.begin(storage, RUN, "first", SEAT, 8)
-        first.take_in_hand([*map(hex_id, suspects)], alone=False, suspects=[])
+        first.record_in_hand([*map(hex_id, suspects)], alone=False, suspects=[])
         log = AttemptLog.begin(storage, RUN, "second", SEAT, 8)
-        return Gate(log, 3), log
+        return AdmissionQueue(log, 3), log
 
-    def fill(self, gate: Gate[str], *names: str) -> None:
+    def fill(self, gate: AdmissionQueue[str], *names: str) -> None:
         for name in names:
             gate.put(hex_id(name), name)
 
@@ -187,5 +187,5 @@ def test_letters_of_a_run_are_its_own(tmp_path: Path) -> None:
 
     storage = open_storage(str(tmp_path))
     fail(storage, [letter("a", clip_id=A), letter("b")], 0)
-    assert ledger.letters_of_run(storage, RUN) == {A}
-    assert ledger.letters_of_run(storage, "20270101T000000-abcdef") == frozenset()
+    assert ledger.dead_letters_of_run(storage, RUN) == {A}
+    assert ledger.dead_letters_of_run(storage, "20270101T000000-abcdef") == frozenset()

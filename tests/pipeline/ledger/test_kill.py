@@ -82,8 +82,8 @@ def test_writers_killed_at_random_lose_nothing_and_double_nothing(output_root: s
         victim = writers.pop(holder(storage))
         victim.kill()
         victim.join()
-        heir = start()
-        writers[heir.pid] = heir
+        next_attempt = start()
+        writers[next_attempt.pid] = next_attempt
     for writer in writers.values():
         writer.join(60)
         assert writer.exitcode == 0

@@ -63,15 +63,15 @@ def test_a_dead_owner_is_followed_after_one_ttl(storage: Storage) -> None:
     dead = Lease.acquire(storage, ttl_s=TTL_S)  # no heartbeat: as after kill -9
     messages: list[str] = []
     started_s = time.monotonic()
-    with Lease.acquire(storage, ttl_s=TTL_S, on_message=messages.append) as heir:
+    with Lease.acquire(storage, ttl_s=TTL_S, on_message=messages.append) as next_attempt:
         assert time.monotonic() - started_s >= TTL_S
-        assert heir.generation == dead.generation + 1
+        assert next_attempt.generation == dead.generation + 1
         assert any("took over" in message for message in messages)
         assert not holds(storage, dead.generation, dead.token)
         with pytest.raises(LeaseLostError, match="took over"):
             dead.check()
         dead.release()  # leaves the heir's lease alone
-        assert holds(storage, heir.generation, heir.token)
+        assert holds(storage, next_attempt.generation, next_attempt.token)
 
 
 def test_the_owners_ttl_counts_not_the_watchers(storage: Storage) -> None:
@@ -121,8 +121,8 @@ def test_a_lease_that_cannot_be_given_back_delays_only(storage: Storage) -> None
     lease.storage = open_storage("s3://b", {"endpoint_url": "http://127.0.0.1:9", "anon": True})
     lease.storage.retry = RetryPolicy(attempts=1, connect_timeout_s=1)
     lease.release()
-    with Lease.acquire(storage, ttl_s=TTL_S) as heir:
-        assert heir.generation == 2
+    with Lease.acquire(storage, ttl_s=TTL_S) as next_attempt:
+        assert next_attempt.generation == 2
 
 
 def test_a_store_without_exclusive_create_is_refused(tmp_path: Path) -> None:

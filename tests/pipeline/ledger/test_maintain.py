@@ -12,7 +12,7 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from pipeline.ledger import committed_ids, list_parts, read_clips, read_failed
+from pipeline.ledger import committed_ids, list_parts, read_clips, read_dead_letters
 from pipeline.ledger.lease import Lease, LeaseLostError
 from pipeline.ledger.maintain import compact, finish_compaction, gc
 from pipeline.ledger.parts import UnreadablePartError
@@ -132,7 +132,7 @@ def test_compact_merges_small_parts_and_changes_no_row(storage: Storage, lease: 
     assert len(storage.list("clips")) == 2
     assert len(storage.list("failed")) == 1
     assert read_clips(storage).sort_by("clip_id").equals(before)
-    assert read_failed(storage).num_rows == 5
+    assert read_dead_letters(storage).num_rows == 5
     assert verify(storage).ok
 
     again = compact(storage, lease, target_rows=9)
@@ -162,7 +162,9 @@ def test_prune_drops_superseded_clips_and_fallen_letters(storage: Storage, lease
     assert (report.n_superseded_dropped, report.n_letters_dropped) == (1, 1)
     clips = set(read_clips(storage, ["clip_id"])["clip_id"].to_pylist())
     assert clips == {hex_id(name) for name in ("x2", "x1-take1", "m")}
-    assert read_failed(storage, standing=False)["row_key"].to_pylist() == [hex_id("row broken")]
+    assert read_dead_letters(storage, standing=False)["row_key"].to_pylist() == [
+        hex_id("row broken")
+    ]
     assert verify(storage).n_unreferenced == 1  # the audio of x1, for gc
 
 

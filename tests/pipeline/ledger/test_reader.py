@@ -22,7 +22,7 @@ from pipeline.ledger import (
     committed_ids,
     list_parts,
     read_clips,
-    read_failed,
+    read_dead_letters,
     read_runs,
     write_clip_part,
     write_run,
@@ -56,7 +56,7 @@ def test_an_empty_output_has_nothing_done(storage: Storage) -> None:
     assert len(done) == 0
     assert not done.contains(hex_id("a"))
     assert not done.has_letter(hex_id("row a"))
-    assert read_clips(storage).num_rows == read_failed(storage).num_rows == 0
+    assert read_clips(storage).num_rows == read_dead_letters(storage).num_rows == 0
 
 
 def test_a_clip_is_done_when_a_part_names_it(storage: Storage) -> None:
@@ -164,21 +164,21 @@ def test_a_dead_letter_stands_until_its_row_succeeds_later(storage: Storage) -> 
     rows = [hex_id(f"row {name}") for name in "abcd"]
     assert done.has_letters(rows).tolist() == [False, True, True, False]
     assert done.has_letter(rows[1])
-    standing = read_failed(storage)["row_key"].to_pylist()
+    standing = read_dead_letters(storage)["row_key"].to_pylist()
     assert sorted(standing) == sorted(rows[1:3])
-    assert read_failed(storage, standing=False).num_rows == 3
+    assert read_dead_letters(storage, standing=False).num_rows == 3
 
 
 def test_of_several_letters_the_latest_speaks(storage: Storage) -> None:
     fail(storage, [letter("a", 10, message="first")], 0)
     fail(storage, [letter("a", 30, message="third")], 1)
     fail(storage, [letter("a", 20, message="second")], 2)
-    assert read_failed(storage)["message"].to_pylist() == ["third"]
+    assert read_dead_letters(storage)["message"].to_pylist() == ["third"]
     commit(storage, [clip("a1", 25, row="a")], 0)  # between the second and the third failure
     assert committed_ids(storage).has_letter(hex_id("row a"))
     commit(storage, [clip("a2", 35, row="a")], 1)
     assert not committed_ids(storage).has_letter(hex_id("row a"))
-    assert read_failed(storage).num_rows == 0
+    assert read_dead_letters(storage).num_rows == 0
 
 
 # --- parts that are replaced

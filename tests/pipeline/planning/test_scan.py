@@ -13,7 +13,7 @@ import pytest
 from manifests.reader import Manifest
 from manifests.schema import GenerationDefaults
 from pipeline.ledger.id_set import NO_IDS, DoneSet, pack_ids
-from pipeline.planning.expand import Clip, Expander, Letter, ModelLimits, PlanSpec, Selection
+from pipeline.planning.expand import Clip, DeadLetter, Expander, ModelLimits, PlanSpec, Selection
 from pipeline.planning.scan import describe_plan, find_repeats, scan
 
 LIMITS = ModelLimits("toy", "f" * 32, frozenset({"melody", "continuation"}))
@@ -26,11 +26,11 @@ def spec_of(path: Path, rows: Sequence[Mapping[str, Any]], **defaults: Any) -> P
     return PlanSpec(Manifest.open(str(path)), GenerationDefaults(**defaults), LIMITS)
 
 
-def items(spec: PlanSpec, selection: Selection | None = None) -> list[Clip | Letter | None]:
+def items(spec: PlanSpec, selection: Selection | None = None) -> list[Clip | DeadLetter | None]:
     expander, repeats = Expander(spec), find_repeats(spec.manifest)
-    found: list[Clip | Letter | None] = []
-    for unit in spec.manifest.units:
-        for first_row, batch in spec.manifest.read_unit(unit):
+    found: list[Clip | DeadLetter | None] = []
+    for row_group in spec.manifest.row_groups:
+        for first_row, batch in spec.manifest.read_row_group(row_group):
             for number, raw in enumerate(spec.manifest.raw_rows(batch), start=first_row):
                 results = expander.expand(
                     raw, number, repeats.get(number, 0), selection or Selection(NOTHING)
@@ -43,8 +43,8 @@ def clips(spec: PlanSpec) -> list[Clip]:
     return [item for item in items(spec) if isinstance(item, Clip)]
 
 
-def letters(spec: PlanSpec) -> list[Letter]:
-    return [item for item in items(spec) if isinstance(item, Letter)]
+def letters(spec: PlanSpec) -> list[DeadLetter]:
+    return [item for item in items(spec) if isinstance(item, DeadLetter)]
 
 
 def done_with(*clip_ids: str, letters: Sequence[str] = ()) -> DoneSet:
@@ -162,7 +162,7 @@ def test_units_without_pending_rows_are_not_read_again(tmp_path: Path) -> None:
 
     plan = scan(spec, Selection(done_with(*done)))
 
-    assert [unit.first_row for unit in plan.units] == [5]
+    assert [row_group.first_row for row_group in plan.row_groups] == [5]
 
 
 def test_the_plan_in_words(tmp_path: Path) -> None:

@@ -14,15 +14,15 @@ import torch
 
 from pipeline import ledger
 from pipeline.ledger import attempts
-from pipeline.ledger.attempts import Seat
+from pipeline.ledger.attempts import ActorIdentity
 from pipeline.replica import worker as station_module
 from pipeline.replica.actor import begin_attempts
 from pipeline.replica.messages import ReplicaSettings
-from pipeline.replica.worker import Stations
+from pipeline.replica.worker import ReplicaWorker
 from pipeline.storage import Storage
 from tests.pipeline.replica.test_worker import a_job
 
-SEAT = Seat("actor")
+SEAT = ActorIdentity("actor")
 PROCESSES = multiprocessing.get_context("forkserver")
 PROCESSES.set_forkserver_preload(["tests.pipeline.replica.test_faults"])
 
@@ -34,40 +34,40 @@ def rows(*prompts: str, duration_s: float = 0.2) -> list[dict[str, Any]]:
 
 
 @pytest.fixture
-def start() -> Iterator[Callable[[ReplicaSettings], Stations]]:
+def start() -> Iterator[Callable[[ReplicaSettings], ReplicaWorker]]:
     """Starts stations that end with the test."""
-    started: list[Stations] = []
+    started: list[ReplicaWorker] = []
 
-    def begin(settings: ReplicaSettings) -> Stations:
-        started.append(Stations(settings, begin_attempts(settings, SEAT)))
+    def begin(settings: ReplicaSettings) -> ReplicaWorker:
+        started.append(ReplicaWorker(settings, begin_attempts(settings, SEAT)))
         return started[-1]
 
     yield begin
-    for stations in started:
-        stations.close()
+    for worker in started:
+        worker.close()
 
 
-def poison(stations: Stations) -> None:
+def poison(worker: ReplicaWorker) -> None:
     """Rows with certain prompts do harm as soon as they are in the engine."""
-    step = stations.loop.engine.step
+    step = worker.loop.engine.step
 
     def harmful_step() -> Any:
-        harms = {job.spec["prompt"] for job in stations.loop.jobs.values() if job.admitted_at}
+        harms = {job.spec["prompt"] for job in worker.loop.tasks.values() if job.admitted_at}
         if "kills" in harms:
             os.kill(os.getpid(), signal.SIGKILL)
         if "hangs" in harms:
             threading.Event().wait()
         return step()
 
-    stations.loop.engine.step = harmful_step
+    worker.loop.engine.step = harmful_step
 
 
 def one_life(settings: ReplicaSettings, prepared: list[dict[str, Any]]) -> None:
     """What an actor does from its start to the end of the task, or to its death."""
     torch.set_num_threads(1)
-    stations = Stations(settings, begin_attempts(settings, SEAT))
-    poison(stations)
-    stations.accept(prepared).done.result()
+    worker = ReplicaWorker(settings, begin_attempts(settings, SEAT))
+    poison(worker)
+    worker.accept(prepared).done.result()
 
 
 def lives(settings: ReplicaSettings, prepared: list[dict[str, Any]], at_most: int) -> list[int]:
@@ -85,7 +85,8 @@ def lives(settings: ReplicaSettings, prepared: list[dict[str, Any]], at_most: in
 
 def letters(storage: Storage) -> dict[str, tuple[str, str]]:
     return {
-        row["id"]: (row["stage"], row["message"]) for row in ledger.read_failed(storage).to_pylist()
+        row["id"]: (row["stage"], row["message"])
+        for row in ledger.read_dead_letters(storage).to_pylist()
     }
 
 
@@ -137,10 +138,10 @@ def test_a_row_that_exhausts_memory_is_a_dead_letter_at_once(
     where: str, error: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, start: Any
 ) -> None:
     settings, prepared, storage, _ = a_job(tmp_path, rows("a", "huge", "b"))
-    stations = start(settings)
+    worker = start(settings)
     work = {
         "conditioning": (station_module, "request_of"),
-        "encode": (stations.closing, "add_clip"),
+        "encode": (worker.finisher, "add_clip"),
     }
     target, name = work[where]
     real = getattr(target, name)
@@ -151,7 +152,7 @@ def test_a_row_that_exhausts_memory_is_a_dead_letter_at_once(
         return real(job, *rest)
 
     monkeypatch.setattr(target, name, exhausts)
-    stations.accept(prepared).done.result(timeout=60)
+    worker.accept(prepared).done.result(timeout=60)
 
     assert made(storage) == ["r0", "r2"]
     assert letters(storage)["r1"][0] == where
@@ -162,15 +163,15 @@ def test_a_clip_that_takes_too_long_is_cancelled_and_its_mates_live(
 ) -> None:
     table = [*rows("a", "b"), {"id": "slow", "prompt": "slow", "duration_s": 300.0}]
     settings, prepared, storage, _ = a_job(tmp_path, table, row_timeout_s=1.0)
-    stations = start(settings)
+    worker = start(settings)
 
-    stations.accept(prepared).done.result(timeout=60)
+    worker.accept(prepared).done.result(timeout=60)
 
     assert made(storage) == ["r0", "r1"]
     stage, message = letters(storage)["slow"]
     assert stage == "deadline"
     assert "1 s are allowed: shorten the clip or raise --row-timeout-s" in message
-    assert stations.loop.engine.n_active == 0
+    assert worker.loop.engine.n_active == 0
 
 
 class TestDrain:
@@ -179,45 +180,45 @@ class TestDrain:
     def under_way(self, start: Any, tmp_path: Path, duration_s: float) -> Any:
         table = rows(*"abcdefgh", duration_s=duration_s)
         settings, prepared, storage, _ = a_job(tmp_path, table, part_clips=50)
-        stations = start(settings)
-        call = stations.accept(prepared)
-        until(lambda: stations.loop.engine.n_active == 2)
-        return stations, call, storage, prepared
+        worker = start(settings)
+        call = worker.accept(prepared)
+        until(lambda: worker.loop.engine.n_active == 2)
+        return worker, call, storage, prepared
 
     def test_clips_in_the_slots_are_finished_and_nothing_begins(
         self, tmp_path: Path, start: Any
     ) -> None:
-        stations, call, storage, prepared = self.under_way(start, tmp_path, duration_s=3.0)
+        worker, call, storage, prepared = self.under_way(start, tmp_path, duration_s=3.0)
 
-        stations.drain(60.0)
+        worker.drain(60.0)
 
         statuses = [status["status"] for status in call.statuses]
         assert call.done.done()
         assert 2 <= statuses.count("clip") < 8
         assert statuses.count("clip") + statuses.count("drained") == 8
         assert len(made(storage)) == statuses.count("clip")
-        late = stations.accept(prepared)
+        late = worker.accept(prepared)
         assert late.done.result(timeout=10) is None
         assert {status["status"] for status in late.statuses} == {"known", "drained"}
 
     def test_when_the_grace_is_over_clips_are_dropped(self, tmp_path: Path, start: Any) -> None:
-        stations, call, storage, _ = self.under_way(start, tmp_path, duration_s=1000.0)
+        worker, call, storage, _ = self.under_way(start, tmp_path, duration_s=1000.0)
         began = time.monotonic()
 
-        stations.drain(0.5)
+        worker.drain(0.5)
 
         assert time.monotonic() - began < 20
         assert {status["status"] for status in call.statuses} == {"drained"}
-        assert stations.loop.engine.n_active == 0
+        assert worker.loop.engine.n_active == 0
         assert made(storage) == []
 
     def test_before_a_node_goes_away_calls_with_undone_rows_do_not_return(
         self, tmp_path: Path, start: Any
     ) -> None:
         """Else Ray would take them for done; so it sends them to another node."""
-        stations, call, storage, _ = self.under_way(start, tmp_path, duration_s=3.0)
+        worker, call, storage, _ = self.under_way(start, tmp_path, duration_s=3.0)
 
-        stations.drain(60.0, hand_back=False)
+        worker.drain(60.0, hand_back=False)
 
         assert len(made(storage)) >= 2
         assert not call.done.done()
@@ -234,13 +235,13 @@ def test_the_record_of_a_process_that_lives_names_what_it_has_in_hand(
     tmp_path: Path, start: Any
 ) -> None:
     settings, prepared, storage, _ = a_job(tmp_path, rows(*"abcd", duration_s=200.0))
-    stations = start(settings)
-    stations.accept(prepared)
-    until(lambda: stations.loop.engine.n_active == 2)
+    worker = start(settings)
+    worker.accept(prepared)
+    until(lambda: worker.loop.engine.n_active == 2)
 
     (record,) = attempts.read_attempts(storage, settings.run_id).values()
 
-    in_engine = set(stations.loop.jobs)
+    in_engine = set(worker.loop.tasks)
     assert len(in_engine) >= 2
     assert in_engine <= set(record.clips)
-    stations.drain(0.0)
+    worker.drain(0.0)

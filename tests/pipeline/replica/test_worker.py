@@ -25,8 +25,8 @@ from pipeline.planning.model_limits import inspect_model, limits_of
 from pipeline.prepare.actor import PREPARED_SCHEMA, ReferenceReader
 from pipeline.replica.actor import begin_attempts
 from pipeline.replica.messages import ReplicaSettings
-from pipeline.replica.postprocess import Finisher
-from pipeline.replica.worker import Stations
+from pipeline.replica.postprocess import Postprocessor
+from pipeline.replica.worker import ReplicaWorker
 from pipeline.storage import open_storage
 from pipeline.telemetry.metrics import METRICS
 from tests.integration.jobs import write_manifest
@@ -36,7 +36,7 @@ ROWS = [{"id": f"r{i}", "prompt": f"song {i}", "duration_s": 0.2} for i in range
 
 @pytest.fixture
 def replica(tmp_path: Path) -> Any:
-    """Stations on the bundled model, and the prepared rows of six clips."""
+    """ReplicaWorker on the bundled model, and the prepared rows of six clips."""
     started = start(tmp_path)
     yield started
     started[0].close()
@@ -44,7 +44,7 @@ def replica(tmp_path: Path) -> Any:
 
 def start(folder: Path, rows: list[dict[str, Any]] | None = None, **flags: Any) -> Any:
     told, prepared, storage, lease = a_job(folder, rows or ROWS, **flags)
-    return Stations(told, begin_attempts(told, told.find_seat())), prepared, storage, lease
+    return ReplicaWorker(told, begin_attempts(told, told.find_identity())), prepared, storage, lease
 
 
 def a_job(folder: Path, rows: list[dict[str, Any]], **settings: Any) -> Any:
@@ -68,14 +68,14 @@ def a_job(folder: Path, rows: list[dict[str, Any]], **settings: Any) -> Any:
 
 def make(folder: Path, rows: list[dict[str, Any]] | None = None, **settings: Any) -> Any:
     """What a replica makes of rows: its clips by id, its dead letters by id, and the storage."""
-    stations, prepared, storage, _ = start(folder, rows, **settings)
-    call = stations.accept(prepared)
+    worker, prepared, storage, _ = start(folder, rows, **settings)
+    call = worker.accept(prepared)
     call.done.result(timeout=60)
-    assert (stations._waiting, stations._behind, stations._in_flight) == (0, 0, {})
+    assert (worker._waiting, worker._behind, worker._in_flight) == (0, 0, {})
     assert len(call.statuses) == len(prepared)
-    tables = (ledger.read_clips(storage), ledger.read_failed(storage))
+    tables = (ledger.read_clips(storage), ledger.read_dead_letters(storage))
     clips, letters = ({row["id"]: row for row in table.to_pylist()} for table in tables)
-    stations.close()
+    worker.close()
     return clips, letters, storage
 
 
@@ -85,8 +85,8 @@ def prepared_rows(spec: PlanSpec, info: Any) -> list[dict[str, Any]]:
     empty = dict.fromkeys(PREPARED_SCHEMA.names)
     return [
         empty | reader.prepared(item)
-        for unit in spec.manifest.units
-        for first_row, batch in spec.manifest.read_unit(unit)
+        for row_group in spec.manifest.row_groups
+        for first_row, batch in spec.manifest.read_row_group(row_group)
         for number, raw in enumerate(spec.manifest.raw_rows(batch), start=first_row)
         for _, item in expander.expand(raw, number, 0, nothing)
         if isinstance(item, Clip)
@@ -95,50 +95,50 @@ def prepared_rows(spec: PlanSpec, info: Any) -> list[dict[str, Any]]:
 
 def test_the_same_task_twice_at_once_makes_each_clip_once(replica: Any) -> None:
     """Ray may send a task again while its first attempt is still at work."""
-    stations, rows, storage, _ = replica
+    worker, rows, storage, _ = replica
 
-    first, second = stations.accept(rows), stations.accept(rows)
+    first, second = worker.accept(rows), worker.accept(rows)
     for call in (first, second):
         call.done.result(timeout=60)
 
     assert sorted(ledger.read_clips(storage)["id"].to_pylist()) == [f"r{i}" for i in range(6)]
     assert [len(call.statuses) for call in (first, second)] == [6, 6]
-    third = stations.accept(rows)
+    third = worker.accept(rows)
     third.done.result(timeout=60)
     assert {status["status"] for status in third.statuses} == {"known"}
 
 
-def break_the_codec_once(stations: Stations, monkeypatch: pytest.MonkeyPatch) -> None:
+def break_the_codec_once(worker: ReplicaWorker, monkeypatch: pytest.MonkeyPatch) -> None:
     """The first clip to be decoded fails, the others do not."""
-    decode, broken = stations.model.decode, iter([True])
+    decode, broken = worker.model.decode, iter([True])
 
     def fail_once(codes: Any) -> Any:
         if next(broken, False):
             raise RuntimeError("the codec broke")
         return decode(codes)
 
-    monkeypatch.setattr(stations.model, "decode", fail_once)
+    monkeypatch.setattr(worker.model, "decode", fail_once)
 
 
 def test_a_clip_whose_codec_fails_is_a_dead_letter(
     replica: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    stations, rows, storage, _ = replica
-    break_the_codec_once(stations, monkeypatch)
-    stations.accept(rows).done.result(timeout=60)
+    worker, rows, storage, _ = replica
+    break_the_codec_once(worker, monkeypatch)
+    worker.accept(rows).done.result(timeout=60)
 
-    (letter,) = ledger.read_failed(storage).to_pylist()
+    (letter,) = ledger.read_dead_letters(storage).to_pylist()
     assert (letter["stage"], letter["error_class"]) == ("encode", "RuntimeError")
     assert json.loads(letter["row_json"])["id"] == letter["id"]
     assert len(ledger.read_clips(storage)) == 5
 
 
 def test_after_the_lease_is_gone_nothing_is_committed(replica: Any) -> None:
-    stations, rows, storage, lease = replica
+    worker, rows, storage, lease = replica
     lease.release()
 
     with pytest.raises(RuntimeError, match="was taken over by another run"):
-        stations.accept(rows).done.result(timeout=60)
+        worker.accept(rows).done.result(timeout=60)
 
     assert ledger.list_parts(storage) == []
 
@@ -146,7 +146,7 @@ def test_after_the_lease_is_gone_nothing_is_committed(replica: Any) -> None:
 def test_clips_are_encoded_side_by_side_to_the_same_bytes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    finish, at_once, most = Finisher.finish, Counter[str](), []
+    finish, at_once, most = Postprocessor.finish, Counter[str](), []
 
     def slow(self: Any, *args: Any) -> Any:
         at_once["clips"] += 1
@@ -157,7 +157,7 @@ def test_clips_are_encoded_side_by_side_to_the_same_bytes(
         return clip
 
     one_by_one, _, _ = make(tmp_path / "one", SEEDED, encode_threads=1)
-    monkeypatch.setattr(Finisher, "finish", slow)
+    monkeypatch.setattr(Postprocessor, "finish", slow)
     together, _, _ = make(tmp_path / "three", SEEDED, encode_threads=3)
 
     assert 2 <= max(most) <= 3
@@ -234,15 +234,15 @@ def test_what_always_fails_ends_as_dead_letters_or_is_kept(tmp_path: Path) -> No
 def test_a_clip_that_holds_nan_is_made_again_and_never_kept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    stations, rows, storage, _ = start(tmp_path, max_retakes=1, qc_action="keep")
-    decode, broken = stations.model.decode, iter([True])
+    worker, rows, storage, _ = start(tmp_path, max_retakes=1, qc_action="keep")
+    decode, broken = worker.model.decode, iter([True])
 
     def nan_once(codes: Any) -> Any:
         wav = decode(codes)
         return wav * float("nan") if next(broken, False) else wav
 
-    monkeypatch.setattr(stations.model, "decode", nan_once)
-    stations.accept(rows).done.result(timeout=60)
+    monkeypatch.setattr(worker.model, "decode", nan_once)
+    worker.accept(rows).done.result(timeout=60)
 
     assert sorted(row["retake"] for row in ledger.read_clips(storage).to_pylist()) == [0] * 5 + [1]
 
@@ -280,12 +280,12 @@ def provenance(storage: Any, clip: dict[str, Any]) -> dict[str, Any]:
 def test_its_numbers_say_what_was_committed_and_what_failed(
     replica: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    stations, rows, storage, _ = replica
-    break_the_codec_once(stations, monkeypatch)
+    worker, rows, storage, _ = replica
+    break_the_codec_once(worker, monkeypatch)
     caplog.set_level("INFO")
-    stations.accept(rows).done.result(timeout=60)
+    worker.accept(rows).done.result(timeout=60)
 
-    numbers = {(sample.name, sample.tags): sample.value for sample in stations.samples()}
+    numbers = {(sample.name, sample.tags): sample.value for sample in worker.samples()}
     clips = ledger.read_clips(storage)
     assert numbers[("clips", ())] == 5
     assert numbers[("audio_seconds", ())] == pytest.approx(5 * 0.2)
@@ -295,12 +295,12 @@ def test_its_numbers_say_what_was_committed_and_what_failed(
     assert numbers[("steps", ())] >= 10
     assert numbers[("work_seconds", (("kind", "decode"),))] > 0
     assert (numbers[("slots", ())], numbers[("slots_busy", ())]) == (2, 0)
-    assert (numbers[("rows_waiting", ())], numbers[("rows_uncommitted", ())]) == (0, 0)
+    assert (numbers[("clips_waiting", ())], numbers[("clips_uncommitted", ())]) == (0, 0)
     assert {name for name, _ in numbers} == {metric.name for metric in METRICS}
-    _logs_name_run_replica_and_clip(caplog, stations)
+    _logs_name_run_replica_and_clip(caplog, worker)
 
 
-def _logs_name_run_replica_and_clip(caplog: pytest.LogCaptureFixture, stations: Any) -> None:
+def _logs_name_run_replica_and_clip(caplog: pytest.LogCaptureFixture, worker: Any) -> None:
     said: dict[str, list[logging.LogRecord]] = {}
     for record in caplog.records:
         said.setdefault(record.getMessage().partition(" ")[0], []).append(record)
@@ -309,7 +309,7 @@ def _logs_name_run_replica_and_clip(caplog: pytest.LogCaptureFixture, stations: 
     for event in ("admitted", "finished", "failed", "committed"):
         for record in said[event]:
             message = record.getMessage()
-            assert f" run=20260101T000000-abcdef replica={stations.name} " in message
+            assert f" run=20260101T000000-abcdef replica={worker.name} " in message
             assert event == "committed" or re.search(r" clip_id=\w{32} id=r\d take=0", message)
     assert 'stage=encode error_class=RuntimeError message="' in said["failed"][0].getMessage()
 

@@ -115,7 +115,7 @@ def write_output(
         ledger.write_clip_part(storage, table, RUN, "a1b2c3", 0)
     if letters:
         table = pa.Table.from_pylist(letters, schema=FAILED_SCHEMA)
-        ledger.write_failed_part(storage, table, RUN, "a1b2c3", 0)
+        ledger.write_dead_letter_part(storage, table, RUN, "a1b2c3", 0)
     for run in runs if runs is not None else [run_record()]:
         ledger.write_run(storage, run["run_id"], run)
     return storage

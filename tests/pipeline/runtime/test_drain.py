@@ -10,7 +10,7 @@ import pytest
 
 from pipeline.config import ConfigError, JobConfig
 from pipeline.config_file import load_config
-from pipeline.ledger.attempts import AttemptLog, Seat
+from pipeline.ledger.attempts import ActorIdentity, AttemptLog
 from pipeline.ledger.lease import Lease, asks_to_drain
 from pipeline.runtime.drain import Drain, Leaving
 from pipeline.storage import Storage, open_storage
@@ -81,7 +81,7 @@ class TestLeaving:
 
     @pytest.fixture
     def log(self, storage: Storage) -> Callable[[str], AttemptLog]:
-        return lambda name: AttemptLog.begin(storage, RUN, f"of {name}", Seat(name), 8)
+        return lambda name: AttemptLog.begin(storage, RUN, f"of {name}", ActorIdentity(name), 8)
 
     def test_the_lease_carries_the_request_until_it_is_given_back(self, storage: Storage) -> None:
         with Lease.acquire(storage) as lease:
