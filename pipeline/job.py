@@ -24,12 +24,13 @@ from pipeline import ledger
 from pipeline.config import ConfigError, JobConfig
 from pipeline.ledger import DoneSet, attempts, maintain
 from pipeline.ledger.lease import Lease, LeaseLostError
-from pipeline.planning.expand import DeadLetter, PlanSpec, Selection
+from pipeline.planning.clips import DeadLetter
+from pipeline.planning.expand import PlanSpec, Selection
 from pipeline.planning.model_limits import limits_of
 from pipeline.planning.scan import Plan, describe_plan, scan
 from pipeline.prepare.messages import PrepareSettings
 from pipeline.replica.actor import Replica
-from pipeline.replica.messages import ReplicaSettings
+from pipeline.replica.messages import ClipStatus, ReplicaSettings, read_statuses
 from pipeline.run_record import RunRecord, count_clips
 from pipeline.runtime.drain import Drain, Leaving
 from pipeline.runtime.ray_actor_id import ray_actor_identity
@@ -277,17 +278,17 @@ def _drive(dataset: Any, statuses: Queue[Any], stop: threading.Event) -> None:
 
 def _count(batch: pa.Table, summary: RunSummary) -> None:
     tally = summary.tally
-    for row in batch.to_pylist():
-        if row["status"] == "fatal":
-            raise _fatal(row["error_class"], row["error"])
-        tally.times.hear(row["replica"], row["times"])
-        tally.failed += row["status"] == "letter"
-        tally.clips += row["status"] in ("clip", "known")
-        tally.audio_s += row["audio_s"] or 0.0
-        summary.replicas.add(row["replica"])
+    for status, replica, times in read_statuses(batch):
+        if status.status == "fatal":
+            raise _fatal(status)
+        tally.times.hear(replica, times)
+        tally.failed += status.status == "letter"
+        tally.clips += status.status in ("clip", "known")
+        tally.audio_s += status.audio_s or 0.0
+        summary.replicas.add(replica)
 
 
-def _fatal(error_class: str, message: str) -> Exception:
+def _fatal(status: ClipStatus) -> Exception:
     """What a replica reported, as an error of the driver."""
     known: dict[str, type[Exception]] = {
         "LeaseLostError": LeaseLostError,
@@ -295,4 +296,5 @@ def _fatal(error_class: str, message: str) -> Exception:
         "CheckpointError": ConfigError,
         "ModelNotFoundError": ConfigError,
     }
-    return known.get(error_class, ReplicaFailedError)(message or error_class)
+    kind = known.get(status.error_class or "", ReplicaFailedError)
+    return kind(status.error or status.error_class)

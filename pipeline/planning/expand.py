@@ -5,8 +5,8 @@ The driver uses this to count and the prepare pool to work, so both always agree
 
 from bisect import bisect_right
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field, replace
-from datetime import UTC, datetime
+from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Literal
 
 from manifests import identity
@@ -22,6 +22,16 @@ from manifests.schema import (
 )
 from manifests.uris.references import reference_token
 from pipeline.ledger import SETTLED, DoneSet
+from pipeline.planning.clips import (
+    ClipSpec,
+    DeadLetter,
+    PlannedClip,
+    ReferenceNotFoundError,
+    RowError,
+    UnreachableReferenceError,
+    UnsuitableRowError,
+    error_class,
+)
 from pipeline.storage import StorageError, redact
 
 Outcome = Literal["pending", "done", "standing", "refused", "unasked"]
@@ -45,68 +55,6 @@ class PlanSpec:
     defaults: GenerationDefaults
     limits: ModelLimits
     storage_options: Mapping[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Clip:
-    """One take of one row, with everything that determines its music."""
-
-    clip_id: str
-    row_key: str
-    take: int
-    seed_used: int
-    row_number: int
-    source: str  # file of the manifest that holds the row, as messages name it
-    row: PromptRow
-    params: EffectiveParams
-    references: dict[str, str]  # role to token
-
-
-@dataclass(frozen=True)
-class DeadLetter:
-    """A row (or one take of it) that can't be made, for `failed/`."""
-
-    row_key: str
-    clip_id: str | None
-    id: str | None
-    take: int | None
-    row: int
-    source: str
-    stage: str
-    error_class: str
-    message: str
-    row_json: str
-
-    def record(self, run_id: str, attempts: int = 1) -> dict[str, Any]:
-        """The row of `failed/`."""
-        return asdict(self) | {
-            "attempts": attempts,
-            "run_id": run_id,
-            "created_at": datetime.now(UTC),
-        }
-
-
-class RowError(ValueError):
-    """A row can't be made; the message says where, what, the limit and the way out.
-
-    The name of the class is what reports and metrics count failures by.
-    """
-
-
-class UnsuitableRowError(RowError):
-    """The row asks for what this model can't do."""
-
-
-class ReferenceNotFoundError(RowError):
-    """Nothing lies where a reference points."""
-
-
-class UnreachableReferenceError(RowError):
-    """The store of a reference did not give it."""
-
-
-class BadReferenceError(RowError):
-    """What lies there is no audio that can be used."""
 
 
 @dataclass(frozen=True)
@@ -141,7 +89,7 @@ class Expander:
 
     def expand(
         self, raw: Mapping[str, Any], number: int, repeat: int, selection: Selection
-    ) -> Iterator[tuple[Outcome, Clip | DeadLetter | None]]:
+    ) -> Iterator[tuple[Outcome, PlannedClip | DeadLetter | None]]:
         """Everything that one manifest row asks for.
 
         Args:
@@ -166,12 +114,12 @@ class Expander:
             yield self._dead_letter_of_row(raw, row, number, repeat, message, selection)
             return
         params = effective(row, self.spec.defaults)
-        determining = self._determining(row, params)
+        asked = _Row(row, number, row_group, params, self._determining(row, params))
         for take in range(row.takes):
             key = identity.row_key(
                 row.as_written(),
                 take=take,
-                params=determining,
+                params=asked.determining,
                 model_hash=self.spec.limits.weights_hash,
             )
             decided = selection.judge_key(key)
@@ -179,18 +127,17 @@ class Expander:
                 yield decided, None
                 continue
             try:
-                clip = self._clip(row, row_group, number, take, key, params)
+                clip = self._clip(asked, take, key)
             except RowError as error:
-                yield (
-                    "refused",
-                    dead_letter_of_take(row, row_group.source, number, take, key, None, error),
-                )
+                yield "refused", asked.dead_letter(take, key, error)
+                continue
+            outcome = selection.judge_clip(clip.spec.clip_id)
+            if outcome == "done" and selection.retry:
+                # Its reference was out of reach only for a while.
+                settled = RowError("the clip is committed, its dead letter no longer stands")
+                yield outcome, clip.spec.dead_letter(SETTLED, settled)
             else:
-                outcome = selection.judge_clip(clip.clip_id)
-                if outcome == "done" and selection.retry:
-                    yield outcome, withdrawn_dead_letter(clip)
-                else:
-                    yield outcome, clip if outcome == "pending" else None
+                yield outcome, clip if outcome == "pending" else None
 
     def _dead_letter_of_row(
         self,
@@ -222,16 +169,9 @@ class Expander:
             row_json=_row_json(known),
         )
 
-    def _clip(
-        self,
-        row: PromptRow,
-        row_group: RowGroup,
-        number: int,
-        take: int,
-        key: str,
-        params: EffectiveParams,
-    ) -> Clip:
-        limits = self.spec.limits
+    def _clip(self, asked: "_Row", take: int, key: str) -> PlannedClip:
+        """One take of a row. RowError: it can't be made, or its audio can't be identified."""
+        limits, row = self.spec.limits, asked.row
         references = row.references()
         for role in references:
             if role not in limits.roles:
@@ -239,18 +179,35 @@ class Expander:
                     f"{role} is not something that {limits.name} takes (it takes "
                     f"{', '.join(sorted(limits.roles))}); remove it or choose another --model"
                 )
-        tokens = {role: self.token(given, row_group) for role, given in references.items()}
+        tokens = {role: self.token(given, asked.row_group) for role, given in references.items()}
         seed = identity.take_seed(row.seed, row.id, take, self.spec.defaults.seed)
         clip_id = identity.clip_id(
             id=row.id,
             take=take,
             prompt=row.prompt,
             references=tokens,
-            params=self._determining(row, params),
+            params=asked.determining,
             seed=seed,
             model_hash=limits.weights_hash,
         )
-        return Clip(clip_id, key, take, seed, number, row_group.source, row, params, tokens)
+        spec = ClipSpec(
+            clip_id=clip_id,
+            row_key=key,
+            id=row.id,
+            take=take,
+            row=asked.number,
+            source=asked.row_group.source,
+            prompt=row.prompt,
+            params=asked.params,
+            seed=row.seed,
+            seed_used=seed,
+            references=tokens,
+            reference_uris={
+                role: redact(given) for role, given in references.items() if isinstance(given, str)
+            },
+            row_json=asked.row_json,
+        )
+        return PlannedClip(spec, references, asked.row_group.uri)
 
     def _determining(self, row: PromptRow, params: EffectiveParams) -> dict[str, Any]:
         """The parameters that decide this row's music: those that its references do not use stay
@@ -280,40 +237,36 @@ class Expander:
         return self._tokens[uri]
 
 
-def withdrawn_dead_letter(clip: Clip) -> DeadLetter:
-    """Takes back the dead letter of a clip that is there after all: its reference had been out of
-    reach only for a while."""
-    error = RowError("the clip is committed, its dead letter no longer stands")
-    letter = dead_letter_of_take(
-        *(clip.row, clip.source, clip.row_number, clip.take, clip.row_key, clip.clip_id, error)
-    )
-    return replace(letter, stage=SETTLED)
+@dataclass(frozen=True)
+class _Row:
+    """A valid row and what follows from it for all its takes."""
 
+    row: PromptRow
+    number: int
+    row_group: RowGroup
+    params: EffectiveParams
+    determining: Mapping[str, Any]  # parameters that are part of the identity
 
-def dead_letter_of_take(
-    row: PromptRow,
-    source: str,
-    number: int,
-    take: int,
-    row_key: str,
-    clip_id: str | None,
-    error: Exception,
-) -> DeadLetter:
-    """The dead letter of one take that failed before it reached a replica."""
-    return DeadLetter(
-        row_key=row_key,
-        clip_id=clip_id,
-        id=row.id,
-        take=take,
-        row=number,
-        source=source,
-        stage="prepare",
-        error_class=type(error).__name__,
-        message=f"{source} row {number} (id={row.id}): {error}",
-        row_json=_row_json(row.as_written()),
-    )
+    @cached_property
+    def row_json(self) -> str:
+        return _row_json(self.row.as_written())
+
+    def dead_letter(self, take: int, row_key: str, error: RowError) -> DeadLetter:
+        """One take failed before its identity was known."""
+        return DeadLetter(
+            row_key=row_key,
+            clip_id=None,
+            id=self.row.id,
+            take=take,
+            row=self.number,
+            source=self.row_group.source,
+            stage="prepare",
+            error_class=error_class(error),
+            message=f"{self.row_group.source} row {self.number} (id={self.row.id}): {error}",
+            row_json=self.row_json,
+        )
 
 
 def _row_json(row: Mapping[str, Any]) -> str:
-    """For people; what signs a URI is no part of it."""
+    """The row as people read it; what signs a URI is no part of it."""
     return redact(identity.canonical_json(row).decode("utf-8", "replace"))

@@ -16,15 +16,8 @@ from numpy.typing import NDArray
 from manifests.reader import Manifest, RowGroup
 from manifests.schema import ROLES, parse_row, resolve_uri
 from pipeline.ledger.id_set import NO_IDS, DoneSet, Ids, pack_ids
-from pipeline.planning.expand import (
-    Clip,
-    DeadLetter,
-    Expander,
-    Outcome,
-    PlanSpec,
-    RowError,
-    Selection,
-)
+from pipeline.planning.clips import DeadLetter, PlannedClip, RowError
+from pipeline.planning.expand import Expander, Outcome, PlanSpec, Selection
 
 SCAN_ROWS = 2_000
 SCAN_THREADS = 16
@@ -82,7 +75,7 @@ def wanted_clips(spec: PlanSpec) -> Ids:
         for first_row, batch in spec.manifest.read_row_group(row_group, batch_rows=SCAN_ROWS):
             for number, raw in enumerate(spec.manifest.raw_rows(batch), start=first_row):
                 results = expander.expand(raw, number, repeats.get(number, 0), nothing)
-                found += [item.clip_id for _, item in results if isinstance(item, Clip)]
+                found += [item.spec.clip_id for _, item in results if isinstance(item, PlannedClip)]
     return np.unique(pack_ids(found))
 
 
@@ -100,13 +93,13 @@ def describe_plan(plan: Plan, retry: bool = False) -> str:
     return f"{plan.n_rows} rows: " + ", ".join(parts)
 
 
-def _count(plan: Plan, results: Iterator[tuple[Outcome, Clip | DeadLetter | None]]) -> None:
+def _count(plan: Plan, results: Iterator[tuple[Outcome, PlannedClip | DeadLetter | None]]) -> None:
     for outcome, item in results:
         plan.outcomes[outcome] += 1
         if isinstance(item, DeadLetter):
             plan.letters.append(item)
-        elif isinstance(item, Clip):
-            plan.pending_audio_s += item.params.duration_s
+        elif isinstance(item, PlannedClip):
+            plan.pending_audio_s += item.spec.params.duration_s
 
 
 def _warm_tokens(

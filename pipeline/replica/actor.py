@@ -9,17 +9,16 @@ import logging
 import os
 import threading
 import time
-from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
 from pipeline import ledger
 from pipeline.ledger.attempts import ActorIdentity, AttemptLog
 from pipeline.ledger.lease import asks_to_drain
-from pipeline.replica.messages import ReplicaSettings
+from pipeline.prepare.prepared import from_table
+from pipeline.replica.messages import ClipStatus, ReplicaSettings, status_table
 from pipeline.storage import StorageError, open_storage
-from pipeline.telemetry.timing import TIMES_TYPE
 
 if TYPE_CHECKING:
     from pipeline.replica.worker import ReplicaWorker
@@ -27,19 +26,6 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 LOOKS_PER_S = 500  # at the lease, by all replicas together; each looks once a second at most
-
-STATUS_SCHEMA = pa.schema(
-    [
-        # clip, letter, known (committed by an earlier attempt), drained (left undone), or fatal
-        ("status", pa.string()),
-        ("clip_id", pa.string()),
-        ("audio_s", pa.float64()),
-        ("replica", pa.string()),
-        ("times", TIMES_TYPE),  # of this replica so far
-        ("error_class", pa.string()),  # of fatal
-        ("error", pa.string()),
-    ]
-)
 
 
 class Replica:
@@ -81,15 +67,11 @@ class Replica:
         try:
             if self.worker is None:
                 raise self.broken or RuntimeError("the replica has no model")
-            ray_task = self.worker.accept(table.to_pylist())
+            ray_task = self.worker.accept(from_table(table))
             ray_task.done.result()
         except Exception as error:  # ends the job: see `job._fatal`
-            return _statuses([fatal_status(error)])
-        signed = {
-            "replica": self.worker.name,
-            "times": asdict(self.worker.times),
-        }
-        return _statuses([status | signed for status in ray_task.statuses])
+            return status_table([ClipStatus.fatal(error)])
+        return status_table(ray_task.statuses, self.worker.name, self.worker.times)
 
     def _look_out(self) -> None:
         """Waits until the run drains, or the node goes away."""
@@ -133,12 +115,3 @@ def begin_attempts(settings: ReplicaSettings, identity: ActorIdentity) -> Attemp
     storage = open_storage(config.output, config.storage_options)
     name = ledger.new_replica_id()
     return AttemptLog.begin(storage, settings.run_id, name, identity, config.max_deaths)
-
-
-def fatal_status(error: Exception) -> dict[str, Any]:
-    """The status row that ends the job."""
-    return {"status": "fatal", "error_class": type(error).__name__, "error": str(error)}
-
-
-def _statuses(rows: list[dict[str, Any]]) -> pa.Table:
-    return pa.Table.from_pylist(rows, schema=STATUS_SCHEMA)

@@ -11,15 +11,14 @@ from typing import Any
 
 import torch
 
+from manifests.schema import ROLES
 from musicgen.checkpoints.describe import ModelInfo
 from pipeline.audio.level import Levelled
 from pipeline.config import JobConfig
+from pipeline.planning.clips import DeadLetter
+from pipeline.replica.task import SAMPLING, ClipTask
 
-_FROM_SPEC = (
-    *("clip_id", "row_key", "id", "take", "prompt", "duration_s", "n_frames", "seed", "seed_used"),
-    *("melody_uri", "continuation_uri", "style_uri"),
-)
-_IN_COMMENT = ("clip_id", "id", "take", "prompt", "seed_used", "duration_s", "references")
+GENERATION_COLUMNS = (*SAMPLING, "extend_stride_s", "style_eval_q", "style_excerpt_s")
 _PACKAGES = ("musicgen-batch", "torch", "torchaudio", "transformers")
 
 
@@ -57,43 +56,61 @@ class ClipRowBuilder:
             "ai_generated": True,
         }
 
-    def comment(self, spec: Mapping[str, Any], levelled: Levelled) -> str:
+    def comment(self, task: ClipTask, levelled: Levelled) -> str:
         """The provenance that travels inside the audio file, as JSON. It holds nothing of run,
         time, host or path, so that the bytes of a clip repeat."""
-        named = {name: spec[name] for name in _IN_COMMENT}
-        made = named | spec["generation"] | _level(levelled) | self.provenance(spec["engine_rows"])
+        spec = task.spec
+        named = {
+            "clip_id": spec.clip_id,
+            "id": spec.id,
+            "take": spec.take,
+            "prompt": spec.prompt,
+            "seed_used": task.seed_used,
+            "duration_s": spec.params.duration_s,
+            "references": dict(spec.references),
+        }
+        made = named | _generation(task) | _level(levelled) | self.provenance(task.engine_rows)
         if posixpath.isabs(self.info.name) or self.info.name.startswith((".", "~")):
             made["model"] = posixpath.basename(self.info.name.rstrip("/"))
         return json.dumps(made, sort_keys=True, ensure_ascii=False)
 
     def clip(
         self,
-        spec: Mapping[str, Any],
+        task: ClipTask,
         levelled: Levelled,
         *,
         shape: tuple[int, int],
         sample_rate_hz: int,
-        retake: int,
         qc_failed: Sequence[str],
     ) -> dict[str, Any]:
         """The row of `clips/`, without the columns that the commit fills and without extras.
 
         Args:
-            spec: From `prepare.clip_spec`.
             shape: (channels, samples) of the audio in the file.
             sample_rate_hz: Of the file.
-            retake: How often the clip was made again.
             qc_failed: The checks that it failed and was kept with.
         """
+        spec = task.spec
         return {
-            **{name: spec[name] for name in _FROM_SPEC},
-            **spec["generation"],
+            "clip_id": spec.clip_id,
+            "row_key": spec.row_key,
+            "id": spec.id,
+            "take": spec.take,
+            "prompt": spec.prompt,
+            "duration_s": spec.params.duration_s,
+            "n_frames": task.clip.n_frames,
+            "seed": spec.seed,
+            "seed_used": task.seed_used,
+            **{f"{role}_uri": spec.reference_uris.get(role) for role in ROLES},
+            **_generation(task),
             **asdict(levelled.quality),
             **_level(levelled),
-            **self.provenance(spec["engine_rows"]),
-            **self._signature(spec["row_key"]),
-            "references": json.dumps(spec["references"], sort_keys=True),
-            "retake": retake,
+            **self.provenance(task.engine_rows),
+            "run_id": self.run_id,
+            "attempts": self._attempts(spec.row_key),
+            "created_at": datetime.now(UTC),
+            "references": json.dumps(dict(spec.references), sort_keys=True),
+            "retake": task.retake,
             "qc_failed": "; ".join(qc_failed) or None,
             "replica": self.replica,
             "sample_rate_hz": sample_rate_hz,
@@ -101,28 +118,19 @@ class ClipRowBuilder:
             "n_samples": shape[1],
         }
 
-    def letter(self, spec: Mapping[str, Any], stage: str, error: Exception) -> dict[str, Any]:
-        """The row of `failed/` for a clip that could not be made here."""
-        names = ("row_key", "clip_id", "id", "take", "row", "source", "row_json")
-        where = f"{spec['source']} row {spec['row']} (id={spec['id']})"
-        return {
-            **{name: spec[name] for name in names},
-            **self._signature(spec["row_key"]),
-            "stage": stage,
-            "error_class": error_class(error),
-            "message": f"{where}: {error}",
-        }
+    def dead_letter(self, letter: DeadLetter) -> dict[str, Any]:
+        """The row of `failed/`."""
+        return letter.record(self.run_id, self._attempts(letter.row_key))
 
-    def passed_on(self, letter: Mapping[str, Any]) -> dict[str, Any]:
-        """The row of `failed/` for a dead letter from the prepare pool."""
-        return {**letter, **self._signature(letter["row_key"])}
+    def _attempts(self, row_key: str) -> int:
+        """How often the row was tried, this time included."""
+        return 1 + self.attempts.get(row_key, 0)
 
-    def _signature(self, row_key: str) -> dict[str, Any]:
-        return {
-            "run_id": self.run_id,
-            "attempts": 1 + self.attempts.get(row_key, 0),
-            "created_at": datetime.now(UTC),
-        }
+
+def _generation(task: ClipTask) -> dict[str, Any]:
+    """The generation parameters that are columns of `clips/`."""
+    params = {name: getattr(task.spec.params, name) for name in GENERATION_COLUMNS}
+    return params | {"separation": task.clip.separation}
 
 
 def _level(levelled: Levelled) -> dict[str, Any]:
@@ -132,8 +140,3 @@ def _level(levelled: Levelled) -> dict[str, Any]:
         "gain_db": levelled.gain_db,
         "true_peak_limited": levelled.true_peak_limited,
     }
-
-
-def error_class(error: Exception) -> str:
-    """The name that failures are counted by: the engine says of what it can't do a ValueError."""
-    return "UnsuitableRowError" if type(error) is ValueError else type(error).__name__

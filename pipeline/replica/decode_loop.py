@@ -18,7 +18,7 @@ NAP_S = 0.05
 
 
 class DecodeObserver(Protocol):
-    """Where the loop reports to; `ReplicaWorker` is one."""
+    """Is told by the loop what becomes of clips, and decides which may enter the engine."""
 
     drained_at: float | None
     """When the slots must be empty, monotonic seconds; nothing is admitted before that either."""
@@ -29,8 +29,8 @@ class DecodeObserver(Protocol):
     def on_admitted(self, task: ClipTask, engine: Engine) -> None:
         """A clip is about to enter its rows."""
 
-    def on_ended(self, task: ClipTask, error: Exception | None) -> None:
-        """A clip has left the engine, with its codes or with the error."""
+    def on_decoded(self, task: ClipTask) -> None:
+        """A clip has left the engine, with its codes or with an error."""
 
     def leave(self, task: ClipTask, stage: str, error: Exception) -> None:
         """A clip can't be made."""
@@ -47,7 +47,7 @@ class DecodeLoop:
         config: The job.
         times: Counts the engine's time.
         watchdog: Ends the process when a step hangs.
-        desk: Told what becomes of clips.
+        observer: Told what becomes of clips.
 
     Attributes:
         engine: The present one.
@@ -101,11 +101,11 @@ class DecodeLoop:
             for clip in finished:
                 task = self.tasks.pop(clip.key)
                 task.codes, task.request = clip.codes, None
-                task.spec["engine_rows"] = self.engine.n_rows
-                self._observer.on_ended(task, clip.error)
+                task.engine_rows, task.error = self.engine.n_rows, clip.error
+                self._observer.on_decoded(task)
 
     def _admit(self, block: bool) -> None:
-        """Hands waiting requests to the engine while it and the desk have room."""
+        """Hands waiting requests to the engine while it has room and the observer agrees."""
         if self._observer.drained_at is not None:
             time.sleep(NAP_S if block else 0)
             return
@@ -140,7 +140,7 @@ class DecodeLoop:
         drained_at = self._observer.drained_at
         drained = drained_at is not None and now >= drained_at
         for clip_id, task in list(self.tasks.items()):
-            limit_s = self._config.row_limit_s(task.spec["duration_s"])
+            limit_s = self._config.row_limit_s(task.duration_s)
             took_s = 0.0 if task.admitted_at is None else now - task.admitted_at
             if not drained and took_s <= limit_s:
                 continue

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -16,6 +15,7 @@ from pipeline.audio.level import to_level
 from pipeline.audio.measure import NotFiniteError, measure
 from pipeline.config import JobConfig
 from pipeline.replica.clip_rows import ClipRowBuilder
+from pipeline.replica.task import ClipTask
 
 
 class QualityError(ValueError):
@@ -40,16 +40,12 @@ class Postprocessor:
             config.audio_format, config.audio_bits, config.mp3_kbps, config.ogg_quality
         )
 
-    def finish(
-        self, spec: Mapping[str, Any], wav: NDArray[np.float32], made_hz: int, retake: int
-    ) -> FinishedClip:
+    def finish(self, task: ClipTask, wav: NDArray[np.float32], made_hz: int) -> FinishedClip:
         """Finishes one clip.
 
         Args:
-            spec: From `prepare.clip_spec`.
             wav: [C, N] samples as the model made them.
             made_hz: Their rate.
-            retake: How often the clip was made again.
 
         Raises:
             QualityError: It fails its checks and may not be kept, or is made again.
@@ -60,7 +56,7 @@ class Postprocessor:
         except NotFiniteError as error:  # no setting lets that pass
             raise QualityError(str(error)) from error
         failed = config.qc.failed(asdict(made))
-        if failed and (config.qc_action == "fail" or self.may_retake(spec, retake)):
+        if failed and (config.qc_action == "fail" or self.may_retake(task)):
             raise QualityError("; ".join(failed))
         levelled = to_level(wav, made_hz, made, config)
         rate_hz = self.coding.rate_hz(made_hz)
@@ -69,27 +65,26 @@ class Postprocessor:
             samples,
             rate_hz,
             self.coding,
-            comment=self.row_builder.comment(spec, levelled),
-            title=spec["prompt"] or spec["id"],
+            comment=self.row_builder.comment(task, levelled),
+            title=task.spec.prompt or task.spec.id,
         )
         row = self.row_builder.clip(
-            spec,
+            task,
             levelled,
             shape=(samples.shape[0], samples.shape[1]),
             sample_rate_hz=rate_hz,
-            retake=retake,
             qc_failed=failed,
         )
         return FinishedClip(row, data, wav.shape[1] / made_hz)
 
-    def may_retake(self, spec: Mapping[str, Any], retake: int) -> bool:
-        """Whether a clip that failed is made again: where no draw depends on the seed (greedy
+    def may_retake(self, task: ClipTask) -> bool:
+        """Whether a clip that failed is made again. Where no draw depends on the seed (greedy
         decoding, without a style whose excerpt is drawn), it would only be the same again."""
-        generation = spec["generation"]
-        drawn = generation["use_sampling"] and generation["temperature"] > 0
-        return retake < self.config.max_retakes and (drawn or "style" in spec["references"])
+        params = task.spec.params
+        drawn = params.use_sampling and params.temperature > 0
+        return task.retake < self.config.max_retakes and (drawn or "style" in task.spec.references)
 
-    def verdict(self, failed: QualityError, spec: Mapping[str, Any], retake: int) -> QualityError:
+    def verdict(self, failed: QualityError, retake: int) -> QualityError:
         """What the dead letter says of a clip whose last try failed, with the ways out."""
         tries = f"failed QC in {retake + 1} tries" if retake else "failed QC"
         if retake == self.config.max_retakes:

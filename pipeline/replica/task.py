@@ -1,49 +1,233 @@
-"""A row of a Ray task on its way through a replica, and what the engine is asked for it."""
+"""One clip on its way through a replica, and the table that says where each of them is.
 
+    waiting ─► admitted ─► decoded ─► finished ─► durable
+       ▲  └────────┬──────────┘│ (a refused or failed clip skips what it can't do)
+       └───────────┼───────────┘ (a re-take waits again)
+                   └─► handed back (a drain leaves it undone)
+
+`TaskTable.move` is the only place where a state changes, and every count is derived from it.
+"""
+
+import threading
+from collections import Counter
+from collections.abc import Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass, field
+from enum import Enum
 from typing import Any
 
-import numpy as np
 import torch
 
 from musicgen.config import SamplingParams
-from musicgen.engine.engine import Request
+from musicgen.engine.request import Request
 from musicgen.model import MusicGen
-from pipeline.prepare.actor import SAMPLING
+from pipeline.planning.clips import ClipSpec
+from pipeline.prepare.prepared import Prepared, PreparedClip
+from pipeline.replica.messages import ClipStatus
+
+# Parameters of the engine's sampling, under their names in the manifest.
+SAMPLING = ("use_sampling", "temperature", "top_k", "top_p", "cfg_coef", "cfg_coef_beta")
 
 
-@dataclass
+class ClipState(Enum):
+    """Where a clip is."""
+
+    WAITING = "waiting"  # accepted, and not in the engine
+    ADMITTED = "admitted"  # in the engine
+    DECODED = "decoded"  # out of the engine, with codes or with the error that ended it
+    FINISHED = "finished"  # its row waits for the next commit
+    DURABLE = "durable"  # it stands in a part, or a dead letter in its place
+    HANDED_BACK = "handed back"  # left undone by a drain
+
+
+OPEN = (ClipState.WAITING, ClipState.ADMITTED, ClipState.DECODED)
+UNCOMMITTED = (ClipState.DECODED, ClipState.FINISHED)
+SETTLED = (ClipState.DURABLE, ClipState.HANDED_BACK)
+
+
+@dataclass(eq=False)
 class ClipTask:
-    """One row on its way through the stations."""
+    """One row of a Ray task on its way through the replica.
 
-    spec: dict[str, Any]
-    prepared: dict[str, Any]  # the row of the prepared table, extras included
+    Attributes:
+        prepared: The clip, or the dead letter that takes its place.
+        extras: The manifest's extra columns of its row.
+        ray_task: The Ray task that brought it.
+        seed_used: Seed of the present try; a re-take has another than the take.
+        retake: How often the clip was made again after it failed its quality checks.
+        duplicates: Tasks that ask for the same clip; they share this one's fate.
+        request: What the engine runs, while the clip is in it.
+        codes: [K, T] what the engine made.
+        engine_rows: Rows of the engine that made it.
+        admitted_at: When it entered the engine, monotonic seconds.
+        stage: Where it failed, None as long as it has not.
+        error: Why it failed.
+    """
+
+    prepared: Prepared
+    extras: Mapping[str, Any]
     ray_task: "RayTask"
-    twins: list["ClipTask"] = field(
-        default_factory=list
-    )  # the same clip, asked for again meanwhile
-    request: Request | None = None  # while it is in the engine
-    codes: torch.Tensor | None = None  # [K, T]
-    retake: int = 0  # how often the clip was made again
-    admitted_at: float | None = None  # when it entered the engine, monotonic seconds
+    state: ClipState = ClipState.WAITING
+    seed_used: int = 0
+    retake: int = 0
+    duplicates: list["ClipTask"] = field(default_factory=list)
+    request: Request | None = None
+    codes: torch.Tensor | None = None
+    engine_rows: int = 0
+    admitted_at: float | None = None
+    stage: str | None = None
+    error: Exception | None = None
 
     @property
-    def clip_id(self) -> str:
-        clip_id: str = self.spec["clip_id"]
-        return clip_id
+    def is_clip(self) -> bool:
+        """False for a dead letter from the prepare pool, which is only to be committed."""
+        return isinstance(self.prepared, PreparedClip)
+
+    @property
+    def clip(self) -> PreparedClip:
+        """The clip; only where `is_clip`."""
+        assert isinstance(self.prepared, PreparedClip)
+        return self.prepared
+
+    @property
+    def spec(self) -> ClipSpec:
+        """The clip's spec; only where `is_clip`."""
+        return self.clip.spec
+
+    @property
+    def clip_id(self) -> str | None:
+        """Identity of the clip; None for a dead letter of a whole row."""
+        if isinstance(self.prepared, PreparedClip):
+            return self.prepared.spec.clip_id
+        return self.prepared.clip_id
+
+    @property
+    def duration_s(self) -> float:
+        """Seconds of audio that it holds or will hold."""
+        return self.spec.params.duration_s if self.is_clip else 0.0
 
 
 class RayTask:
-    """The rows of one Ray task: done when each of them is durable."""
+    """The rows that one Ray task brought. It returns when each of them is settled.
 
-    def __init__(self, n_rows: int) -> None:
-        self.unfinished = n_rows  # rows that are not yet waiting for a commit
-        self.uncommitted = n_rows
-        self.statuses: list[dict[str, Any]] = []
+    Attributes:
+        done: Resolves then, or raises what ended the replica.
+        statuses: What became of the rows so far.
+    """
+
+    def __init__(self) -> None:
+        self.tasks: list[ClipTask] = []
+        self.statuses: list[ClipStatus] = []
         self.done: Future[None] = Future()
-        if not n_rows:
-            self.done.set_result(None)
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether every row is durable or was handed back."""
+        return all(task.state in SETTLED for task in self.tasks)
+
+    @property
+    def waits_for_commit(self) -> bool:
+        """Whether a commit would let it return: every row has left the engine and been finished,
+        and some are not durable yet."""
+        return not self.is_settled and not any(task.state in OPEN for task in self.tasks)
+
+
+class TaskTable:
+    """The clips that a replica has in hand, by state. Safe for several threads."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._by_id: dict[str, ClipTask] = {}  # those that work goes on for, without duplicates
+        self._counts: Counter[ClipState] = Counter()  # of clips
+        self._ray_tasks: set[RayTask] = set()
+        self._fatal: BaseException | None = None
+
+    def begin(self, ray_task: RayTask) -> None:
+        """Takes the rows of a Ray task; raises what ended this replica, if it has ended."""
+        with self._lock:
+            if self._fatal is not None:
+                raise self._fatal
+            self._ray_tasks.add(ray_task)
+
+    def add(self, task: ClipTask) -> bool:
+        """Takes up work on a clip. False where it is in hand already: then the task waits for the
+        one that came first."""
+        assert task.clip_id is not None
+        with self._lock:
+            first = self._by_id.setdefault(task.clip_id, task)
+            if first is not task:
+                first.duplicates.append(task)
+                return False
+            self._counts[task.state] += 1
+            return True
+
+    def move(self, task: ClipTask, state: ClipState) -> None:
+        """The clip is in another state from now on."""
+        with self._lock:
+            self._move(task, state)
+
+    def settle(self, task: ClipTask, status: ClipStatus) -> list[RayTask]:
+        """The end of a clip: durable or handed back, duplicates included.
+
+        Returns:
+            The Ray tasks of which it was the last row.
+        """
+        state = ClipState.HANDED_BACK if status.status == "drained" else ClipState.DURABLE
+        with self._lock:
+            ended = self._settle(task, state, status)
+            for twin in task.duplicates:
+                ended += self._settle(twin, state, status.as_known())
+            return ended
+
+    def fail(self, error: BaseException) -> list[RayTask]:
+        """The replica ends with an error. Returns the Ray tasks that end with it."""
+        with self._lock:
+            self._fatal = error
+            ray_tasks, self._ray_tasks = self._ray_tasks, set()
+            return list(ray_tasks)
+
+    @property
+    def n_waiting(self) -> int:
+        """Clips in front of the engine."""
+        return self._counts[ClipState.WAITING]
+
+    @property
+    def n_uncommitted(self) -> int:
+        """Clips that left the engine and are not yet durable."""
+        return sum(self._counts[state] for state in UNCOMMITTED)
+
+    @property
+    def n_in_hand(self) -> int:
+        """Clips that are not yet settled."""
+        return len(self._by_id)
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether every Ray task has returned."""
+        return not self._ray_tasks
+
+    def a_ray_task_waits_for_commit(self) -> bool:
+        """Whether a commit now would let at least one Ray task return."""
+        with self._lock:
+            return any(ray_task.waits_for_commit for ray_task in self._ray_tasks)
+
+    def _move(self, task: ClipTask, state: ClipState) -> None:
+        if task.clip_id is not None and self._by_id.get(task.clip_id) is task:
+            self._counts[task.state] -= 1
+            self._counts[state] += 1
+        task.state = state
+
+    def _settle(self, task: ClipTask, state: ClipState, status: ClipStatus) -> list[RayTask]:
+        self._move(task, state)
+        if task.clip_id is not None and self._by_id.get(task.clip_id) is task:
+            del self._by_id[task.clip_id]
+            self._counts[state] -= 1
+        ray_task = task.ray_task
+        ray_task.statuses.append(status)
+        if not ray_task.is_settled:
+            return []
+        self._ray_tasks.discard(ray_task)
+        return [ray_task]
 
 
 def request_of(task: ClipTask, model: MusicGen) -> Request:
@@ -52,31 +236,18 @@ def request_of(task: ClipTask, model: MusicGen) -> Request:
     Raises:
         ValueError: The row asks for what the model can't make.
     """
-    spec, prepared = task.spec, task.prepared
-    generation = spec["generation"]
-    melody = None
-    if prepared["melody"] is not None:
-        melody = torch.frombuffer(bytearray(prepared["melody"]), dtype=torch.uint8).long()
-        if spec["n_windows"] > 1:
-            melody = melody.reshape(spec["n_windows"], -1)
+    clip, spec = task.clip, task.spec
     return model.make_request(
-        spec["clip_id"],
-        prompt=spec["prompt"],
-        n_frames=spec["n_frames"],
-        seed=spec["seed_used"],
-        sampling=SamplingParams(**{name: generation[name] for name in SAMPLING}),
-        melody_chroma=melody,
-        style=_samples(prepared["style"], model.audio_channels),
-        continuation=_samples(prepared["continuation"], model.audio_channels),
-        extend_stride_s=generation["extend_stride_s"],
+        spec.clip_id,
+        prompt=spec.prompt,
+        n_frames=clip.n_frames,
+        seed=task.seed_used,
+        sampling=SamplingParams(**{name: getattr(spec.params, name) for name in SAMPLING}),
+        melody_chroma=None if clip.melody is None else torch.from_numpy(clip.melody).long(),
+        style=None if clip.style is None else torch.from_numpy(clip.style),
+        continuation=None if clip.continuation is None else torch.from_numpy(clip.continuation),
+        extend_stride_s=spec.params.extend_stride_s,
     )
-
-
-def _samples(data: bytes | None, channels: int) -> torch.Tensor | None:
-    """float32 [C, N] of a reference."""
-    if data is None:
-        return None
-    return torch.from_numpy(np.frombuffer(data, np.float32).copy().reshape(channels, -1))
 
 
 class DeadlineError(RuntimeError):

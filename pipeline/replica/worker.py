@@ -1,36 +1,37 @@
-"""What a replica does with its rows: three threads, one station each.
+"""What a replica does with its rows: three threads, one step of the way each.
 
-    accept ─► conditioner ─► engine ─► finisher ─► call.done
-              T5, codec      token     decode, measure,
-              encode         loop      encode, commit
+    accept ─► conditioner ─► decode loop ─► finisher ─► ray_task.done
+              T5, codec      engine         decode, measure,
+              encode                        encode, commit
 
 So the decode loop never waits for a codec or an upload. Knows nothing of Ray.
 """
 
-import json
 import logging
 import os
 import queue
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict
 from typing import Any
 
 import torch
 
 from musicgen.engine.engine import Engine
+from musicgen.engine.request import Request
 from pipeline import ledger
 from pipeline.ledger.attempts import QUARANTINE, AttemptLog
 from pipeline.ledger.lease import LeaseLostError, holds
 from pipeline.ledger.writer import PartWriter
+from pipeline.prepare.prepared import Prepared, PreparedClip
 from pipeline.replica.admission import AdmissionQueue
 from pipeline.replica.clip_rows import ClipRowBuilder
 from pipeline.replica.decode_loop import DecodeLoop
 from pipeline.replica.finisher import Finisher
-from pipeline.replica.messages import ReplicaSettings
+from pipeline.replica.messages import ClipStatus, ReplicaSettings
 from pipeline.replica.model import is_broken_cuda, load_model, pick_device, pick_dtype
-from pipeline.replica.task import ClipTask, RayTask, request_of
+from pipeline.replica.task import ClipState, ClipTask, RayTask, TaskTable, request_of
 from pipeline.replica.watchdog import Watchdog
 from pipeline.storage import open_storage
 from pipeline.telemetry.logfmt import line
@@ -47,7 +48,11 @@ class ReplicaWorker:
 
     Args:
         settings: The job, the model and the lease.
-        attempts: The record of this process.
+        attempts: The attempt record of this process.
+
+    Attributes:
+        tasks: Every clip in hand, by state.
+        drained_at: When the slots must be empty, monotonic seconds; None while nothing drains.
     """
 
     def __init__(self, settings: ReplicaSettings, attempts: AttemptLog) -> None:
@@ -88,17 +93,12 @@ class ReplicaWorker:
         self.finisher = Finisher(
             settings, self.model, row_builder, self.writer, self.times, self._take_again
         )
-        self._in_flight: dict[str, ClipTask] = {}  # accepted and not yet durable, by clip id
+        self.tasks = TaskTable()
         self._watchdog = Watchdog(config.hang_timeout_s, self.attempts.blame)
-        self.drained_at: float | None = None  # when the slots must be empty, monotonic seconds
+        self.drained_at: float | None = None
         self.loop = DecodeLoop(self.model, config, self.times, self._watchdog, self)
         self._admission = AdmissionQueue[ClipTask](self.attempts, self.loop.n_slots)
-        self._ended: queue.Queue[tuple[ClipTask, Exception | None] | None] = queue.Queue()
-        self._lock = threading.Lock()
-        self._waiting = 0  # rows accepted and not yet admitted
-        self._behind = 0  # rows that left the engine and are not yet durable
-        self._ray_tasks: set[RayTask] = set()
-        self._fatal: BaseException | None = None
+        self._decoded: queue.Queue[ClipTask | None] = queue.Queue()
         self._hands_back = True  # what a drain leaves undone
         self.closed = threading.Event()
         self._threads = [
@@ -109,25 +109,33 @@ class ReplicaWorker:
             thread.start()
         log.info("replica=%s run=%s ready on %s", self.name, settings.run_id, self.device)
 
-    def accept(self, rows: list[dict[str, Any]]) -> RayTask:
-        """Sends prepared rows on their way; `call.done` resolves when each of them is durable, or
-        raises what ended this replica."""
-        specs = [json.loads(row["spec"]) for row in rows]
-        known = self._committed(specs, rows)
-        ray_task = RayTask(len(rows))
-        with self._lock:
-            if self._fatal is not None:
-                raise self._fatal
-            self._ray_tasks.add(ray_task)
-        for spec, row in zip(specs, rows, strict=True):
-            task = ClipTask(spec, row, ray_task)
-            if row["kind"] == "letter":
-                self._ended.put((task, None))
-            elif task.clip_id in known:
-                self._settle(task, {"status": "known", "clip_id": task.clip_id})
-            elif task.clip_id in self.attempts.letters:
-                self._settle(task, {"status": "letter", "clip_id": task.clip_id})
-            elif self._is_first(task):
+    def accept(self, rows: Iterable[tuple[Prepared, Mapping[str, Any]]]) -> RayTask:
+        """Sends prepared rows on their way.
+
+        Args:
+            rows: Each row with its extra columns, as `prepared.from_table` reads them.
+
+        Returns:
+            The task whose `done` resolves when each row is durable, or raises what ended this
+            replica.
+        """
+        ray_task = RayTask()
+        ray_task.tasks = [_task_of(row, extras, ray_task) for row, extras in rows]
+        if not ray_task.tasks:
+            ray_task.done.set_result(None)
+            return ray_task
+        done = self._done()  # Ray may replay a task after an actor or a node was lost
+        self.tasks.begin(ray_task)
+        for task in ray_task.tasks:
+            if not task.is_clip:
+                self._decoded.put(task)
+                continue
+            clip_id = task.spec.clip_id
+            if done.contains(clip_id):
+                self._settle(task, ClipStatus("known", clip_id))
+            elif clip_id in self.attempts.letters:
+                self._settle(task, ClipStatus("letter", clip_id))
+            elif self.tasks.add(task):
                 self._let_in(task)
         return ray_task
 
@@ -143,8 +151,8 @@ class ReplicaWorker:
             ),
             Sample("slots", self.loop.n_slots),
             Sample("slots_busy", len(self.loop.tasks)),
-            Sample("clips_waiting", self._waiting),
-            Sample("clips_uncommitted", self._behind),
+            Sample("clips_waiting", self.tasks.n_waiting),
+            Sample("clips_uncommitted", self.tasks.n_uncommitted),
         ]
 
     def close(self) -> None:
@@ -152,58 +160,36 @@ class ReplicaWorker:
         self.closed.set()
         self._watchdog.stop()
         self._admission.close()
-        self._ended.put(None)
+        self._decoded.put(None)
         for thread in self._threads:
             thread.join(timeout=10)
         self.finisher.close()
 
     def _let_in(self, task: ClipTask) -> None:
-        refusal = self.attempts.refusal(task.clip_id)
+        clip_id = task.spec.clip_id
+        refusal = self.attempts.refusal(clip_id)
         if refusal is not None:
             self.leave(task, QUARANTINE, refusal)
-        elif not self._admission.put(task.clip_id, task):
+        elif not self._admission.put(clip_id, task):
             self.hand_back(task)
-
-    def _is_first(self, task: ClipTask) -> bool:
-        """Whether nobody works on this clip yet; a twin is settled by the commit of the first."""
-        with self._lock:
-            first = self._in_flight.setdefault(task.clip_id, task)
-            if first is not task:
-                first.twins.append(task)
-                return False
-            self._waiting += 1
-            return True
-
-    def _committed(self, specs: list[dict[str, Any]], rows: list[dict[str, Any]]) -> set[str]:
-        """Clips of this task that stand in a part of this run already: Ray may replay a task after
-        an actor or a node was lost."""
-        done = self._done()
-        return {
-            spec["clip_id"]
-            for spec, row in zip(specs, rows, strict=True)
-            if row["kind"] == "clip" and done.contains(spec["clip_id"])
-        }
 
     def _done(self) -> ledger.DoneSet:
         """What this run has committed so far, whoever did it; reads only parts not seen before."""
         with self._parts_lock:
             return ledger.clips_of_run(self.storage, self.settings.run_id, self.parts_seen)
 
-    # --- the stations
+    # --- the threads
 
-    def _run(self, station: Callable[[], None]) -> None:
-        """Whatever escapes a station ends every call with that error, and so the job."""
+    def _run(self, work: Callable[[], None]) -> None:
+        """Whatever escapes a thread ends every Ray task with that error, and so the job."""
         try:
-            station()
+            work()
         except BaseException as error:
-            log.exception("replica=%s station %s failed", self.name, station.__name__)
+            log.exception("replica=%s thread %s failed", self.name, work.__name__)
             if is_broken_cuda(error):
                 self.attempts.blame([], f"{type(error).__name__}: {error}")
                 os._exit(1)  # Ray starts a new actor; a clean exit would leave a zombie slot
-            with self._lock:
-                self._fatal = error
-                ray_tasks, self._ray_tasks = self._ray_tasks, set()
-            for ray_task in ray_tasks:
+            for ray_task in self.tasks.fail(error):
                 if not ray_task.done.done():
                     ray_task.done.set_exception(error)
 
@@ -214,10 +200,7 @@ class ReplicaWorker:
                     self.hand_back(task)
                     continue
                 try:
-                    watching = self._watchdog.watching("conditioning", [task.clip_id])
-                    beside = self.model.beside_the_engine()
-                    with watching, self.times.beside("conditioning_s"), beside:
-                        request = request_of(task, self.model)
+                    request = self._request(task)
                 except (ValueError, RuntimeError, MemoryError) as error:
                     if is_broken_cuda(error):
                         raise
@@ -225,118 +208,123 @@ class ReplicaWorker:
                 else:
                     self.loop.ready.put((task, request))
 
+    def _request(self, task: ClipTask) -> Request:
+        """What the engine needs for a clip; text and audio are encoded here."""
+        watching = self._watchdog.watching("conditioning", [task.spec.clip_id])
+        beside = self.model.beside_the_engine()
+        with watching, self.times.beside("conditioning_s"), beside:
+            return request_of(task, self.model)
+
     def _generate(self) -> None:
         self.loop.run(self.closed)
 
-    def may_admit(self, n_inside: int) -> bool:
-        """What a kill can cost is bounded: clips in the slots and those not yet durable are at most
-        one part more than the slots."""
-        return self._behind + n_inside < self.config.part_clips + self.loop.n_slots
-
-    def on_admitted(self, task: ClipTask, engine: Engine) -> None:
-        """A clip is about to enter its rows."""
-        if task.admitted_at is None:
-            task.admitted_at = time.monotonic()
-            with self._lock:
-                self._waiting -= 1
-        self.times.admitted(engine.n_steps * engine.n_rows, engine.n_busy_rows)
-        spec = task.spec
-        ids = {"clip_id": task.clip_id, "id": spec["id"], "take": spec["take"]}
-        log.info(line("admitted", run=self.settings.run_id, replica=self.name, **ids))
-
-    def on_ended(self, task: ClipTask, error: Exception | None) -> None:
-        """A clip has left the engine."""
-        with self._lock:
-            self._behind += 1
-        self._ended.put((task, error))
-
-    def leave(self, task: ClipTask, stage: str, error: Exception) -> None:
-        """A row that fails outside the engine, or is taken out of it."""
-        with self._lock:
-            self._waiting -= task.admitted_at is None
-            self._behind += 1
-        task.spec["stage"] = stage
-        self._ended.put((task, error))
-
     def _finish(self) -> None:
         """Decodes, measures, encodes and commits; the only thread that touches the writer."""
-        uncommitted: list[tuple[ClipTask, dict[str, Any]]] = []
+        finished: list[tuple[ClipTask, ClipStatus]] = []
         while True:
-            batch = self._next_ended(uncommitted)
+            batch = self._next_decoded(bool(finished))
             if batch is None:
                 return
-            clips = [task.clip_id for task, _ in batch if task.prepared["kind"] == "clip"]
+            clips = [task.spec.clip_id for task in batch if task.is_clip]
             with self._watchdog.watching("decoding and encoding", clips):
                 statuses = self.finisher.statuses(batch)
-            for (task, _), status in zip(batch, statuses, strict=True):
+            for task, status in zip(batch, statuses, strict=True):
                 if status is None:
-                    continue
-                uncommitted.append((task, status))
+                    continue  # it is made again
+                finished.append((task, status))
+                self.tasks.move(task, ClipState.FINISHED)
                 if not self._admission.isolating:
-                    self._admission.out(task.clip_id)
-                with self._lock:
-                    task.ray_task.unfinished -= 1
-            if uncommitted and (self.writer.due_in_s() == 0.0 or self._starved()):
+                    self._out(task)
+            if finished and (self.writer.due_in_s() == 0.0 or self._waits_only_for_commit()):
                 with self.times.beside("commit_s"):
                     self.writer.commit(self._done())
                 self.times.committed()
-                with self._lock:
-                    self._behind -= sum(j.prepared["kind"] == "clip" for j, _ in uncommitted)
-                for task, status in uncommitted:
-                    self._admission.out(task.clip_id)
-                    self._settle(task, status, finished=True)
-                uncommitted = []
+                for task, status in finished:
+                    self._out(task)
+                    self._settle(task, status)
+                finished = []
 
-    def _next_ended(self, uncommitted: list[Any]) -> list[tuple[ClipTask, Exception | None]] | None:
-        """What has left the engine, as many clips as are finished at once; None at the end."""
-        batch: list[tuple[ClipTask, Exception | None]] = []
+    def _next_decoded(self, parts_wait: bool) -> list[ClipTask] | None:
+        """What has left the engine, as many clips as are finished at once; None at the end.
+
+        Args:
+            parts_wait: Whether rows wait for a commit: then it returns when that may be due.
+        """
+        batch: list[ClipTask] = []
         room = max(1, min(self.config.encode_threads, self.config.part_clips - len(self.writer)))
         audio_s = 0.0
+        # For ever where nothing waits, else until a part is due or rows run out.
+        patience = min(0.05, self.writer.due_in_s() or 0.0) if parts_wait else None
         try:
             while len(batch) < room and audio_s < FINISH_AT_ONCE_S:
-                patience = 0.0 if batch else self._patience(uncommitted)
-                ended = self._ended.get(block=patience != 0.0, timeout=patience)
-                if ended is None:
+                timeout = 0.0 if batch else patience
+                task = self._decoded.get(block=timeout != 0.0, timeout=timeout)
+                if task is None:
                     return None
-                batch.append(ended)
-                audio_s += ended[0].spec.get("duration_s", 0.0)
+                batch.append(task)
+                audio_s += task.duration_s
         except queue.Empty:
             pass
         return batch
 
-    def _patience(self, uncommitted: list[Any]) -> float | None:
-        """How long the finisher may sleep: for ever, or until a part is due or rows run out."""
-        if not uncommitted:
-            return None
-        return min(0.05, self.writer.due_in_s() or 0.0)
-
-    def _starved(self) -> bool:
-        """No row waits behind the slots and a commit would let a call return, which brings more."""
-        if not self._ended.empty():
+    def _waits_only_for_commit(self) -> bool:
+        """Whether to commit before a part is full: nothing is queued for the engine, and a commit
+        would complete a Ray task, so that Ray sends more rows. Suspects are committed at once."""
+        if not self._decoded.empty():
             return False
-        with self._lock:
-            ready = any(
-                ray_task.unfinished == 0 and ray_task.uncommitted for ray_task in self._ray_tasks
-            )
-            return self._admission.isolating or (self._waiting == 0 and ready)
+        if self._admission.isolating:
+            return True
+        return self.tasks.n_waiting == 0 and self.tasks.a_ray_task_waits_for_commit()
 
-    def _settle(self, task: ClipTask, status: dict[str, Any], finished: bool = False) -> None:
-        ray_task = task.ray_task
-        with self._lock:
-            ray_task.statuses.append(status)
-            ray_task.unfinished -= not finished
-            ray_task.uncommitted -= 1
-            last = ray_task.uncommitted == 0
-            if last:
-                self._ray_tasks.discard(ray_task)
-            if self._in_flight.get(task.clip_id) is task:
-                del self._in_flight[task.clip_id]
-        lost = not self._hands_back and any(s["status"] == "drained" for s in ray_task.statuses)
-        if last and not lost and not ray_task.done.done():
-            ray_task.done.set_result(None)
-        for twin in task.twins:
-            drained = status["status"] == "drained"
-            self._settle(twin, status if drained else status | {"status": "known", "audio_s": None})
+    def _settle(self, task: ClipTask, status: ClipStatus) -> None:
+        for ray_task in self.tasks.settle(task, status):
+            drained = any(status.status == "drained" for status in ray_task.statuses)
+            if (self._hands_back or not drained) and not ray_task.done.done():
+                ray_task.done.set_result(None)
+
+    def _out(self, task: ClipTask) -> None:
+        """The clip can no longer end this process."""
+        if task.is_clip:
+            self._admission.out(task.spec.clip_id)
+
+    # --- what the decode loop says and asks
+
+    def may_admit(self, n_inside: int) -> bool:
+        """What a kill can cost is bounded: clips in the slots and those not yet durable are at most
+        one part more than the slots."""
+        return self.tasks.n_uncommitted + n_inside < self.config.part_clips + self.loop.n_slots
+
+    def on_admitted(self, task: ClipTask, engine: Engine) -> None:
+        """A clip is about to enter its rows of the engine."""
+        if task.admitted_at is None:
+            task.admitted_at = time.monotonic()
+            self.tasks.move(task, ClipState.ADMITTED)
+        self.times.admitted(engine.n_steps * engine.n_rows, engine.n_busy_rows)
+        spec = task.spec
+        ids = {"clip_id": spec.clip_id, "id": spec.id, "take": spec.take}
+        log.info(line("admitted", run=self.settings.run_id, replica=self.name, **ids))
+
+    def on_decoded(self, task: ClipTask) -> None:
+        """A clip has left the engine, with its codes or with an error."""
+        self.tasks.move(task, ClipState.DECODED)
+        self._decoded.put(task)
+
+    def leave(self, task: ClipTask, stage: str, error: Exception) -> None:
+        """A clip fails outside the engine, or is taken out of it."""
+        task.stage, task.error = stage, error
+        self.on_decoded(task)
+
+    def hand_back(self, task: ClipTask) -> None:
+        """A drain leaves a clip undone."""
+        self._out(task)
+        self._settle(task, ClipStatus("drained", task.clip_id))
+
+    def _take_again(self, task: ClipTask) -> None:
+        """Sends a clip back to the queue with its next seed."""
+        task.admitted_at = None
+        self.tasks.move(task, ClipState.WAITING)
+        self._out(task)
+        self._let_in(task)
 
     # --- leaving early
 
@@ -346,38 +334,30 @@ class ReplicaWorker:
 
         Args:
             grace_s: After so many seconds the clips that are still in the slots are dropped.
-            hand_back: Rows that were not made come back as status `drained`; otherwise their calls
-                never return, and whoever ends this process has Ray send them elsewhere.
+            hand_back: Rows that were not made come back as status `drained`; otherwise their Ray
+                tasks never return, and whoever ends this process has Ray send them elsewhere.
         """
         self._hands_back = hand_back
         self.drained_at = time.monotonic() + grace_s
         for task in self._admission.close():
             self.hand_back(task)
-        while self._ray_tasks:
+        while not self.tasks.is_idle:
             try:
                 task, _ = self.loop.ready.get(timeout=0.05)
             except queue.Empty:
                 continue
             self.hand_back(task)
 
-    def hand_back(self, task: ClipTask) -> None:
-        with self._lock:
-            self._waiting -= task.admitted_at is None
-        self._admission.out(task.clip_id)
-        self._settle(task, {"status": "drained", "clip_id": task.clip_id})
-
-    def _take_again(self, task: ClipTask) -> None:
-        """Sends a clip back to the queue, with another seed in its spec."""
-        with self._lock:
-            self._behind -= 1
-            self._waiting += 1
-        task.admitted_at = None
-        self._admission.out(task.clip_id)
-        self._let_in(task)
-
     def _guard(self) -> None:
+        """Raises where another run has taken the output over."""
         s = self.settings
         if not holds(self.storage, s.lease_generation, s.lease_token):
             raise LeaseLostError(
                 f"{self.config.output} was taken over by another run; this replica commits no more"
             )
+
+
+def _task_of(row: Prepared, extras: Mapping[str, Any], ray_task: RayTask) -> ClipTask:
+    if isinstance(row, PreparedClip):
+        return ClipTask(row, extras, ray_task, seed_used=row.spec.seed_used)
+    return ClipTask(row, extras, ray_task, state=ClipState.DECODED)

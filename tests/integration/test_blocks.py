@@ -15,7 +15,8 @@ from pipeline import ledger
 from pipeline.config_file import load_config
 from pipeline.job import build_dataset
 from pipeline.ledger.id_set import NO_IDS, DoneSet, pack_ids
-from pipeline.planning.expand import Clip, Expander, PlanSpec, Selection
+from pipeline.planning.clips import PlannedClip
+from pipeline.planning.expand import Expander, PlanSpec, Selection
 from pipeline.planning.model_limits import inspect_model, limits_of
 from pipeline.planning.scan import scan
 from pipeline.prepare.messages import PrepareSettings
@@ -41,16 +42,16 @@ class CountingReplica:
         return pa.table({"n_rows": [table.num_rows], "inside": [inside]})
 
 
-def expand_all(spec: PlanSpec) -> list[Clip]:
+def expand_all(spec: PlanSpec) -> list[PlannedClip]:
     expander, nothing = Expander(spec), Selection(DoneSet(NO_IDS, NO_IDS))
-    found: list[Clip] = []
+    found: list[PlannedClip] = []
     for row_group in spec.manifest.row_groups:
         for first_row, batch in spec.manifest.read_row_group(row_group):
             for number, raw in enumerate(spec.manifest.raw_rows(batch), start=first_row):
                 found += [
                     item
                     for _, item in expander.expand(raw, number, 0, nothing)
-                    if isinstance(item, Clip)
+                    if isinstance(item, PlannedClip)
                 ]
     return found
 
@@ -64,7 +65,7 @@ def test_a_manifest_that_is_99_percent_done(tmp_path: Path) -> None:
     info = inspect_model(config)
     spec = PlanSpec(Manifest.open(str(path)), config.generation, limits_of(info))
     every_hundredth = N_ROWS // N_PENDING
-    done = [c.clip_id for n, c in enumerate(expand_all(spec)) if n % every_hundredth]
+    done = [c.spec.clip_id for n, c in enumerate(expand_all(spec)) if n % every_hundredth]
     known = DoneSet(np.unique(pack_ids(done)), NO_IDS)
 
     plan = scan(spec, Selection(known))

@@ -30,7 +30,7 @@ class Poisoned(Replica):
 
     def harmful_step(self) -> Any:
         jobs = self.worker.loop.tasks.values()
-        harms = {job.spec["prompt"] for job in jobs if job.admitted_at is not None}
+        harms = {job.spec.prompt for job in jobs if job.admitted_at is not None}
         if "kills" in harms:
             os.kill(os.getpid(), signal.SIGKILL)
         if "hangs" in harms:
@@ -38,7 +38,7 @@ class Poisoned(Replica):
         return self.step()
 
     def greedy_add(self, job: Any, codes: Any) -> Any:
-        if job.spec["prompt"] == "fills the memory":
+        if job.spec.prompt == "fills the memory":
             soft, hard = resource.getrlimit(resource.RLIMIT_AS)
             resource.setrlimit(resource.RLIMIT_AS, (1 << 40, hard))
             try:

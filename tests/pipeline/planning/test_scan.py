@@ -13,7 +13,8 @@ import pytest
 from manifests.reader import Manifest
 from manifests.schema import GenerationDefaults
 from pipeline.ledger.id_set import NO_IDS, DoneSet, pack_ids
-from pipeline.planning.expand import Clip, DeadLetter, Expander, ModelLimits, PlanSpec, Selection
+from pipeline.planning.clips import ClipSpec, DeadLetter, PlannedClip
+from pipeline.planning.expand import Expander, ModelLimits, PlanSpec, Selection
 from pipeline.planning.scan import describe_plan, find_repeats, scan
 
 LIMITS = ModelLimits("toy", "f" * 32, frozenset({"melody", "continuation"}))
@@ -26,9 +27,11 @@ def spec_of(path: Path, rows: Sequence[Mapping[str, Any]], **defaults: Any) -> P
     return PlanSpec(Manifest.open(str(path)), GenerationDefaults(**defaults), LIMITS)
 
 
-def items(spec: PlanSpec, selection: Selection | None = None) -> list[Clip | DeadLetter | None]:
+def items(
+    spec: PlanSpec, selection: Selection | None = None
+) -> list[PlannedClip | DeadLetter | None]:
     expander, repeats = Expander(spec), find_repeats(spec.manifest)
-    found: list[Clip | DeadLetter | None] = []
+    found: list[PlannedClip | DeadLetter | None] = []
     for row_group in spec.manifest.row_groups:
         for first_row, batch in spec.manifest.read_row_group(row_group):
             for number, raw in enumerate(spec.manifest.raw_rows(batch), start=first_row):
@@ -39,8 +42,8 @@ def items(spec: PlanSpec, selection: Selection | None = None) -> list[Clip | Dea
     return found
 
 
-def clips(spec: PlanSpec) -> list[Clip]:
-    return [item for item in items(spec) if isinstance(item, Clip)]
+def clips(spec: PlanSpec) -> list[ClipSpec]:
+    return [item.spec for item in items(spec) if isinstance(item, PlannedClip)]
 
 
 def letters(spec: PlanSpec) -> list[DeadLetter]:
@@ -131,7 +134,7 @@ def test_a_row_that_cannot_be_made_becomes_a_letter(case: str, tmp_path: Path) -
     assert (letter.id, letter.row, letter.stage, letter.source) == ("bad", 1, stage, "m.parquet")
     assert letter.message.startswith("m.parquet row 1 (id=bad): ")
     assert re.search(message, letter.message), letter.message
-    assert [clip.row.id for clip in clips(spec)] == ["fine"]
+    assert [clip.id for clip in clips(spec)] == ["fine"]
 
 
 def test_rows_that_repeat_an_id_are_refused_and_the_first_is_kept(tmp_path: Path) -> None:
@@ -139,7 +142,7 @@ def test_rows_that_repeat_an_id_are_refused_and_the_first_is_kept(tmp_path: Path
     spec = spec_of(tmp_path / "m.parquet", rows)
 
     assert find_repeats(spec.manifest) == {2: 1, 4: 2}
-    assert [clip.row.id for clip in clips(spec)] == ["a", "b", "c"]
+    assert [clip.id for clip in clips(spec)] == ["a", "b", "c"]
     found = letters(spec)
     assert [letter.row for letter in found] == [2, 4]
     assert len({letter.row_key for letter in found}) == 2
@@ -147,7 +150,7 @@ def test_rows_that_repeat_an_id_are_refused_and_the_first_is_kept(tmp_path: Path
 
 def test_run_skips_rows_whose_letter_stands_and_retry_takes_only_those(tmp_path: Path) -> None:
     spec = spec_of(tmp_path / "m.parquet", [{"id": i, "prompt": "x"} for i in "abc"])
-    keys = {clip.row.id: clip.row_key for clip in clips(spec)}
+    keys = {clip.id: clip.row_key for clip in clips(spec)}
     known = done_with(letters=[keys["b"]])
 
     assert scan(spec, Selection(known)).outcomes == {"pending": 2, "standing": 1}

@@ -52,7 +52,7 @@ def poison(worker: ReplicaWorker) -> None:
     step = worker.loop.engine.step
 
     def harmful_step() -> Any:
-        harms = {job.spec["prompt"] for job in worker.loop.tasks.values() if job.admitted_at}
+        harms = {job.spec.prompt for job in worker.loop.tasks.values() if job.admitted_at}
         if "kills" in harms:
             os.kill(os.getpid(), signal.SIGKILL)
         if "hangs" in harms:
@@ -147,7 +147,7 @@ def test_a_row_that_exhausts_memory_is_a_dead_letter_at_once(
     real = getattr(target, name)
 
     def exhausts(job: Any, *rest: Any) -> Any:
-        if job.spec["prompt"] == "huge":
+        if job.spec.prompt == "huge":
             raise error
         return real(job, *rest)
 
@@ -192,14 +192,14 @@ class TestDrain:
 
         worker.drain(60.0)
 
-        statuses = [status["status"] for status in call.statuses]
+        statuses = [status.status for status in call.statuses]
         assert call.done.done()
         assert 2 <= statuses.count("clip") < 8
         assert statuses.count("clip") + statuses.count("drained") == 8
         assert len(made(storage)) == statuses.count("clip")
         late = worker.accept(prepared)
         assert late.done.result(timeout=10) is None
-        assert {status["status"] for status in late.statuses} == {"known", "drained"}
+        assert {status.status for status in late.statuses} == {"known", "drained"}
 
     def test_when_the_grace_is_over_clips_are_dropped(self, tmp_path: Path, start: Any) -> None:
         worker, call, storage, _ = self.under_way(start, tmp_path, duration_s=1000.0)
@@ -208,7 +208,7 @@ class TestDrain:
         worker.drain(0.5)
 
         assert time.monotonic() - began < 20
-        assert {status["status"] for status in call.statuses} == {"drained"}
+        assert {status.status for status in call.statuses} == {"drained"}
         assert worker.loop.engine.n_active == 0
         assert made(storage) == []
 

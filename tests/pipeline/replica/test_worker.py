@@ -20,9 +20,11 @@ from pipeline.audio.encode import decode_reference, read_comment
 from pipeline.config_file import load_config
 from pipeline.ledger.id_set import NO_IDS, DoneSet
 from pipeline.ledger.lease import Lease
-from pipeline.planning.expand import Clip, Expander, PlanSpec, Selection
+from pipeline.planning.clips import PlannedClip
+from pipeline.planning.expand import Expander, PlanSpec, Selection
 from pipeline.planning.model_limits import inspect_model, limits_of
-from pipeline.prepare.actor import PREPARED_SCHEMA, ReferenceReader
+from pipeline.prepare.prepared import PreparedClip
+from pipeline.prepare.references import ReferenceReader
 from pipeline.replica.actor import begin_attempts
 from pipeline.replica.messages import ReplicaSettings
 from pipeline.replica.postprocess import Postprocessor
@@ -71,7 +73,8 @@ def make(folder: Path, rows: list[dict[str, Any]] | None = None, **settings: Any
     worker, prepared, storage, _ = start(folder, rows, **settings)
     call = worker.accept(prepared)
     call.done.result(timeout=60)
-    assert (worker._waiting, worker._behind, worker._in_flight) == (0, 0, {})
+    tasks = worker.tasks
+    assert (tasks.n_waiting, tasks.n_uncommitted, tasks.n_in_hand, tasks.is_idle) == (0, 0, 0, True)
     assert len(call.statuses) == len(prepared)
     tables = (ledger.read_clips(storage), ledger.read_dead_letters(storage))
     clips, letters = ({row["id"]: row for row in table.to_pylist()} for table in tables)
@@ -79,17 +82,16 @@ def make(folder: Path, rows: list[dict[str, Any]] | None = None, **settings: Any
     return clips, letters, storage
 
 
-def prepared_rows(spec: PlanSpec, info: Any) -> list[dict[str, Any]]:
+def prepared_rows(spec: PlanSpec, info: Any) -> list[tuple[PreparedClip, dict[str, Any]]]:
     expander, nothing = Expander(spec), Selection(DoneSet(NO_IDS, NO_IDS))
-    reader = ReferenceReader(expander, info)
-    empty = dict.fromkeys(PREPARED_SCHEMA.names)
+    reader = ReferenceReader(spec, info)
     return [
-        empty | reader.prepared(item)
+        (reader.prepare(item), {})
         for row_group in spec.manifest.row_groups
         for first_row, batch in spec.manifest.read_row_group(row_group)
         for number, raw in enumerate(spec.manifest.raw_rows(batch), start=first_row)
         for _, item in expander.expand(raw, number, 0, nothing)
-        if isinstance(item, Clip)
+        if isinstance(item, PlannedClip)
     ]
 
 
@@ -105,7 +107,7 @@ def test_the_same_task_twice_at_once_makes_each_clip_once(replica: Any) -> None:
     assert [len(call.statuses) for call in (first, second)] == [6, 6]
     third = worker.accept(rows)
     third.done.result(timeout=60)
-    assert {status["status"] for status in third.statuses} == {"known"}
+    assert {status.status for status in third.statuses} == {"known"}
 
 
 def break_the_codec_once(worker: ReplicaWorker, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,78 @@
+"""What travels from the prepare pool to a replica arrives as it was sent."""
+
+from dataclasses import replace
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from manifests.schema import EffectiveParams
+from pipeline.planning.clips import ClipSpec, DeadLetter
+from pipeline.prepare.prepared import PreparedClip, extra_field, from_table, to_table
+
+SPEC = ClipSpec(
+    clip_id="c" * 32,
+    row_key="d" * 32,
+    id="café/1",
+    take=2,
+    row=17,
+    source="demo.parquet",
+    prompt=None,
+    params=EffectiveParams(2.5, True, 250, 0.0, 1.0, 3.0, None, style_eval_q=3),
+    seed=None,
+    seed_used=2**63 - 1,
+    references={"melody": "blake2b:00"},
+    reference_uris={"melody": "s3://bucket/tune.flac"},
+    row_json='{"id":"café/1"}',
+)
+NO_EXTRAS = pa.table({"nothing": [0, 0]}).select([])
+
+
+def sent(rows: list[PreparedClip | DeadLetter], extras: pa.Table = NO_EXTRAS) -> list[object]:
+    return [row for row, _ in from_table(to_table(rows, extras))]
+
+
+def test_a_spec_and_a_dead_letter_arrive_as_they_were_sent() -> None:
+    letter = SPEC.dead_letter("prepare", ValueError("too long"))
+    clip, arrived = sent([PreparedClip(SPEC, n_frames=125), letter])
+
+    assert isinstance(clip, PreparedClip)
+    assert (clip.spec, clip.n_frames, clip.n_windows) == (SPEC, 125, 1)
+    assert (clip.melody, clip.continuation, clip.style, clip.separation) == (None,) * 4
+    assert arrived == letter
+    assert letter.message == "demo.parquet row 17 (id=café/1): too long"
+    assert letter.error_class == "UnsuitableRowError"
+
+
+@pytest.mark.parametrize("channels", [1, 2])
+def test_arrays_keep_their_shape_and_numbers(channels: int) -> None:
+    samples = np.arange(10 * channels, dtype=np.float32).reshape(channels, 10) / 7
+    melody = np.arange(6, dtype=np.uint8).reshape(2, 3)  # [W, n]
+    whole = PreparedClip(
+        *(SPEC, 125, 2, "htdemucs"), melody=melody, continuation=samples, style=samples[:, :4]
+    )
+    (clip,) = sent([whole])
+
+    assert isinstance(clip, PreparedClip)
+    assert (clip.n_windows, clip.separation) == (2, "htdemucs")
+    for name in ("melody", "continuation", "style"):
+        given, arrived = getattr(whole, name), getattr(clip, name)
+        assert arrived.dtype == given.dtype
+        assert np.array_equal(arrived, given)
+
+
+def test_a_melody_of_one_window_is_flat() -> None:
+    melody = np.arange(6, dtype=np.uint8)  # [n]
+    (clip,) = sent([PreparedClip(SPEC, 125, melody=melody)])
+    assert isinstance(clip, PreparedClip)
+    assert np.array_equal(clip.melody, melody)
+
+
+def test_extra_columns_arrive_under_their_own_names() -> None:
+    fields = [extra_field(pa.field(name, pa.string())) for name in ("kind", "extra.kind")]
+    extras = pa.table([["calm", None], ["a", "b"]], schema=pa.schema(fields))
+    rows = [PreparedClip(SPEC, 1), replace(SPEC, id="b").dead_letter("prepare", ValueError("x"))]
+
+    found = [found for _, found in from_table(to_table(rows, extras))]
+
+    assert found == [{"kind": "calm", "extra.kind": "a"}, {"kind": None, "extra.kind": "b"}]
