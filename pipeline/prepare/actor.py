@@ -6,7 +6,6 @@ the model's rate. A row that fails travels on as a dead letter; nothing here sto
 """
 
 import json
-import math
 import pickle
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -17,26 +16,24 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
+from manifests.audio_file import check_audible, load_reference, locate, peak_of
 from manifests.reader import Manifest
-from manifests.schema import ROLES, resolve_uri
-from manifests.uris.references import read_uri
+from manifests.row_errors import UnsuitableRowError
+from manifests.schema import ROLES
 from musicgen.checkpoints.describe import ModelInfo
 from musicgen.config import n_frames
 from musicgen.windows import Window, plan_windows, stride_frames
-from pipeline.audio.encode import decode_reference
 from pipeline.ledger import DoneSet
 from pipeline.planning.expand import (
-    BadReferenceError,
     Clip,
     DeadLetter,
     Expander,
     Selection,
-    UnreachableReferenceError,
-    UnsuitableRowError,
     dead_letter_of_take,
 )
+from pipeline.planning.model_limits import check_room
 from pipeline.prepare.messages import PrepareSettings
-from pipeline.storage import StorageError, redact
+from pipeline.storage import redact
 
 if TYPE_CHECKING:
     from pipeline.ledger.id_set import Ids
@@ -44,7 +41,6 @@ if TYPE_CHECKING:
 
 FETCH_THREADS = 8
 READ_ROWS = 2_000
-SILENT_PEAK = 1e-4  # of a melody or style, full scale = 1
 
 # Parameters that become columns of clips/; the first six are the engine's sampling parameters.
 SAMPLING = ("use_sampling", "temperature", "top_k", "top_p", "cfg_coef", "cfg_coef_beta")
@@ -166,23 +162,21 @@ class ReferenceReader:
         row: dict[str, Any] = {"kind": "clip"}
         n_given = 0
         if "continuation" in references:
-            samples = self.analyzer.at_rate(*self.decoded(references["continuation"], number))
+            wav, rate = self.decoded(references["continuation"], number)
+            check_room(info, wav.shape[1], rate, clip.params)
+            samples = self.analyzer.at_rate(wav, rate)
             n_given = -(-samples.shape[-1] // info.hop_samples)
-            if n_given >= frames:
-                raise UnsuitableRowError(
-                    f"continuation has {samples.shape[-1] / info.sample_rate_hz:.2f} s, but "
-                    f"duration_s={clip.params.duration_s:g} includes it; raise duration_s or cut "
-                    "the audio"
-                )
             row["continuation"] = samples.tobytes()
         windows, heard = self._windows(clip, frames, n_given), None
         if "melody" in references:
             heard = self.analyzer.heard
-            melody = _audible("melody", *self.decoded(references["melody"], number))
-            row["melody"] = self.analyzer.melody(*melody, windows)
+            wav, rate = self.decoded(references["melody"], number)
+            check_audible("melody", peak_of(wav))
+            row["melody"] = self.analyzer.melody(wav, rate, windows)
         if "style" in references:
-            style = _audible("style", *self.decoded(references["style"], number))
-            row["style"] = self.analyzer.at_rate(*style).tobytes()
+            wav, rate = self.decoded(references["style"], number)
+            check_audible("style", peak_of(wav))
+            row["style"] = self.analyzer.at_rate(wav, rate).tobytes()
         spec = clip_spec(clip, frames, heard) | {"n_windows": len(windows)}
         return row | {"spec": json.dumps(spec)}
 
@@ -200,29 +194,8 @@ class ReferenceReader:
 
     def _decode(self, reference: str | bytes, row_number: int) -> tuple["Samples", int]:
         """Samples [C, N] and their rate."""
-        if isinstance(reference, bytes):
-            data, where = reference, "embedded audio"
-        else:
-            uri = resolve_uri(reference, self.expander.row_group_of(row_number).uri)
-            where = redact(uri)
-            try:
-                data = read_uri(uri, self.expander.spec.storage_options)
-            except StorageError as error:  # it was there when it was planned
-                raise UnreachableReferenceError(f"{error}; then `retry`") from error
-        try:
-            return decode_reference(data, where)
-        except ValueError as error:
-            raise BadReferenceError(str(error)) from error
-
-
-def _audible(role: str, wav: "Samples", rate: int) -> tuple["Samples", int]:
-    """The reference as it is, unless nothing can be heard in it: a model would follow the zeros."""
-    if max(wav.max(), -wav.min()) < SILENT_PEAK:
-        raise BadReferenceError(
-            f"the {role} is silent (its peak is below {20 * math.log10(SILENT_PEAK):.0f} dBFS): "
-            f"there is nothing to follow; give another file, or leave the {role} empty"
-        )
-    return wav, rate
+        place = locate(reference, self.expander.row_group_of(row_number).uri)
+        return load_reference(place, self.expander.spec.storage_options)
 
 
 def clip_spec(clip: Clip, frames: int, heard: str | None) -> dict[str, Any]:
