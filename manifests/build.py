@@ -14,7 +14,6 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
-from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +21,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from manifests.columns import final_type, known_schema, wider_type
+from manifests.identity import id_digest
 from manifests.messages import shorten
 from manifests.reader import (
     VERSION_KEY,
@@ -70,8 +70,7 @@ class SeenIds:
 
     def note(self, id: str, number: int) -> int:
         """The first row that has this id: `number` itself if none had it before."""
-        digest = blake2b(id.encode("utf-8", "surrogatepass"), digest_size=16).digest()
-        return self._first_rows.setdefault(digest, number)
+        return self._first_rows.setdefault(id_digest(id), number)
 
     def repeated(
         self, row: PromptRow, source: str, number: int, line: int | None

@@ -8,12 +8,14 @@ from typing import Any
 
 import pyarrow as pa
 
-from manifests.audio_file import AudioProbe, ReferenceOpener, Unusable, decoded_seconds
+from manifests.audio_file import ReferenceOpener, check_audible
 from manifests.build import SeenIds, write_parquet
-from manifests.messages import Fault, shorten
+from manifests.messages import shorten
 from manifests.reader import Manifest, ManifestError, absolute_uri
+from manifests.row_errors import RowError, check_role, check_room_in_seconds
 from manifests.schema import (
     BUILT_IN_DEFAULTS,
+    EffectiveParams,
     GenerationDefaults,
     PromptRow,
     RowIssue,
@@ -42,6 +44,9 @@ class ModelLimits:
 
     name: str
     roles: frozenset[str]  # references that it takes
+    check_room: Callable[[int, int, EffectiveParams], None] = check_room_in_seconds
+    """Samples of a continuation, their rate and the clip's parameters: a RowError where nothing is
+    left to be made."""
 
 
 @dataclass(frozen=True)
@@ -78,10 +83,13 @@ class _Row:
     parsed: PromptRow | None
     issues: list[RowIssue]
 
-    def blame(self, fault: Fault, value: Any) -> None:
-        id = self.parsed.id if self.parsed else None
-        place = (self.source, self.number, id, fault.column, shorten(value))
-        self.issues.append(RowIssue(*place, fault.rule, fault.way_out, self.line))
+    def blame(self, role: str, error: RowError) -> None:
+        """Takes note of what is wrong with the row's reference for `role`."""
+        assert self.parsed is not None
+        reference = self.parsed.references()[role]
+        column = f"{role}_uri" if isinstance(reference, str) else f"{role}_audio"
+        place = (self.source, self.number, self.parsed.id, column, shorten(reference))
+        self.issues.append(RowIssue(*place, rule=str(error), way_out="", line=self.line))
 
 
 def check(
@@ -93,7 +101,6 @@ def check(
     defaults: GenerationDefaults = BUILT_IN_DEFAULTS,
     limits: ModelLimits | None = None,
     read_audio: bool = False,
-    probe: AudioProbe | None = None,
     rejects_uri: str | None = None,
 ) -> CheckReport:
     """Checks all rows of a .parquet, .jsonl or .csv manifest, or of a folder of Parquet files.
@@ -105,8 +112,7 @@ def check(
         reserved: Column names that the output keeps for itself.
         defaults: What rows inherit, for the checks against a model and against audio.
         limits: Of the model that the manifest is for; None leaves those checks out.
-        read_audio: Also open every reference.
-        probe: How to judge a reference's bytes; default: decode them with libsndfile.
+        read_audio: Also load every reference that the model takes, as the job does.
         rejects_uri: Parquet file to write the rejected rows and their problems to.
 
     Raises:
@@ -114,14 +120,14 @@ def check(
     """
     options = dict(storage_options or {})
     rows, column_faults = _open(uri, options, extra_columns, reserved)
-    audio = ReferenceOpener(options, probe or decoded_seconds) if read_audio else None
+    opener = ReferenceOpener(options) if read_audio else None
     result = _Result()
     seen = SeenIds()
     for some in _several(rows):
         for row in some:
-            _check_meaning(row, seen, defaults, limits)
-        if audio:
-            _check_audio(some, audio, defaults)
+            _check_meaning(row, seen, limits)
+        if opener:
+            _check_audio(some, opener, defaults, limits)
         result.add(some)
     rejects_fault = None
     if rejects_uri and result.rejects:
@@ -176,9 +182,7 @@ def _several(rows: Iterator[_Row]) -> Iterator[list[_Row]]:
         yield some
 
 
-def _check_meaning(
-    row: _Row, seen: SeenIds, defaults: GenerationDefaults, limits: ModelLimits | None
-) -> None:
+def _check_meaning(row: _Row, seen: SeenIds, limits: ModelLimits | None) -> None:
     """What is wrong beyond the row's own values: its id stands elsewhere, the model can't."""
     if row.parsed is None:
         if isinstance(row.raw.get("id"), str):  # a later row with this id repeats it all the same
@@ -189,16 +193,11 @@ def _check_meaning(
     )
     if limits is None:
         return
-    for role, reference in row.parsed.references().items():
-        if role not in limits.roles:
-            takes = ", ".join(sorted(limits.roles)) or "none"
-            rule = f"is given, but model {limits.name} takes no {role} (it takes: {takes})"
-            way_out = "choose a model that does, or leave it empty"
-            row.blame(Fault(_column(role, reference), rule, way_out), reference)
-
-
-def _column(role: str, reference: str | bytes) -> str:
-    return f"{role}_uri" if isinstance(reference, str) else f"{role}_audio"
+    for role in row.parsed.references():
+        try:
+            check_role(role, limits.name, limits.roles)
+        except RowError as error:
+            row.blame(role, error)
 
 
 @dataclass
@@ -237,22 +236,29 @@ def _printable(text: str) -> str:
     return text.encode(errors="replace").decode()
 
 
-def _check_audio(rows: list[_Row], opener: ReferenceOpener, defaults: GenerationDefaults) -> None:
+def _check_audio(
+    rows: list[_Row],
+    opener: ReferenceOpener,
+    defaults: GenerationDefaults,
+    limits: ModelLimits | None,
+) -> None:
+    """What is wrong with the references themselves, except with those that the model can't use."""
     wanted = [
-        (row, role, reference)
+        (row, row.parsed, role, reference)
         for row in rows
         if row.parsed is not None
         for role, reference in row.parsed.references().items()
+        if limits is None or role in limits.roles
     ]
-    verdicts = opener.judge([(reference, row.manifest_uri) for row, _, reference in wanted])
-    for (row, role, reference), verdict in zip(wanted, verdicts, strict=True):
-        column = _column(role, reference)
-        if isinstance(verdict, Unusable):
-            row.blame(Fault(column, verdict.rule, verdict.way_out), reference)
+    check_room = check_room_in_seconds if limits is None else limits.check_room
+    verdicts = opener.judge([(reference, row.manifest_uri) for row, _, _, reference in wanted])
+    for (row, parsed, role, _), verdict in zip(wanted, verdicts, strict=True):
+        if isinstance(verdict, RowError):
+            row.blame(role, verdict)
             continue
-        assert row.parsed is not None
-        duration_s = effective(row.parsed, defaults).duration_s
-        if role == "continuation" and verdict >= duration_s:
-            rule = f"is {verdict:g} s long, the whole clip only {duration_s:g} s"
-            way_out = "raise duration_s, which counts the beginning too, or cut the file"
-            row.blame(Fault(column, rule, way_out), reference)
+        try:
+            check_audible(role, verdict.peak)
+            if role == "continuation":
+                check_room(verdict.n_samples, verdict.rate_hz, effective(parsed, defaults))
+        except RowError as error:
+            row.blame(role, error)

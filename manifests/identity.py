@@ -51,6 +51,11 @@ def bytes_token(data: bytes | bytearray | memoryview) -> str:
     return "blake2b:" + blake2b(data, digest_size=16).hexdigest()
 
 
+def id_digest(id: str) -> bytes:
+    """16 bytes that stand for a row's id where rows with the same id are looked for."""
+    return blake2b(id.encode("utf-8", "surrogatepass"), digest_size=16).digest()
+
+
 def row_id(content: Mapping[str, Any]) -> str:
     """Id of a row that has none: 16 hex digits over its columns that are not null.
 

@@ -171,7 +171,7 @@ class RowIssue:
     column: str | None  # None: the row as a whole
     value: str  # shortened
     rule: str  # what is broken, with the limit
-    way_out: str
+    way_out: str  # "" where `rule` is the message of a RowError, which names value and way out
     line: int | None = None  # 1-based, of a JSONL or CSV file
 
     @property
@@ -179,8 +179,11 @@ class RowIssue:
         """`demo.parquet row 17 (id=ab12): duration_s=45000 exceeds 3600 s; shorten it`."""
         line = "" if self.line is None else f" line {self.line}"
         named = "" if self.id is None else f" (id={shorten(self.id)[1:-1]})"
+        place = f"{self.source}{line} row {self.row}{named}"
+        if not self.way_out:
+            return f"{place}: {self.rule}"
         what = self.value if self.column is None else f"{self.column}={self.value}"
-        return f"{self.source}{line} row {self.row}{named}: {what} {self.rule}; {self.way_out}"
+        return f"{place}: {what} {self.rule}; {self.way_out}"
 
 
 def parse_row(

@@ -6,7 +6,7 @@ python -m tests.readme_pictures out/demo
 import sys
 from pathlib import Path
 
-from pipeline.audio.encode import decode_reference
+from manifests.audio_file import decode_reference
 from pipeline.ledger import read_clips
 from pipeline.report.cards import AudioReader
 from pipeline.report.pictures import spectrogram_png

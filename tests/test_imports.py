@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[1]
 
 FOLDERS = {
     "manifests": [
-        *("identity", "messages", "uris", "schema", "columns", "reader"),
+        *("identity", "messages", "schema", "row_errors", "uris", "columns", "reader"),
         *("text", "build", "audio_file", "check"),
     ],
     "musicgen": [

@@ -9,7 +9,7 @@ from typing import Any
 
 import fsspec
 
-from manifests.uris.errors import RetryPolicy, StorageError
+from manifests.uris.errors import RetryPolicy, StorageError, redact
 
 PROTOCOLS = {"s3a": "s3", "gcs": "gs", "": "file", "local": "file"}
 MAX_CONNECTIONS = 64
@@ -20,7 +20,13 @@ def split_uri(uri: str) -> tuple[str, str]:
     prefix, separator, rest = uri.partition("://")
     protocol = PROTOCOLS.get(prefix, prefix) if separator else "file"
     if protocol == "file":
-        return protocol, os.path.abspath(Path(rest if separator else uri).expanduser())  # noqa: PTH100
+        path = Path(rest if separator else uri)
+        try:
+            return protocol, os.path.abspath(path.expanduser())  # noqa: PTH100
+        except RuntimeError as error:
+            raise StorageError(
+                f"cannot open {redact(uri)}: {error}; write the whole path"
+            ) from error
     if protocol == "memory":
         rest = "/" + rest.strip("/")
     return protocol, rest.rstrip("/")

@@ -1,12 +1,18 @@
-"""Audio that a row refers to: what names its content, and its bytes."""
+"""Audio that a row refers to: what names its content, and its bytes.
+
+`read_uri` and `reference_token` raise errors of the store. `read_reference` and
+`identify_reference` raise them as errors of the row, in the words of dead letters.
+"""
 
 from __future__ import annotations
 
 import functools
-import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
+from manifests.identity import bytes_token
+from manifests.row_errors import ReferenceNotFoundError, UnreachableReferenceError
 from manifests.uris.errors import RetryPolicy, StorageError, redact, retrying, secrets_in
 from manifests.uris.filesystems import make_filesystem, split_uri
 
@@ -14,6 +20,30 @@ MAX_REFERENCE_BYTES = 256 * 2**20
 PROTOCOLS = ("file", "http", "https", "s3", "gs", "memory")
 # The storage options of the job belong to its object stores, not to local or web references.
 WITH_OPTIONS = ("s3", "gs")
+
+
+def identify_reference(uri: str, options: Mapping[str, Any]) -> str:
+    """`reference_token`, which raises a RowError where the content can't be named."""
+    with _errors_of_row(uri):
+        return reference_token(uri, options)
+
+
+def read_reference(uri: str, options: Mapping[str, Any]) -> bytes:
+    """`read_uri`, which raises a RowError where the bytes can't be had."""
+    with _errors_of_row(uri):
+        return read_uri(uri, options)
+
+
+@contextmanager
+def _errors_of_row(uri: str) -> Iterator[None]:
+    try:
+        yield
+    except FileNotFoundError:
+        raise ReferenceNotFoundError(
+            f"{redact(uri)}: no such file; correct the path, then `retry`"
+        ) from None
+    except StorageError as error:
+        raise UnreachableReferenceError(f"{error}; then `retry`") from error
 
 
 def reference_token(uri: str, options: Mapping[str, Any] | None = None) -> str:
@@ -28,7 +58,7 @@ def reference_token(uri: str, options: Mapping[str, Any] | None = None) -> str:
     tag = info.get("ETag") or info.get("etag")
     if protocol in WITH_OPTIONS and tag:
         return f"etag:{info['size']}:{str(tag).strip(chr(34))}"
-    return _content_token(read_uri(uri, options))
+    return bytes_token(read_uri(uri, options))
 
 
 def read_uri(
@@ -84,8 +114,4 @@ def _call(uri: str, options: Mapping[str, Any], action: Any) -> Any:
 @functools.lru_cache(maxsize=65536)
 def _local_token(path: str, size: int, mtime_s: float) -> str:
     """The hash of a local file; size and time are part of the key of the cache."""
-    return _content_token(read_uri(path))
-
-
-def _content_token(data: bytes) -> str:
-    return "blake2b:" + hashlib.blake2b(data, digest_size=16).hexdigest()
+    return bytes_token(read_uri(path))

@@ -1,4 +1,4 @@
-"""Samples to file bytes and back: FLAC, WAV, MP3, Vorbis and Opus out, any libsndfile format in.
+"""Samples to file bytes: FLAC, WAV, MP3, Vorbis and Opus.
 
 Bytes repeat: the same samples, format and tags give the same file, which the audio file names (a
 hash of the bytes) and the comparison of resumed runs rely on.
@@ -14,7 +14,8 @@ import numpy as np
 import soundfile as sf
 from numpy.typing import NDArray
 
-from pipeline.audio.tags import chunks, id3_tag, riff_chunks, with_serial_number
+from manifests.audio_file import chunks, riff_chunks
+from pipeline.audio.tags import id3_tag, with_serial_number
 from pipeline.config import AudioFormat
 
 MEDIA_TYPES: dict[AudioFormat, str] = {  # key = file extension
@@ -33,11 +34,6 @@ _MP3_RATES_HZ = (8000, 11_025, 12_000, 16_000, 22_050, 24_000, 32_000, 44_100, 4
 OPUS_RATE_HZ = 48_000  # what every Opus decoder gives, whatever went in
 MAX_TITLE = 120  # characters
 WRITE_SAMPLES = 2**20  # at once: libsndfile's Vorbis encoder takes long clips onto its stack
-MAX_REFERENCE_S = 15 * 60
-MAX_REFERENCE_CHANNELS = 8
-MAX_REFERENCE_SAMPLES = MAX_REFERENCE_S * 192_000  # all channels together: 690 MB once decoded
-
-_READABLE = "WAV, FLAC, OGG (Vorbis or Opus), MP3 or AIFF"
 
 
 @dataclass(frozen=True)
@@ -176,83 +172,3 @@ def read_comment(data: bytes) -> str:
                     return data[at : at + length].rstrip(b"\0").decode()
     with sf.SoundFile(io.BytesIO(data)) as file:
         return str(file.comment)
-
-
-def decode_reference(data: bytes, where: str) -> tuple[NDArray[np.float32], int]:
-    """Decodes a melody, continuation or style reference that a user supplied.
-
-    Args:
-        data: The file's bytes.
-        where: What the messages call it, usually the URI.
-
-    Returns:
-        Samples [C, N] as float32 and their rate in Hz. Silence is allowed.
-
-    Raises:
-        ValueError: Empty, not audio, truncated, not finite, or past the limits above.
-    """
-    if not data:
-        raise ValueError(f"{where}: the file is empty (0 bytes); give {_READABLE}")
-    try:
-        with sf.SoundFile(io.BytesIO(data)) as file:
-            _check_header(file, data, where)
-            declared: int = file.frames
-            samples = file.read(dtype="float32", always_2d=True)  # [N, C]
-            rate: int = file.samplerate
-    except sf.LibsndfileError as error:
-        raise ValueError(f"{where}: {_why_unreadable(data)} ({error.error_string})") from error
-    if samples.shape[0] == 0:
-        raise ValueError(f"{where}: the file holds no audio samples; give at least one")
-    if samples.shape[0] < declared:
-        raise ValueError(
-            f"{where}: truncated: {samples.shape[0]} of {declared} samples could be read; "
-            "copy the file again"
-        )
-    if not np.isfinite(samples).all():
-        raise ValueError(f"{where}: holds NaN or infinite samples; export it again")
-    return np.ascontiguousarray(samples.T), rate  # [C, N]
-
-
-def _check_header(file: sf.SoundFile, data: bytes, where: str) -> None:
-    """Refuses what is too long or cut short before any sample is decoded."""
-    duration_s = file.frames / file.samplerate
-    if duration_s > MAX_REFERENCE_S:
-        raise ValueError(
-            f"{where}: {duration_s:.0f} s of audio exceeds the limit of {MAX_REFERENCE_S} s; "
-            "cut the part that matters"
-        )
-    if file.channels > MAX_REFERENCE_CHANNELS:
-        raise ValueError(
-            f"{where}: {file.channels} channels exceed the limit of {MAX_REFERENCE_CHANNELS}; "
-            "mix it down to mono or stereo"
-        )
-    if file.frames * file.channels > MAX_REFERENCE_SAMPLES:
-        raise ValueError(
-            f"{where}: {file.channels} channels at {file.samplerate} Hz make "
-            f"{file.frames * file.channels} samples, over the limit of {MAX_REFERENCE_SAMPLES}; "
-            "cut it or lower its sample rate"
-        )
-    missing = _missing_wav_bytes(data)
-    if missing:
-        raise ValueError(f"{where}: truncated: {missing} bytes are missing; copy the file again")
-
-
-def _missing_wav_bytes(data: bytes) -> int:
-    """Bytes that a WAV's data chunk promises beyond the end of the file.
-
-    libsndfile reads such a file to its end without a word. Sizes of 2 GiB and more are what
-    programs that write into a pipe leave in the header: nothing is promised then.
-    """
-    for name, start, size in riff_chunks(data):
-        if name == b"data" and size < 0x7FFF_0000:
-            return max(0, start + size - len(data))
-    return 0
-
-
-def _why_unreadable(data: bytes) -> str:
-    if data[4:8] == b"ftyp":
-        return f"MP4/M4A/AAC is not supported; convert it to {_READABLE}"
-    known = (b"RIFF", b"fLaC", b"OggS", b"FORM", b"ID3")
-    if data.startswith(known):
-        return "damaged or truncated audio; copy or export the file again"
-    return f"not an audio file that can be read; give {_READABLE}"

@@ -1,7 +1,6 @@
-"""Tags and containers where libsndfile falls short: ID3 in UTF-8, Ogg files that repeat, RIFF."""
+"""Tags and containers where libsndfile falls short: ID3 in UTF-8, Ogg files that repeat."""
 
 import zlib
-from collections.abc import Iterator
 
 
 def id3_tag(comment: str, title: str) -> bytes:
@@ -46,17 +45,3 @@ def _ogg_checksum(page: bytes) -> int:
     """Ogg's CRC-32: zlib's polynomial, most significant bit first, from 0 and not inverted."""
     mirrored = zlib.crc32(page.translate(_MIRRORED), 0xFFFF_FFFF) ^ 0xFFFF_FFFF
     return int(f"{mirrored:032b}"[::-1], 2)
-
-
-def riff_chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
-    """Name, start and declared size of every chunk of a WAV; nothing for other files."""
-    if data[:4] == b"RIFF" and data[8:12] == b"WAVE":
-        yield from chunks(data, 12, len(data))
-
-
-def chunks(data: bytes, at: int, end: int) -> Iterator[tuple[bytes, int, int]]:
-    """The chunks between two offsets, as in `riff_chunks`."""
-    while at + 8 <= end:
-        size = int.from_bytes(data[at + 4 : at + 8], "little")
-        yield data[at : at + 4], at + 8, size
-        at += 8 + size + size % 2

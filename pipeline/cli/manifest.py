@@ -106,9 +106,10 @@ def check(
 
     limits = None
     if model is not None:
+        from musicgen.checkpoints.describe import describe
         from pipeline.planning.model_limits import check_limits
 
-        limits = check_limits(model)
+        limits = check_limits(describe(model))
     report = check_manifest(
         check_location(source, "IN"),
         storage_options=storage_pairs(storage_options),

@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Any
 
+from manifests.row_errors import UnsuitableRowError
 from manifests.schema import EffectiveParams
 
 
@@ -125,29 +126,6 @@ class DeadLetter:
             "run_id": run_id,
             "created_at": datetime.now(UTC),
         }
-
-
-class RowError(ValueError):
-    """A row can't be made; the message says where, what, the limit and the way out.
-
-    The name of the class is what reports and metrics count failures by.
-    """
-
-
-class UnsuitableRowError(RowError):
-    """The row asks for what this model can't do."""
-
-
-class ReferenceNotFoundError(RowError):
-    """Nothing lies where a reference points."""
-
-
-class UnreachableReferenceError(RowError):
-    """The store of a reference did not give it."""
-
-
-class BadReferenceError(RowError):
-    """What lies there is no audio that can be used."""
 
 
 def error_class(error: Exception) -> str:

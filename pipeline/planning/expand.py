@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from manifests import identity
 from manifests.reader import Manifest, RowGroup
+from manifests.row_errors import RowError, check_role
 from manifests.schema import (
     COLUMNS,
     EffectiveParams,
@@ -20,19 +21,10 @@ from manifests.schema import (
     parse_row,
     resolve_uri,
 )
-from manifests.uris.references import reference_token
+from manifests.uris.references import identify_reference
 from pipeline.ledger import SETTLED, DoneSet
-from pipeline.planning.clips import (
-    ClipSpec,
-    DeadLetter,
-    PlannedClip,
-    ReferenceNotFoundError,
-    RowError,
-    UnreachableReferenceError,
-    UnsuitableRowError,
-    error_class,
-)
-from pipeline.storage import StorageError, redact
+from pipeline.planning.clips import ClipSpec, DeadLetter, PlannedClip, error_class
+from pipeline.storage import redact
 
 Outcome = Literal["pending", "done", "standing", "refused", "unasked"]
 
@@ -174,11 +166,7 @@ class Expander:
         limits, row = self.spec.limits, asked.row
         references = row.references()
         for role in references:
-            if role not in limits.roles:
-                raise UnsuitableRowError(
-                    f"{role} is not something that {limits.name} takes (it takes "
-                    f"{', '.join(sorted(limits.roles))}); remove it or choose another --model"
-                )
+            check_role(role, limits.name, limits.roles)
         tokens = {role: self.token(given, asked.row_group) for role, given in references.items()}
         seed = identity.take_seed(row.seed, row.id, take, self.spec.defaults.seed)
         clip_id = identity.clip_id(
@@ -226,14 +214,7 @@ class Expander:
             return identity.bytes_token(reference)
         uri = resolve_uri(reference, row_group.uri)
         if uri not in self._tokens:
-            try:
-                self._tokens[uri] = reference_token(uri, self.spec.storage_options)
-            except FileNotFoundError:
-                raise ReferenceNotFoundError(
-                    f"{redact(uri)}: no such file; correct the path, then `retry`"
-                ) from None
-            except StorageError as error:
-                raise UnreachableReferenceError(f"{error}; then `retry`") from error
+            self._tokens[uri] = identify_reference(uri, self.spec.storage_options)
         return self._tokens[uri]
 
 

@@ -1,9 +1,13 @@
 """What the job must know of a checkpoint before any of it is loaded; free of torch."""
 
+from functools import partial
 from importlib.util import find_spec
 
 from manifests.check import ModelLimits as CheckLimits
+from manifests.row_errors import no_room_after
+from manifests.schema import EffectiveParams
 from musicgen.checkpoints.describe import ModelInfo, describe
+from musicgen.config import n_frames
 from pipeline.config import JobConfig
 from pipeline.planning.expand import ModelLimits
 
@@ -33,7 +37,22 @@ def limits_of(info: ModelInfo, separation: str = "none") -> ModelLimits:
     )
 
 
-def check_limits(model: str) -> CheckLimits:
+def check_limits(info: ModelInfo) -> CheckLimits:
     """The same for `manifest check`."""
-    limits = limits_of(describe(model))
-    return CheckLimits(limits.name, limits.roles)
+    limits = limits_of(info)
+    return CheckLimits(limits.name, limits.roles, partial(check_room, info))
+
+
+def check_room(info: ModelInfo, n_samples: int, rate_hz: int, params: EffectiveParams) -> None:
+    """Raises UnsuitableRowError where a continuation leaves no frame of its clip to be made.
+
+    Args:
+        info: The checkpoint.
+        n_samples: Length of the continuation at its own rate.
+        rate_hz: Its rate.
+        params: Of the clip.
+    """
+    n_model = n_samples * info.sample_rate_hz // rate_hz  # what resampling leaves of it
+    n_given = -(-n_model // info.hop_samples)
+    if n_given >= n_frames(params.duration_us, info.frame_rate_hz):
+        raise no_room_after(n_model / info.sample_rate_hz, params)

@@ -7,16 +7,17 @@ from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from hashlib import blake2b
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from manifests.identity import id_digest
 from manifests.reader import Manifest, RowGroup
+from manifests.row_errors import RowError
 from manifests.schema import ROLES, parse_row, resolve_uri
 from pipeline.ledger.id_set import NO_IDS, DoneSet, Ids, pack_ids
-from pipeline.planning.clips import DeadLetter, PlannedClip, RowError
+from pipeline.planning.clips import DeadLetter, PlannedClip
 from pipeline.planning.expand import Expander, Outcome, PlanSpec, Selection
 
 SCAN_ROWS = 2_000
@@ -129,7 +130,7 @@ def find_repeats(manifest: Manifest) -> dict[int, int]:
         for first_row, batch in manifest.read_row_group(row_group, batch_rows=SCAN_ROWS):
             for number, id in enumerate(_ids(manifest.raw_rows(batch)), start=first_row):
                 if id is not None:
-                    digests[n] = blake2b(id.encode("utf-8", "replace"), digest_size=16).digest()
+                    digests[n] = id_digest(id)
                     numbers[n] = number
                     n += 1
     return _repeats_in(digests[:n], numbers[:n])

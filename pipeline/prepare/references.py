@@ -1,31 +1,23 @@
 """The references of a clip: fetched, decoded, and turned into what the model hears of them."""
 
-import math
 from functools import lru_cache
 from threading import Lock
 from typing import TYPE_CHECKING
 
-from manifests.schema import resolve_uri
-from manifests.uris.references import read_uri
+from manifests.audio_file import check_audible, load_reference, locate, peak_of
+from manifests.row_errors import UnsuitableRowError
 from musicgen.checkpoints.describe import ModelInfo
 from musicgen.config import n_frames
 from musicgen.windows import Window, plan_windows, stride_frames
-from pipeline.audio.encode import decode_reference
-from pipeline.planning.clips import (
-    BadReferenceError,
-    PlannedClip,
-    UnreachableReferenceError,
-    UnsuitableRowError,
-)
+from pipeline.planning.clips import PlannedClip
 from pipeline.planning.expand import PlanSpec
+from pipeline.planning.model_limits import check_room
 from pipeline.prepare.prepared import PreparedClip, Samples
-from pipeline.storage import StorageError, redact
 
 if TYPE_CHECKING:
     from pipeline.prepare.analysis import ReferenceAnalyzer
 
 KEPT_REFERENCES = 8
-SILENT_PEAK = 1e-4  # of a melody or style, full scale = 1
 
 
 class ReferenceReader:
@@ -65,22 +57,17 @@ class ReferenceReader:
         frames = n_frames(params.duration_us, self._info.frame_rate_hz)
         continuation, n_given = None, 0
         if "continuation" in clip.references:
-            continuation = self.analyzer.at_rate(*self._samples(clip, "continuation"))  # [C, N]
+            wav, rate_hz = self._samples(clip, "continuation")
+            check_room(self._info, wav.shape[1], rate_hz, params)
+            continuation = self.analyzer.at_rate(wav, rate_hz)  # [C, N]
             n_given = -(-continuation.shape[-1] // self._info.hop_samples)
-            if n_given >= frames:
-                given_s = continuation.shape[-1] / self._info.sample_rate_hz
-                raise UnsuitableRowError(
-                    f"continuation has {given_s:.2f} s, but duration_s={params.duration_s:g} "
-                    "includes it; raise duration_s or cut the audio"
-                )
         windows = self._windows(clip, frames, n_given)
         melody = style = separation = None
         if "melody" in clip.references:
             separation = self.analyzer.separation
-            heard = _audible("melody", self._samples(clip, "melody"))
-            melody = self.analyzer.melody(*heard, windows)
+            melody = self.analyzer.melody(*self._audible(clip, "melody"), windows)
         if "style" in clip.references:
-            style = self.analyzer.at_rate(*_audible("style", self._samples(clip, "style")))
+            style = self.analyzer.at_rate(*self._audible(clip, "style"))
         return PreparedClip(
             spec=clip.spec,
             n_frames=frames,
@@ -105,32 +92,13 @@ class ReferenceReader:
 
     def _samples(self, clip: PlannedClip, role: str) -> tuple[Samples, int]:
         """Samples [C, N] of a reference and their rate."""
-        given = clip.references[role]
-        if isinstance(given, str):
-            given = resolve_uri(given, clip.manifest_uri)
-        return self._decoded(given)
+        return self._decoded(locate(clip.references[role], clip.manifest_uri))
 
-    def _decode(self, reference: str | bytes) -> tuple[Samples, int]:
-        if isinstance(reference, bytes):
-            data, where = reference, "embedded audio"
-        else:
-            where = redact(reference)
-            try:
-                data = read_uri(reference, self._spec.storage_options)
-            except StorageError as error:  # it was there when it was planned
-                raise UnreachableReferenceError(f"{error}; then `retry`") from error
-        try:
-            return decode_reference(data, where)
-        except ValueError as error:
-            raise BadReferenceError(str(error)) from error
+    def _decode(self, place: str | bytes) -> tuple[Samples, int]:
+        return load_reference(place, self._spec.storage_options)
 
-
-def _audible(role: str, reference: tuple[Samples, int]) -> tuple[Samples, int]:
-    """The reference as it is, unless nothing can be heard in it: a model would follow the zeros."""
-    wav = reference[0]
-    if max(wav.max(), -wav.min()) < SILENT_PEAK:
-        raise BadReferenceError(
-            f"the {role} is silent (its peak is below {20 * math.log10(SILENT_PEAK):.0f} dBFS): "
-            f"there is nothing to follow; give another file, or leave the {role} empty"
-        )
-    return reference
+    def _audible(self, clip: PlannedClip, role: str) -> tuple[Samples, int]:
+        """The same, if something can be heard in it."""
+        wav, rate_hz = self._samples(clip, role)
+        check_audible(role, peak_of(wav))
+        return wav, rate_hz

@@ -13,7 +13,8 @@ from urllib.parse import quote
 
 import pyarrow.parquet as pq
 
-from pipeline.audio.encode import MEDIA_TYPES, decode_reference
+from manifests.audio_file import decode_reference
+from pipeline.audio.encode import MEDIA_TYPES
 from pipeline.ledger.parts import reading
 from pipeline.report.highlights import phrases
 from pipeline.report.pictures import LOWEST_HZ, spectrogram_png, waveform_path

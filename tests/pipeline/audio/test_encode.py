@@ -1,4 +1,4 @@
-"""Files that hold exactly the samples, in bytes that repeat; references that explain themselves."""
+"""Files that hold exactly the samples, in bytes that repeat."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ import pytest
 import soundfile as sf
 from numpy.typing import NDArray
 
-from pipeline.audio.encode import Coding, decode_reference, encode, read_comment
+from manifests.audio_file import decode_reference
+from pipeline.audio.encode import Coding, encode, read_comment
 
 RATE_HZ = 32_000
 FLAC, WAV = Coding("flac"), Coding("wav")
@@ -172,78 +173,3 @@ def test_more_quality_takes_more_bytes(fmt: Any) -> None:
         for quality in (0.1, 0.5, 1.0)
     ]
     assert sizes[0] * 1.3 < sizes[1] < sizes[2] / 1.3
-
-
-# --- references -----------------------------------------------------------------------------------
-
-
-def written(container: str, subtype: str, wav: NDArray[np.float32], rate_hz: int = 48_000) -> bytes:
-    buffer = io.BytesIO()
-    sf.write(buffer, wav.T, rate_hz, format=container, subtype=subtype)
-    return buffer.getvalue()
-
-
-@pytest.mark.parametrize(
-    ("container", "subtype"),
-    [("OGG", "VORBIS"), ("OGG", "OPUS"), ("MP3", "MPEG_LAYER_III"), ("AIFF", "PCM_16"),
-     ("WAV", "FLOAT"), ("WAV", "PCM_U8"), ("FLAC", "PCM_16")],
-)  # fmt: skip
-def test_the_usual_formats_are_read(container: str, subtype: str) -> None:
-    wav, rate_hz = decode_reference(written(container, subtype, music(2, 48_000)), "melody.x")
-    assert (wav.shape[0], rate_hz, str(wav.dtype)) == (2, 48_000, "float32")
-    assert abs(wav.shape[1] - 48_000) <= 2400  # MP3 pads its ends
-    assert wav.flags.c_contiguous
-
-
-def test_a_silent_reference_is_allowed() -> None:
-    data = encode(np.zeros((1, 100), np.float32), RATE_HZ, FLAC)
-    assert not decode_reference(data, "melody.flac")[0].any()
-
-
-def long_wav() -> bytes:
-    return encode(np.zeros((1, 901 * 100), np.float32), 100, WAV)
-
-
-def nan_wav() -> bytes:
-    return written("WAV", "FLOAT", np.full((1, 100), np.nan, np.float32))
-
-
-BAD_REFERENCES = {
-    "empty": (b"", "the file is empty"),
-    "text": (b"this is a letter, not music" * 50, "not an audio file that can be read"),
-    "m4a": (b"\x00\x00\x00\x20ftypM4A " + b"\0" * 500, "MP4/M4A/AAC is not supported; convert"),
-    "flac cut short": (encode(music(), RATE_HZ, FLAC)[:-900], "truncated"),
-    "flac header only": (encode(music(), RATE_HZ, FLAC)[:30], "damaged or truncated"),
-    "wav cut short": (encode(music(), RATE_HZ, WAV)[:-100], "truncated: 100 bytes are missing"),
-    "wav header only": (encode(music(), RATE_HZ, WAV)[:20], "damaged or truncated"),
-    "no samples": (written("WAV", "PCM_16", music(1, 0)), "holds no audio samples"),
-    "too long": (long_wav(), "901 s of audio exceeds the limit of 900 s"),
-    "NaN": (nan_wav(), "holds NaN or infinite"),
-    "9 channels": (written("WAV", "PCM_16", music(9, 9)), "9 channels exceed the limit of 8"),
-}
-
-
-@pytest.mark.parametrize("name", BAD_REFERENCES)
-def test_a_bad_reference_says_where_and_what(name: str) -> None:
-    data, message = BAD_REFERENCES[name]
-    with pytest.raises(ValueError, match="s3://bucket/melody") as caught:
-        decode_reference(data, "s3://bucket/melody")
-    assert message in str(caught.value)
-
-
-def test_a_sample_bomb_is_refused_before_it_is_decoded() -> None:
-    silent = encode(np.zeros((8, 655_350), np.float32), 655_350, FLAC)
-    data = bytearray(silent)  # a FLAC header that claims 600 s at 655 kHz in 8 channels: 12 GB
-    n_samples = 600 * 655_350
-    data[21] = (data[21] & 0xF0) | (n_samples >> 32)
-    data[22:26] = (n_samples & 0xFFFF_FFFF).to_bytes(4, "big")
-    with pytest.raises(ValueError, match="over the limit of 172800000"):
-        decode_reference(bytes(data), "bomb.flac")
-
-
-@pytest.mark.parametrize("size", [0xFFFF_FFFF, 0x7FFF_FFFF])
-def test_a_wav_written_into_a_pipe_promises_no_size(size: int) -> None:
-    data = bytearray(encode(music(), RATE_HZ, WAV))
-    at = data.index(b"data") + 4
-    data[at : at + 4] = size.to_bytes(4, "little")
-    assert decode_reference(bytes(data), "pipe.wav")[0].shape == music().shape

@@ -12,11 +12,12 @@ import pyarrow as pa
 import pytest
 import torch
 
+from manifests.audio_file import decode_reference
 from manifests.identity import retake_seed
 from manifests.reader import Manifest
 from musicgen.engine.engine import Engine
 from pipeline import ledger
-from pipeline.audio.encode import decode_reference, read_comment
+from pipeline.audio.encode import read_comment
 from pipeline.config_file import load_config
 from pipeline.ledger.id_set import NO_IDS, DoneSet
 from pipeline.ledger.lease import Lease
