@@ -31,7 +31,7 @@ from pipeline.planning.expand import (
     Selection,
     dead_letter_of_take,
 )
-from pipeline.planning.model_limits import check_room
+from pipeline.planning.model_limits import check_audio
 from pipeline.prepare.messages import PrepareSettings
 from pipeline.storage import redact
 
@@ -157,26 +157,20 @@ class ReferenceReader:
 
     def prepared(self, clip: Clip) -> dict[str, Any]:
         """A row of PREPARED_SCHEMA. Raises ValueError: the row's own trouble."""
-        info, references, number = self.info, clip.row.references(), clip.row_number
+        info, references = self.info, clip.row.references()
         frames = n_frames(clip.params.duration_us, info.frame_rate_hz)
         row: dict[str, Any] = {"kind": "clip"}
         n_given = 0
         if "continuation" in references:
-            wav, rate = self.decoded(references["continuation"], number)
-            check_room(info, wav.shape[1], rate, clip.params)
-            samples = self.analyzer.at_rate(wav, rate)
+            samples = self.analyzer.at_rate(*self._suitable(clip, "continuation"))
             n_given = -(-samples.shape[-1] // info.hop_samples)
             row["continuation"] = samples.tobytes()
         windows, heard = self._windows(clip, frames, n_given), None
         if "melody" in references:
             heard = self.analyzer.heard
-            wav, rate = self.decoded(references["melody"], number)
-            check_audible("melody", peak_of(wav))
-            row["melody"] = self.analyzer.melody(wav, rate, windows)
+            row["melody"] = self.analyzer.melody(*self._suitable(clip, "melody"), windows)
         if "style" in references:
-            wav, rate = self.decoded(references["style"], number)
-            check_audible("style", peak_of(wav))
-            row["style"] = self.analyzer.at_rate(wav, rate).tobytes()
+            row["style"] = self.analyzer.at_rate(*self._suitable(clip, "style")).tobytes()
         spec = clip_spec(clip, frames, heard) | {"n_windows": len(windows)}
         return row | {"spec": json.dumps(spec)}
 
@@ -191,6 +185,13 @@ class ReferenceReader:
             return plan_windows(frames, window=self.window_frames, stride=stride, n_prompt=n_given)
         except ValueError as error:
             raise UnsuitableRowError(str(error)) from error
+
+    def _suitable(self, clip: Clip, role: str) -> tuple["Samples", int]:
+        """Samples [C, N] of a reference that the model can use for this clip, and their rate."""
+        wav, rate_hz = self.decoded(clip.row.references()[role], clip.row_number)
+        check_audible(role, peak_of(wav))
+        check_audio(self.info, role, wav.shape[1], rate_hz, clip.params)
+        return wav, rate_hz
 
     def _decode(self, reference: str | bytes, row_number: int) -> tuple["Samples", int]:
         """Samples [C, N] and their rate."""
