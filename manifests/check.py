@@ -12,7 +12,7 @@ from manifests.audio_file import ReferenceOpener, check_audible
 from manifests.build import SeenIds, write_parquet
 from manifests.messages import shorten
 from manifests.reader import Manifest, ManifestError, absolute_uri
-from manifests.row_errors import RowError, check_role, check_room_in_seconds
+from manifests.row_errors import RowError, check_audio_for_any_model, check_role
 from manifests.schema import (
     BUILT_IN_DEFAULTS,
     EffectiveParams,
@@ -44,9 +44,9 @@ class ModelLimits:
 
     name: str
     roles: frozenset[str]  # references that it takes
-    check_room: Callable[[int, int, EffectiveParams], None] = check_room_in_seconds
-    """Samples of a continuation, their rate and the clip's parameters: a RowError where nothing is
-    left to be made."""
+    check_audio: Callable[[str, int, int, EffectiveParams], None] = check_audio_for_any_model
+    """Raises a RowError for a reference that the model can't use. It takes the role, the number of
+    samples, their rate in Hz, and the clip's parameters."""
 
 
 @dataclass(frozen=True)
@@ -250,7 +250,7 @@ def _check_audio(
         for role, reference in row.parsed.references().items()
         if limits is None or role in limits.roles
     ]
-    check_room = check_room_in_seconds if limits is None else limits.check_room
+    check_audio = check_audio_for_any_model if limits is None else limits.check_audio
     verdicts = opener.judge([(reference, row.manifest_uri) for row, _, _, reference in wanted])
     for (row, parsed, role, _), verdict in zip(wanted, verdicts, strict=True):
         if isinstance(verdict, RowError):
@@ -258,7 +258,6 @@ def _check_audio(
             continue
         try:
             check_audible(role, verdict.peak)
-            if role == "continuation":
-                check_room(verdict.n_samples, verdict.rate_hz, effective(parsed, defaults))
+            check_audio(role, verdict.n_samples, verdict.rate_hz, effective(parsed, defaults))
         except RowError as error:
             row.blame(role, error)

@@ -45,11 +45,13 @@ def no_room_after(continuation_s: float, params: EffectiveParams) -> UnsuitableR
     )
 
 
-def check_room_in_seconds(n_samples: int, rate_hz: int, params: EffectiveParams) -> None:
+def check_audio_for_any_model(
+    role: str, n_samples: int, rate_hz: int, params: EffectiveParams
+) -> None:
     """Raises UnsuitableRowError where a continuation is no shorter than its clip.
 
     This is the rule for a manifest whose model is not known. A model counts in whole frames, so
     that the last 20 ms of a clip can make a difference.
     """
-    if n_samples >= params.duration_s * rate_hz:
+    if role == "continuation" and n_samples >= params.duration_s * rate_hz:
         raise no_room_after(n_samples / rate_hz, params)

@@ -6,9 +6,10 @@ from torch import Tensor
 from torch.nn import functional as F
 from torchaudio.functional import resample as _torchaudio_resample
 
+from musicgen.config import resampling_ratio
+
 ZEROS = 24  # zero crossings of the sinc kernel on each side
 ROLLOFF = 0.945  # cut-off as a share of the lower Nyquist frequency
-MAX_RATIO = 30_000_000  # weights of the kernel: 120 MB
 
 
 def resample(wav: Tensor, from_hz: int, to_hz: int) -> Tensor:
@@ -22,12 +23,7 @@ def resample(wav: Tensor, from_hz: int, to_hz: int) -> Tensor:
     n_samples = wav.shape[-1]
     if from_hz == to_hz or n_samples == 0:
         return wav
-    down, up = from_hz // math.gcd(from_hz, to_hz), to_hz // math.gcd(from_hz, to_hz)
-    if down * up > MAX_RATIO:
-        raise ValueError(
-            f"{from_hz} Hz and {to_hz} Hz have no small ratio ({down}:{up}); store the audio at a "
-            "usual sample rate (44100, 48000, …)"
-        )
+    down, up = resampling_ratio(from_hz, to_hz)
     # Repeat what the kernel reaches beyond the edges, in whole periods: whole outputs to cut off.
     reach = math.ceil(ZEROS * from_hz / (ROLLOFF * min(from_hz, to_hz))) + 1
     n_periods = -(-reach // down)

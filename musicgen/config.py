@@ -10,6 +10,25 @@ FuseMethod = Literal["cross", "prepend"]
 GUIDANCE_ROWS: dict[GuidanceKind, int] = {"none": 1, "single": 2, "double": 3}
 
 
+MAX_RATIO = 30_000_000  # of two sample rates: the weights of the kernel between them take 120 MB
+
+
+def resampling_ratio(from_hz: int, to_hz: int) -> tuple[int, int]:
+    """The ratio of two sample rates in lowest terms: (down, up).
+
+    Raises:
+        ValueError: They have no ratio that is small enough to resample by.
+    """
+    common = math.gcd(from_hz, to_hz)
+    down, up = from_hz // common, to_hz // common
+    if down * up > MAX_RATIO:
+        raise ValueError(
+            f"{from_hz} Hz and {to_hz} Hz have no small ratio ({down}:{up}); store the audio at a "
+            "usual sample rate (44100, 48000, …)"
+        )
+    return down, up
+
+
 def n_frames(duration_us: int, frame_rate_hz: int) -> int:
     """Frames of a clip: rounded half up in integer microseconds, at least 1."""
     return max(1, (duration_us * frame_rate_hz + 500_000) // 1_000_000)

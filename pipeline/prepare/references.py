@@ -11,7 +11,7 @@ from musicgen.config import n_frames
 from musicgen.windows import Window, plan_windows, stride_frames
 from pipeline.planning.clips import PlannedClip
 from pipeline.planning.expand import PlanSpec
-from pipeline.planning.model_limits import check_room
+from pipeline.planning.model_limits import check_audio
 from pipeline.prepare.prepared import PreparedClip, Samples
 
 if TYPE_CHECKING:
@@ -57,17 +57,15 @@ class ReferenceReader:
         frames = n_frames(params.duration_us, self._info.frame_rate_hz)
         continuation, n_given = None, 0
         if "continuation" in clip.references:
-            wav, rate_hz = self._samples(clip, "continuation")
-            check_room(self._info, wav.shape[1], rate_hz, params)
-            continuation = self.analyzer.at_rate(wav, rate_hz)  # [C, N]
+            continuation = self.analyzer.at_rate(*self._suitable(clip, "continuation"))  # [C, N]
             n_given = -(-continuation.shape[-1] // self._info.hop_samples)
         windows = self._windows(clip, frames, n_given)
         melody = style = separation = None
         if "melody" in clip.references:
             separation = self.analyzer.separation
-            melody = self.analyzer.melody(*self._audible(clip, "melody"), windows)
+            melody = self.analyzer.melody(*self._suitable(clip, "melody"), windows)
         if "style" in clip.references:
-            style = self.analyzer.at_rate(*self._audible(clip, "style"))
+            style = self.analyzer.at_rate(*self._suitable(clip, "style"))
         return PreparedClip(
             spec=clip.spec,
             n_frames=frames,
@@ -97,8 +95,9 @@ class ReferenceReader:
     def _decode(self, place: str | bytes) -> tuple[Samples, int]:
         return load_reference(place, self._spec.storage_options)
 
-    def _audible(self, clip: PlannedClip, role: str) -> tuple[Samples, int]:
-        """The same, if something can be heard in it."""
+    def _suitable(self, clip: PlannedClip, role: str) -> tuple[Samples, int]:
+        """The same, if the model can use it for this clip."""
         wav, rate_hz = self._samples(clip, role)
         check_audible(role, peak_of(wav))
+        check_audio(self._info, role, wav.shape[1], rate_hz, clip.spec.params)
         return wav, rate_hz

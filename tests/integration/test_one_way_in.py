@@ -100,6 +100,8 @@ MELODIES = [
     Case("embedded-text", content=b"do re mi", embedded=True, says="embedded audio: not an audio"),
     Case("fills-the-clip", "continuation", audio(0.3), says="continuation has 0.30 s, but"),
     Case("fills-the-last-frame", "continuation", audio(0.299), says="continuation has 0.30 s, but"),
+    Case("odd-rate", content=audio(rate_hz=44_101), says="melody: 44101 Hz and 16000 Hz have no"),
+    Case("odd-start", "continuation", audio(rate_hz=44_101), says="continuation: 44101 Hz and"),
     Case("a-style", "style", audio(), says="style is not something that tiny takes"),
     Case("good", content=audio()),
     Case("embedded", content=audio(), embedded=True),
@@ -113,6 +115,7 @@ STYLES = [
     Case("silent-style", "style", silence(), says="the style is silent"),
     Case("missing-style", "style", says="no such file"),
     Case("nine-style", "style", audio(channels=9), says="9 channels exceed"),
+    Case("short-style", "style", audio(0.2), says="0.2 s long and an excerpt of 0.5 s is read"),
     Case("good-style", "style", audio(2.0)),
 ]
 
