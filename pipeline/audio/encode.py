@@ -14,8 +14,8 @@ import numpy as np
 import soundfile as sf
 from numpy.typing import NDArray
 
+from pipeline.audio.settings import AudioFormat
 from pipeline.audio.tags import chunks, id3_tag, riff_chunks, with_serial_number
-from pipeline.config import AudioFormat
 
 MEDIA_TYPES: dict[AudioFormat, str] = {  # key = file extension
     "flac": "audio/flac",

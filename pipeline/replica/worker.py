@@ -53,24 +53,24 @@ class ReplicaWorker:
     def __init__(self, settings: ReplicaSettings, attempts: AttemptLog) -> None:
         config = settings.config
         logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
-        torch.set_num_threads(config.threads_per_replica)
+        torch.set_num_threads(config.engine.threads_per_replica)
         self.settings, self.config = settings, config
         self.attempts = attempts
         self.name = self.attempts.now.replica
         self.device = pick_device(config)
         self.dtype = pick_dtype(config, self.device)
-        self.storage = open_storage(config.output, config.storage_options)
+        self.storage = open_storage(config.run.output, config.run.storage_options)
         self.model = load_model(settings, self.device, self.dtype)
         self.writer = PartWriter(
             self.storage,
             schema=settings.schema,
             run_id=settings.run_id,
             replica=self.name,
-            audio=config.audio,
-            audio_format=config.audio_format,
-            max_clips=config.part_clips,
-            max_bytes=config.part_megabytes * 1e6,
-            max_age_s=config.part_seconds,
+            audio=config.parts.audio,
+            audio_format=config.audio.audio_format,
+            max_clips=config.parts.part_clips,
+            max_bytes=config.parts.part_megabytes * 1e6,
+            max_age_s=config.parts.part_seconds,
             guard=self._guard,
         )
         row_builder = ClipRowBuilder(
@@ -89,7 +89,7 @@ class ReplicaWorker:
             settings, self.model, row_builder, self.writer, self.times, self._take_again
         )
         self._in_flight: dict[str, ClipTask] = {}  # accepted and not yet durable, by clip id
-        self._watchdog = Watchdog(config.hang_timeout_s, self.attempts.blame)
+        self._watchdog = Watchdog(config.run.hang_timeout_s, self.attempts.blame)
         self.drained_at: float | None = None  # when the slots must be empty, monotonic seconds
         self.loop = DecodeLoop(self.model, config, self.times, self._watchdog, self)
         self._admission = AdmissionQueue[ClipTask](self.attempts, self.loop.n_slots)
@@ -231,7 +231,7 @@ class ReplicaWorker:
     def may_admit(self, n_inside: int) -> bool:
         """What a kill can cost is bounded: clips in the slots and those not yet durable are at most
         one part more than the slots."""
-        return self._behind + n_inside < self.config.part_clips + self.loop.n_slots
+        return self._behind + n_inside < self.config.parts.part_clips + self.loop.n_slots
 
     def on_admitted(self, task: ClipTask, engine: Engine) -> None:
         """A clip is about to enter its rows."""
@@ -290,7 +290,10 @@ class ReplicaWorker:
     def _next_ended(self, uncommitted: list[Any]) -> list[tuple[ClipTask, Exception | None]] | None:
         """What has left the engine, as many clips as are finished at once; None at the end."""
         batch: list[tuple[ClipTask, Exception | None]] = []
-        room = max(1, min(self.config.encode_threads, self.config.part_clips - len(self.writer)))
+        room = max(
+            1,
+            min(self.config.audio.encode_threads, self.config.parts.part_clips - len(self.writer)),
+        )
         audio_s = 0.0
         try:
             while len(batch) < room and audio_s < FINISH_AT_ONCE_S:
@@ -379,5 +382,6 @@ class ReplicaWorker:
         s = self.settings
         if not holds(self.storage, s.lease_generation, s.lease_token):
             raise LeaseLostError(
-                f"{self.config.output} was taken over by another run; this replica commits no more"
+                f"{self.config.run.output} was taken over by another run; "
+                "this replica commits no more"
             )
