@@ -1,9 +1,10 @@
-"""The job's settings: one frozen model from which `job.yaml`, the flags and the help texts come."""
+"""The job's settings in sections: the frozen models from which `job.yaml`, flags and help come."""
 
+import difflib
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import (
     BaseModel,
@@ -13,16 +14,16 @@ from pydantic import (
     field_validator,
     model_validator,
 )
+from pydantic.fields import FieldInfo
 
 from manifests.schema import GenerationDefaults
-from pipeline.audio.limits import QualityLimits
+from pipeline.audio.settings import AudioSettings, QualitySettings
+from pipeline.ledger.settings import PartsSettings
 
-AudioMode = Literal["files", "parquet", "webdataset"]
-AudioFormat = Literal["flac", "wav", "mp3", "ogg", "opus"]
-Normalize = Literal["none", "clip", "peak", "rms", "loudness"]
 MOST_SLOTS, AUTO_SLOTS_AT_MOST = 1024, 64
 DType = Literal["auto", "fp32", "bf16", "fp16"]
 Device = Literal["auto", "cpu", "cuda"]
+Runtime = Literal["ray", "local"]
 
 # A clip's default deadline. The largest model on a slow CPU takes about 100 s per second of audio.
 ROW_LIMIT_S, ROW_LIMIT_PER_AUDIO_S = 600.0, 300.0
@@ -44,9 +45,9 @@ REPEATED_FLAGS = {
 OBJECT_STORES = ("s3://", "s3a://", "gs://", "gcs://")
 
 
-def flag_of(field: int | str) -> str:
-    """The flag of a field that is given once."""
-    return "--" + str(field).replace("_", "-")
+def flag_of(name: str) -> str:
+    """The flag of a setting."""
+    return REPEATED_FLAGS.get(name) or "--" + name.replace("_", "-")
 
 
 class ConfigError(ValueError):
@@ -88,14 +89,12 @@ def secret_names(options: Mapping[str, Any]) -> Iterator[str]:
             yield from secret_names(value)
 
 
-class JobConfig(BaseModel):
-    """Everything that one run is told. Each field is a key of `job.yaml` and a flag."""
+class ModelSettings(BaseModel):
+    """Which checkpoint makes the music. In `job.yaml`, `model: NAME` alone means its `name`."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    manifest: str = Field(description="Parquet manifest: a file or a folder; file, s3:// or gs://.")
-    output: str = Field(description="Root of the dataset to write; file, s3:// or gs://.")
-    model: str = Field(
+    name: str = Field(
         description="Checkpoint: `tiny` (bundled), a hub id such as facebook/musicgen-small, "
         "or a local folder."
     )
@@ -110,11 +109,56 @@ class JobConfig(BaseModel):
         None, description="MERT of a style checkpoint: folder or hub id."
     )
 
-    run_id: str | None = Field(
-        None,
-        pattern=r"^\d{8}T\d{6}-[0-9a-f]{6}$",
-        description="Name of this run, e.g. 20260131T120000-a1b2c3; default: the time and chance.",
+    @field_validator("text_encoder", "codec", "style_encoder")
+    @classmethod
+    def _absolute_folder(cls, name: str | None) -> str | None:
+        """A local folder becomes absolute, since workers have other folders; hub ids stay."""
+        if name is None or not Path(name).expanduser().is_dir():
+            return name
+        return str(Path(name).expanduser().absolute())
+
+
+class EngineSettings(BaseModel):
+    """How one replica computes."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    device: Device = Field("auto", description="Where replicas compute; auto = cuda if granted.")
+    dtype: DType = Field("auto", description="auto = fp16 autocast on CUDA, fp32 on CPU.")
+    slots: Annotated[int, Field(ge=1, le=MOST_SLOTS)] | Literal["auto"] = Field(
+        8,
+        description="Clips in flight per replica (2 rows each); auto = what the GPU has room for, "
+        f"at most {AUTO_SLOTS_AT_MOST}. Clips repeat to the bit at equal slots only.",
     )
+    threads_per_replica: int = Field(
+        1, ge=1, le=256, description="CPU threads of a replica (part of what makes bits repeat)."
+    )
+
+    @field_validator("slots", mode="before")
+    @classmethod
+    def _slots(cls, value: Any) -> Any:
+        """From a flag it comes as text."""
+        if isinstance(value, str) and value.isascii() and value.isdigit():
+            value = int(value)
+        if value != "auto" and not (type(value) is int and 1 <= value <= MOST_SLOTS):
+            raise ValueError(
+                f"slots={value!r} must be a whole number from 1 to {MOST_SLOTS}, or auto; correct "
+                "--slots or job.yaml"
+            )
+        return value
+
+    @model_validator(mode="after")
+    def _fp16_needs_cuda(self) -> "EngineSettings":
+        if self.dtype == "fp16" and self.device == "cpu":
+            raise ValueError("dtype=fp16 needs a GPU; use bf16 or fp32 with device=cpu")
+        return self
+
+
+class ClusterSettings(BaseModel):
+    """How many actors there are, what each needs, and how many rows they get at once."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
     replicas: int = Field(1, ge=1, le=4096, description="Model replicas (Ray actors).")
     gpus_per_replica: float | None = Field(
         None, ge=0, le=8, description="GPUs per replica; default 1 where the cluster has GPUs."
@@ -123,79 +167,41 @@ class JobConfig(BaseModel):
     replica_resources: dict[str, float] = Field(
         default_factory=dict, description="Custom Ray resources that a replica needs."
     )
-    threads_per_replica: int = Field(
-        1, ge=1, le=256, description="CPU threads of a replica (part of what makes bits repeat)."
-    )
-    device: Device = Field("auto", description="Where replicas compute; auto = cuda if granted.")
-    dtype: DType = Field("auto", description="auto = fp16 autocast on CUDA, fp32 on CPU.")
-    slots: int | Literal["auto"] = Field(
-        8,
-        description="Clips in flight per replica (2 rows each); auto = what the GPU has room for, "
-        f"at most {AUTO_SLOTS_AT_MOST}. Clips repeat to the bit at equal slots only.",
-    )
-
     prepare_workers: int = Field(1, ge=1, le=256, description="CPU actors that prepare rows.")
     prepare_block_rows: int = Field(256, ge=1, description="Rows per task of the prepare pool.")
     block_rows: int = Field(8, ge=1, le=1024, description="Rows per task of a replica.")
 
-    part_clips: int = Field(64, ge=1, le=10_000, description="Commit at the latest after N clips.")
-    part_seconds: float = Field(300.0, gt=0, description="Commit at the latest after S seconds.")
-    part_megabytes: float = Field(64.0, gt=0, description="Commit at the latest after M MB.")
-    audio: AudioMode = Field("files", description="Where audio goes: objects, Parquet or tars.")
-    audio_format: AudioFormat = Field(
-        "flac", description="Audio coding; ogg = Vorbis; opus is resampled to 48 kHz."
-    )
-    audio_bits: Literal[16, 24] = Field(16, description="Bits per sample of FLAC and WAV.")
-    mp3_kbps: int = Field(192, ge=32, le=320, description="Constant bitrate of MP3.")
-    encode_threads: int = Field(
-        4, ge=1, le=64, description="Clips that a replica measures and encodes side by side."
-    )
-    ogg_quality: float | None = Field(
-        None, gt=0, le=1, description="Quality of Vorbis and Opus, up to 1; default the codec's."
-    )
 
-    normalize: Normalize = Field(
-        "none", description="Level of the clips, as AudioCraft names it; none = the model's own."
-    )
-    peak_headroom_db: float = Field(
-        1.0, ge=0, le=60, description="normalize=peak and clip: highest sample below full scale."
-    )
-    rms_headroom_db: float = Field(
-        18.0, ge=0, le=60, description="normalize=rms: RMS below full scale."
-    )
-    target_lufs: float = Field(
-        -14.0, ge=-60, le=0, description="normalize=loudness: BS.1770 loudness of the clips."
-    )
-    loudness_compressor: bool = Field(
-        False, description="normalize=loudness: bend peaks with tanh, as AudioCraft can."
-    )
-    true_peak_dbtp: float = Field(
-        0.0, ge=-20, le=20, description="Turn down what peaks above this, between samples too; "
-        "20 = never, then what exceeds full scale is cut off."
-    )  # fmt: skip
+class ReferencesSettings(BaseModel):
+    """How reference audio is read."""
 
-    qc: QualityLimits = Field(
-        default_factory=QualityLimits,
-        description="Limits on what a clip may measure, e.g. max_silence_ratio=0.5; off lifts one.",
-    )
-    qc_action: Literal["fail", "keep"] = Field(
-        "fail", description="A clip past a limit: a dead letter, or kept and named in qc_failed."
-    )
-    max_retakes: int = Field(
-        0, ge=0, le=20, description="Make a clip that fails QC again, with the next seed."
-    )
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
     separation: Literal["auto", "none"] = Field(
         "auto", description="Hear melodies through Demucs where it is installed; none = plain mix."
     )
-    generation: GenerationDefaults = Field(
-        default_factory=GenerationDefaults, description="Defaults for what a row leaves empty."
+
+
+class RunSettings(BaseModel):
+    """What is read and written, and when a run waits, reports and gives up."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    manifest: str = Field(description="Parquet manifest: a file or a folder; file, s3:// or gs://.")
+    output: str = Field(description="Root of the dataset to write; file, s3:// or gs://.")
+    run_id: str | None = Field(
+        None,
+        pattern=r"^\d{8}T\d{6}-[0-9a-f]{6}$",
+        description="Name of this run, e.g. 20260131T120000-a1b2c3; default: the time and chance.",
     )
     extra_columns: tuple[str, ...] = Field(
         (), description="Manifest columns to carry through although they look like a misspelling."
     )
     storage_options: dict[str, Any] = Field(
         default_factory=dict, description="fsspec options, e.g. endpoint_url; no credentials."
+    )
+    runtime: Runtime = Field(
+        "ray", description="Where the job runs: on Ray, or in threads of this process (local)."
     )
     lease_ttl_s: float = Field(20.0, gt=0.5, description="A lease silent this long is taken over.")
     tolerate_dead_letters: bool = Field(
@@ -233,19 +239,6 @@ class JobConfig(BaseModel):
     report_sample: int = Field(12, ge=0, le=500, description="Clips with players in report.html.")
     verbose: bool = Field(False, description="Show the log lines of the actors.")
 
-    @field_validator("slots", mode="before")
-    @classmethod
-    def _slots(cls, value: Any) -> Any:
-        """From a flag it comes as text."""
-        if isinstance(value, str) and value.isascii() and value.isdigit():
-            value = int(value)
-        if value != "auto" and not (type(value) is int and 1 <= value <= MOST_SLOTS):
-            raise ValueError(
-                f"slots={value!r} must be a whole number from 1 to {MOST_SLOTS}, or auto; correct "
-                "--slots or job.yaml"
-            )
-        return value
-
     @field_validator("storage_options")
     @classmethod
     def _no_credentials(cls, options: dict[str, Any]) -> dict[str, Any]:
@@ -259,21 +252,7 @@ class JobConfig(BaseModel):
         check_location(uri, flag_of(info.field_name or "address"))
         return uri if "://" in uri else str(Path(uri).expanduser().absolute())
 
-    @field_validator("text_encoder", "codec", "style_encoder")
-    @classmethod
-    def _absolute_folder(cls, name: str | None) -> str | None:
-        """The same for what may be a folder or a hub id."""
-        if name is None or not Path(name).expanduser().is_dir():
-            return name
-        return str(Path(name).expanduser().absolute())
-
-    @model_validator(mode="after")
-    def _fp16_needs_cuda(self) -> "JobConfig":
-        if self.dtype == "fp16" and self.device == "cpu":
-            raise ValueError("dtype=fp16 needs a GPU; use bf16 or fp32 with device=cpu")
-        return self
-
-    @field_validator("max_runtime", mode="before")
+    @field_validator("max_runtime", mode="before", json_schema_input_type=str | float | None)
     @classmethod
     def _as_text(cls, value: Any) -> Any:
         """YAML reads 3600 as a number."""
@@ -298,10 +277,107 @@ class JobConfig(BaseModel):
         """How long a clip of that length may take after its admission."""
         return self.row_timeout_s or ROW_LIMIT_S + ROW_LIMIT_PER_AUDIO_S * duration_s
 
+
+class JobConfig(BaseModel):
+    """Everything that one run is told, in sections. Each setting is a key of `job.yaml` and a
+    flag of the same name, but for `model.name`, whose flag is `--model`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    model: ModelSettings = Field(description="The checkpoint.")
+    generation: GenerationDefaults = Field(
+        default_factory=GenerationDefaults, description="Defaults for what a row leaves empty."
+    )
+    engine: EngineSettings = Field(
+        default_factory=EngineSettings, description="How one replica computes."
+    )
+    cluster: ClusterSettings = Field(
+        default_factory=ClusterSettings, description="Actors, their resources and block sizes."
+    )
+    references: ReferencesSettings = Field(
+        default_factory=ReferencesSettings, description="How reference audio is read."
+    )
+    parts: PartsSettings = Field(
+        default_factory=PartsSettings, description="When clips are committed, and in which form."
+    )
+    audio: AudioSettings = Field(
+        default_factory=AudioSettings, description="Format and level of the audio files."
+    )
+    quality: QualitySettings = Field(
+        default_factory=QualitySettings, description="Checks on what a clip measures."
+    )
+    run: RunSettings = Field(description="Input, output, limits and reports of a run.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _required_sections(cls, value: Any) -> Any:
+        """A section that is left out is empty, so that faults name the settings that it lacks."""
+        return {"model": {}, "run": {}, **value} if isinstance(value, Mapping) else value
+
+    @field_validator("model", mode="before", json_schema_input_type=str | ModelSettings)
+    @classmethod
+    def _name_alone(cls, value: Any) -> Any:
+        return {"name": value} if isinstance(value, str) else value
+
+    @classmethod
+    def of(cls, **flags: Any) -> "JobConfig":
+        """The config of flags, under their names with underscores; None means not given.
+
+        Raises:
+            ConfigError: No flag has that name.
+            pydantic.ValidationError: A value is missing or out of range.
+        """
+        return cls.model_validate(in_sections(flags))
+
+    def with_flags(self, **flags: Any) -> "JobConfig":
+        """A copy in which some flags have other values."""
+        told = self.model_dump(exclude_unset=True)
+        for section, settings in in_sections(flags).items():
+            told[section] = told.get(section, {}) | settings
+        return JobConfig.model_validate(told)
+
     @property
     def tasks_in_flight(self) -> int:
         """Ray tasks that a replica holds at once: enough rows for the slots, those that wait
         behind them, and a part that is being filled (a task ends when its rows are committed)."""
-        slots = AUTO_SLOTS_AT_MOST if self.slots == "auto" else self.slots
-        rows = 2 * slots + self.part_clips
-        return 1 + -(-rows // self.block_rows)
+        slots = AUTO_SLOTS_AT_MOST if self.engine.slots == "auto" else self.engine.slots
+        rows = 2 * slots + self.parts.part_clips
+        return 1 + -(-rows // self.cluster.block_rows)
+
+
+class Setting(NamedTuple):
+    """Where the setting of a flag stands in the config."""
+
+    section: str
+    key: str
+    field: FieldInfo
+
+
+def _all_settings() -> dict[str, Setting]:
+    found = {}
+    for section, model in SECTIONS.items():
+        for key, field in model.model_fields.items():
+            found["model" if key == "name" else key] = Setting(section, key, field)
+    return found
+
+
+SECTIONS: dict[str, type[BaseModel]] = {
+    name: field.annotation
+    for name, field in JobConfig.model_fields.items()
+    if isinstance(field.annotation, type)
+}
+SETTINGS = _all_settings()  # by the name of the flag, with underscores
+
+
+def in_sections(flags: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """The given flags (not None) by section and key; ConfigError where no flag has that name."""
+    found: dict[str, dict[str, Any]] = {}
+    for name, value in flags.items():
+        if name not in SETTINGS:
+            near = difflib.get_close_matches(name, SETTINGS, n=1)
+            hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(SETTINGS)}"
+            raise ConfigError(f"no setting is named {name}; {hint}")
+        if value is not None:
+            section, key, _ = SETTINGS[name]
+            found.setdefault(section, {})[key] = value
+    return found

@@ -9,14 +9,27 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
 from manifests.messages import from_pydantic
 from manifests.schema import GenerationDefaults
 from pipeline.audio.limits import QualityLimits
-from pipeline.config import REPEATED_FLAGS, ConfigError, JobConfig, flag_of
+from pipeline.config import (
+    SECTIONS,
+    SETTINGS,
+    ConfigError,
+    JobConfig,
+    check_location,
+    flag_of,
+    in_sections,
+    refuse_credentials,
+)
 
-_SECTIONS: dict[str, type[BaseModel]] = {"generation": GenerationDefaults, "qc": QualityLimits}
+Sections = dict[str, dict[str, Any]]
+# Settings of several entries: flags add to the entries of `job.yaml`.
+_ADDED_TO = ("storage_options", "qc")
+# Settings of one run, which the next one does not inherit.
+_NOT_INHERITED = ("manifest", "output", "wait", "run_id")
 
 
 def load_config(
@@ -26,30 +39,47 @@ def load_config(
 
     Args:
         path: The settings file, if any.
-        flags: Fields of JobConfig and of its generation defaults; None means not given.
-        inherited: Settings of an earlier run, which everything else overrides.
+        flags: Values of flags, under their names with underscores; None means not given.
+        inherited: Sections of an earlier run's settings, which everything else overrides.
 
     Raises:
         ConfigError: unreadable file, unknown key, or a value out of range; names every one.
     """
-    merged = {**(inherited or {}), **(_read_yaml(path) if path else {})}
-    generation = _mapping(merged, "generation", path)
-    sections = {name: _mapping(merged, name, path) for name in ("storage_options", "qc")}
-    for name, value in flags.items():
-        if value is None:
-            continue
-        if name in GenerationDefaults.model_fields:
-            generation[name] = value
-        elif name in sections:
-            merged[name] = sections[name] | value
-        else:
-            merged[name] = value
-    if generation:
-        merged["generation"] = generation
+    merged: dict[str, Any] = {name: dict(values) for name, values in (inherited or {}).items()}
+    for name, value in (_read_sections(path) if path else {}).items():
+        merged[name] = merged.get(name, {}) | value if isinstance(value, dict) else value
+    for section, values in in_sections(flags).items():
+        settings = merged.setdefault(section, {})
+        for key, value in values.items():
+            if key in _ADDED_TO:
+                value = _mapping(settings, key, path) | value
+            settings[key] = value
     try:
         return JobConfig.model_validate(merged)
     except ValidationError as error:
         raise ConfigError("\n".join(_explain(error, path))) from None
+
+
+def inherited_settings(recorded: Mapping[str, Any]) -> Sections:
+    """What a run inherits of the config in an earlier run's record, as sections.
+
+    Records of version 0.1 hold a flat config: one key per flag, and `generation`. Settings that
+    this version does not know are left out.
+    """
+    if isinstance(recorded.get("run"), Mapping):
+        sections = recorded
+    else:
+        flat = {name: value for name, value in recorded.items() if name in SETTINGS}
+        sections = in_sections(flat) | {"generation": recorded.get("generation", {})}
+    return {
+        section: {
+            key: value
+            for key, value in settings.items()
+            if key in SECTIONS[section].model_fields and key not in _NOT_INHERITED
+        }
+        for section, settings in sections.items()
+        if section in SECTIONS
+    }
 
 
 def _mapping(settings: Mapping[str, Any], name: str, path: str | None) -> dict[str, Any]:
@@ -68,6 +98,36 @@ def load_defaults(duration_s: float | None) -> GenerationDefaults:
         return GenerationDefaults.model_validate(given)
     except ValidationError as error:
         raise ConfigError("\n".join(_explain(error, None))) from None
+
+
+def _read_sections(path: str) -> dict[str, Any]:
+    """The sections of a settings file; a flat file, as version 0.1 read it, is refused."""
+    loaded = _read_yaml(path)
+    if isinstance(loaded.get("model"), str):
+        loaded["model"] = {"name": loaded["model"]}
+    flat = {
+        name: value
+        for name, value in loaded.items()
+        if name in SETTINGS and (name not in SECTIONS or isinstance(value, str))
+    }
+    if flat:
+        raise ConfigError(f"{path}: {_in_sections_now(flat)}")
+    sections = {name: _mapping(loaded, name, path) for name in SECTIONS if name in loaded}
+    for section, name in (("run", "storage_options"), ("quality", "qc")):
+        _mapping(sections.get(section, {}), name, path)
+    return loaded | sections
+
+
+def _in_sections_now(flat: Mapping[str, Any]) -> str:
+    """Where settings that stand outside of their sections belong, as lines of YAML."""
+    options = flat.get("storage_options")
+    if isinstance(options, Mapping):  # the message must not repeat a secret
+        refuse_credentials(options)
+    for name in ("manifest", "output"):
+        check_location(str(flat.get(name, "")), flag_of(name))
+    places = [f"{name} is now in the section {SETTINGS[name].section}" for name in flat]
+    lines = yaml.safe_dump(in_sections(flat), sort_keys=False, allow_unicode=True).splitlines()
+    return "\n  ".join([f"{', '.join(places)}; write", *lines])
 
 
 def _read_yaml(path: str) -> dict[str, Any]:
@@ -92,19 +152,47 @@ def _explain(error: ValidationError, path: str | None) -> list[str]:
     """One line per fault: where, what, and the nearest known key for a misspelt one."""
     lines = []
     for fault in error.errors():
-        key = ".".join(str(part) for part in fault["loc"]) or "(settings)"
-        section = str(fault["loc"][0]) if len(fault["loc"]) > 1 else ""
-        known = list(_SECTIONS.get(section, JobConfig).model_fields)
+        location = tuple(str(part) for part in fault["loc"])
+        key = ".".join(location) or "(settings)"
         if fault["type"] == "extra_forbidden":
-            near = difflib.get_close_matches(str(fault["loc"][-1]), known, n=1)
-            hint = f"did you mean {near[0]}?" if near else f"known keys: {', '.join(known)}"
-            lines.append(f"{path or 'settings'}: unknown key {key}; {hint}")
+            lines.append(f"{path or 'settings'}: unknown key {key}; {_nearest(location)}")
         elif fault["type"] == "missing":
-            lines.append(f"{key} is missing; give {flag_of(key)} or `{key}:` in job.yaml")
+            lines.append(_missing(location))
         elif fault["type"] == "value_error":  # our own words, which name what they are about
             lines.append(fault["msg"].removeprefix("Value error, "))
         else:
             rule = from_pydantic({**fault, "loc": fault["loc"][-1:]}).rule
-            flag = REPEATED_FLAGS.get(str(fault["loc"][0])) or flag_of(fault["loc"][-1])
+            flag = flag_of(_flag_name(location))
             lines.append(f"{key}={fault['input']!r} {rule}; correct {flag} or job.yaml")
     return lines
+
+
+def _flag_name(location: tuple[str, ...]) -> str:
+    """The name of the flag that gives the setting at a place in the config."""
+    if len(location) == 1:
+        return location[0]  # of the generation defaults, or a section
+    return "model" if location[:2] == ("model", "name") else location[1]
+
+
+def _missing(location: tuple[str, ...]) -> str:
+    name = _flag_name(location)
+    line = "`model:`" if name == "model" else f"`{name}:` below `{location[0]}:`"
+    return f"{name} is missing; give {flag_of(name)} or {line} in job.yaml"
+
+
+def _nearest(location: tuple[str, ...]) -> str:
+    """What an unknown key may have been meant to be: a key beside it, or of another section."""
+    key, inside = location[-1], location[:-1]
+    if inside == ("quality", "qc"):
+        beside = list(QualityLimits.model_fields)
+    else:
+        beside = list(SECTIONS[inside[0]].model_fields if inside else SECTIONS)
+    near = difflib.get_close_matches(key, beside, n=1)
+    if key not in SETTINGS and near:
+        return f"did you mean {near[0]}?"
+    elsewhere = difflib.get_close_matches(key, SETTINGS, n=1)
+    if key in SETTINGS:
+        return f"{key} is in the section {SETTINGS[key].section}"
+    if elsewhere:
+        return f"did you mean {elsewhere[0]} in the section {SETTINGS[elsewhere[0]].section}?"
+    return f"known {'keys' if inside else 'sections'}: {', '.join(beside)}"

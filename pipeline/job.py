@@ -96,10 +96,13 @@ def run(
         storage = lease.storage
         lease.start_heartbeat()
         maintain.finish_compaction(storage, lease)
-        schema = ledger.check_schema(storage, manifest.extra_schema, config.audio)
-        run_id = config.run_id or ledger.new_run_id()
+        schema = ledger.check_schema(storage, manifest.extra_schema, config.parts.audio)
+        run_id = config.run.run_id or ledger.new_run_id()
         spec = PlanSpec(
-            manifest, config.generation, limits_of(info, config.separation), config.storage_options
+            manifest,
+            config.generation,
+            limits_of(info, config.references.separation),
+            config.run.storage_options,
         )
         selection = Selection(ledger.committed_ids(storage), retry)
         plan = scan(spec, selection)
@@ -129,8 +132,8 @@ def run(
                 start_ray(config)
                 drain.listen()
                 check_resources(config, say)
-                if config.max_gpu_hours is not None:
-                    drain.replicas_start(gpus_per_replica(config) * config.replicas)
+                if config.run.max_gpu_hours is not None:
+                    drain.replicas_start(gpus_per_replica(config) * config.cluster.replicas)
                 dataset = build_dataset(config, plan, prepare, replica, known, Replica)
                 _watch(dataset, config, lease, record, summary, drain, say)
         except KeyboardInterrupt:
@@ -151,12 +154,12 @@ def run(
 def _lease(config: JobConfig, say: Callable[[str], None]) -> Lease:
     """The first write to the output: what fails here is the output's address or credentials."""
     try:
-        storage = open_storage(config.output, config.storage_options)
+        storage = open_storage(config.run.output, config.run.storage_options)
         return Lease.acquire(
-            storage, ttl_s=config.lease_ttl_s, wait=config.wait, on_message=say, owner="run"
+            storage, ttl_s=config.run.lease_ttl_s, wait=config.run.wait, on_message=say, owner="run"
         )
     except StorageError as error:
-        raise ConfigError(f"--output {config.output} can't be used: {error}") from error
+        raise ConfigError(f"--output {config.run.output} can't be used: {error}") from error
 
 
 def _public(info: ModelInfo) -> dict[str, Any]:
@@ -217,7 +220,7 @@ def _watch(
     stop = threading.Event()
     threading.Thread(target=_drive, args=(dataset, statuses, stop), daemon=True).start()
     tally = summary.tally
-    view = ProgressView(tally, config.interval_s)
+    view = ProgressView(tally, config.run.interval_s)
     last_news = next_record = time.monotonic()
     leaving: Leaving | None = None
     try:
@@ -228,15 +231,15 @@ def _watch(
             if leaving is None and drain.is_due():
                 say(drain.words())
                 lease.ask_to_drain()
-                leaving = Leaving(lease.storage, summary.run_id, now + config.drain_s)
+                leaving = Leaving(lease.storage, summary.run_id, now + config.run.drain_s)
             if leaving is not None and leaving.is_over(now):
                 return
             if now >= next_record:
                 record.write("running", tally)
-                next_record = now + config.interval_s
-            if now - last_news > config.stall_timeout_s:
+                next_record = now + config.run.interval_s
+            if now - last_news > config.run.stall_timeout_s:
                 raise StalledError(
-                    f"no row became durable for {config.stall_timeout_s:g} s; see the actors' "
+                    f"no row became durable for {config.run.stall_timeout_s:g} s; see the actors' "
                     "logs, or raise stall_timeout_s; the same command resumes"
                 )
             try:

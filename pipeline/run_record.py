@@ -31,8 +31,10 @@ class RunRecord:
         self, storage: Storage, run_id: str, config: JobConfig, model: dict[str, Any], plan: Plan
     ) -> None:
         self._storage, self._run_id = storage, run_id
-        self._started, self._replicas = time.time(), config.replicas
+        self._started, self._replicas = time.time(), config.cluster.replicas
         outcomes = plan.outcomes
+        recorded = config.model_dump(mode="json")
+        recorded["run"]["manifest"] = redact(config.run.manifest)
         self._fixed = {
             "run_id": run_id,
             "started_at": _now(),
@@ -42,12 +44,12 @@ class RunRecord:
             "done_before": outcomes["done"],
             "skipped_failed": outcomes["standing"],
             "invalid": outcomes["refused"],
-            "config": config.model_dump(mode="json") | {"manifest": redact(config.manifest)},
+            "config": recorded,
             "model": model,
             "versions": {"python": platform.python_version()}
             | {name: version(name) for name in _PACKAGES},
-            "replicas": config.replicas,
-            "slots": config.slots,
+            "replicas": config.cluster.replicas,
+            "slots": config.engine.slots,
         }
 
     def write(self, state: State, tally: Tally) -> None:

@@ -12,8 +12,9 @@ import pytest
 
 from pipeline.audio.limits import QualityLimits
 from pipeline.audio.measure import Quality
+from pipeline.audio.settings import AudioFormat, Normalize
 from pipeline.cli.root import main
-from pipeline.config import AudioFormat, JobConfig, Normalize
+from pipeline.config import SETTINGS
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -190,4 +191,4 @@ def test_the_strategies_and_formats_are_those_of_the_settings() -> None:
 def test_every_setting_that_is_named_exists() -> None:
     part = README.partition("## Level, format, quality checks")[2].partition("\n## ")[0]
     flags = {flag.replace("-", "_") for flag in re.findall(r"--([a-z][a-z0-9-]+)", part)}
-    assert flags - set(JobConfig.model_fields) == {"config"}
+    assert flags - set(SETTINGS) == {"config"}

@@ -15,8 +15,8 @@ import soundfile as sf
 from numpy.typing import NDArray
 
 from manifests.audio_file import chunks, riff_chunks
+from pipeline.audio.settings import AudioFormat
 from pipeline.audio.tags import id3_tag, with_serial_number
-from pipeline.config import AudioFormat
 
 MEDIA_TYPES: dict[AudioFormat, str] = {  # key = file extension
     "flac": "audio/flac",

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.audio.measure import SILENCE_DBFS, Quality, measure
-from pipeline.config import JobConfig, Normalize
+from pipeline.audio.settings import AudioSettings, Normalize
 
 NO_CEILING_DBTP = 20.0  # a `true_peak_dbtp` from which on nothing is turned down
 
@@ -29,28 +29,28 @@ class Levelled:
 
 
 def to_level(
-    wav: NDArray[np.float32], sample_rate_hz: int, made: Quality, config: JobConfig
+    wav: NDArray[np.float32], sample_rate_hz: int, made: Quality, settings: AudioSettings
 ) -> Levelled:
     """Brings one clip to its level.
 
     Args:
         wav: [C, N] samples as the model made them.
         made: What they measure.
-        config: Its `normalize` and the settings of that strategy.
+        settings: Their `normalize` and the settings of that strategy.
     """
-    applied, gain_db = _strategy(made, config)
+    applied, gain_db = _strategy(made, settings)
     if applied == "clip":
-        highest = np.float32(_factor(-config.peak_headroom_db))
+        highest = np.float32(_factor(-settings.peak_headroom_db))
         shaped = np.clip(wav, -highest, highest)  # [C, N]
         quality = _measured_again(shaped, sample_rate_hz, made)
-    elif applied == "loudness" and config.loudness_compressor:
+    elif applied == "loudness" and settings.loudness_compressor:
         shaped = np.tanh(_amplified(wav, gain_db))
         quality = _measured_again(shaped, sample_rate_hz, made)
     else:
         shaped = _amplified(wav, gain_db)
         quality = made.raised(shaped, gain_db)
-    over_db = quality.true_peak_dbtp - config.true_peak_dbtp
-    limited = over_db > 0.0 and config.true_peak_dbtp < NO_CEILING_DBTP
+    over_db = quality.true_peak_dbtp - settings.true_peak_dbtp
+    limited = over_db > 0.0 and settings.true_peak_dbtp < NO_CEILING_DBTP
     if limited:
         shaped = _amplified(shaped, -over_db)
         quality = quality.raised(shaped, -over_db)
@@ -58,18 +58,18 @@ def to_level(
     return Levelled(shaped, quality, applied, gain_db, limited)
 
 
-def _strategy(made: Quality, config: JobConfig) -> tuple[Normalize, float]:
+def _strategy(made: Quality, settings: AudioSettings) -> tuple[Normalize, float]:
     """The strategy that this clip can have, and its gain in dB."""
-    strategy = config.normalize
+    strategy = settings.normalize
     if strategy in ("none", "clip"):
         return strategy, 0.0
     if made.peak_dbfs < SILENCE_DBFS:
         return "peak", 0.0  # no gain makes music of silence
     if strategy == "rms":
-        return "rms", -config.rms_headroom_db - made.rms_dbfs
+        return "rms", -settings.rms_headroom_db - made.rms_dbfs
     if strategy == "loudness" and made.loudness_lufs is not None:
-        return "loudness", config.target_lufs - made.loudness_lufs
-    return "peak", -config.peak_headroom_db - made.peak_dbfs
+        return "loudness", settings.target_lufs - made.loudness_lufs
+    return "peak", -settings.peak_headroom_db - made.peak_dbfs
 
 
 def _amplified(wav: NDArray[np.float32], gain_db: float) -> NDArray[np.float32]:

@@ -10,29 +10,55 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-from manifests.schema import GenerationDefaults
-from pipeline.config import REPEATED_FLAGS, JobConfig, flag_of, refuse_credentials
+from pipeline.config import REPEATED_FLAGS, SETTINGS, JobConfig, flag_of, refuse_credentials
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 
 def job_options(command: F) -> F:
-    """Adds a flag for every field of JobConfig and of its generation defaults.
+    """Adds a flag for every setting of JobConfig.
 
     A flag that is not given is None, so that `job.yaml` and the built-in defaults show through.
     """
-    for name, field in reversed(GenerationDefaults.model_fields.items()):
-        command = _option(name, field, "default of the rows")(command)
-    for name, field in reversed(JobConfig.model_fields.items()):
-        if name != "generation":
-            command = _option(name, field, None)(command)
+    for name, setting in reversed(SETTINGS.items()):
+        command = _option(name, setting.field)(command)
     config = click.option("--config", metavar="JOB.YAML", help="Settings file; flags override it.")
     return config(command)
+
+
+def local_option(command: F) -> F:
+    """Adds `--local`."""
+    return click.option("--local", is_flag=True, help="The same as --runtime local.")(command)
+
+
+class JobCommand(click.Command):
+    """A command whose help shows the settings of a job under the sections of `job.yaml`."""
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Writes the flags of the command itself, then those of each section."""
+        groups: dict[str, list[tuple[str, str]]] = {"Options": []}
+        for parameter in self.get_params(ctx):
+            record = parameter.get_help_record(ctx)
+            if record is not None:
+                groups.setdefault(_heading(parameter.name or ""), []).append(record)
+        for heading, records in groups.items():
+            with formatter.section(heading):
+                formatter.write_dl(records)
+
+
+def _heading(name: str) -> str:
+    if name not in SETTINGS:
+        return "Options"
+    section = SETTINGS[name].section
+    description = JobConfig.model_fields[section].description or ""
+    return f"{description.removesuffix('.')} (section {section})"
 
 
 def given_flags(values: dict[str, Any]) -> dict[str, Any]:
     """The flags that were given, as `load_config` takes them: repeated KEY=VALUE become dicts."""
     given = {name: value for name, value in values.items() if value is not None and value != ()}
+    if given.pop("local", False) and given.setdefault("runtime", "local") != "local":
+        raise click.UsageError("--local and --runtime ray exclude each other")
     if "storage_options" in given:
         given["storage_options"] = storage_pairs(given["storage_options"])
     for name in ("replica_resources", "qc"):
@@ -53,11 +79,10 @@ def storage_pairs(texts: Iterable[str]) -> dict[str, Any]:
 
 def flags_of(config: JobConfig) -> list[str]:
     """The flags that give this config anew, on a machine that does not have its files."""
-    fields = config.model_dump(mode="json", exclude_unset=True)
-    fields |= fields.pop("generation", {})
+    told = config.model_dump(mode="json", exclude_unset=True)
     flags = []
-    for name, value in fields.items():
-        flag = REPEATED_FLAGS.get(name) or flag_of(name)
+    for name, (section, key, _) in SETTINGS.items():
+        value, flag = told.get(section, {}).get(key), flag_of(name)
         if isinstance(value, bool):
             flags.append(flag if value else f"--no-{flag[2:]}")
         elif isinstance(value, dict):
@@ -90,16 +115,12 @@ def _value(text: str) -> Any:
         return {"true": True, "false": False}.get(text.lower(), text)
 
 
-def _option(name: str, field: FieldInfo, prefix: str | None) -> Callable[[F], F]:
-    flag = "--" + name.replace("_", "-")
+def _option(name: str, field: FieldInfo) -> Callable[[F], F]:
+    flag = flag_of(name)
     help_text = f"{field.description or ''}{_default_text(field)}"
-    if prefix:
-        help_text = f"({prefix}) {help_text}"
     if name in REPEATED_FLAGS:
         metavar = {"extra_columns": "NAME", "qc": "LIMIT=VALUE"}.get(name, "KEY=VALUE")
-        return click.option(
-            REPEATED_FLAGS[name], name, multiple=True, metavar=metavar, help=help_text
-        )
+        return click.option(flag, name, multiple=True, metavar=metavar, help=help_text)
     kind = _plain_type(field.annotation)
     if kind is bool:
         return click.option(f"{flag}/--no-{flag[2:]}", name, default=None, help=help_text)

@@ -11,7 +11,7 @@ from manifests.reader import Manifest
 from pipeline.cli.errors import EXIT_DEAD_LETTERS, EXIT_DRAINED, errors_to_exit_codes, say
 from pipeline.cli.manifest import manifest
 from pipeline.cli.models import convert, models
-from pipeline.cli.options import given_flags, job_options
+from pipeline.cli.options import JobCommand, given_flags, job_options, local_option
 from pipeline.cli.submit import submit
 from pipeline.cli.upkeep import compact, continued_config, gc, report, status, verify
 from pipeline.config import JobConfig
@@ -45,14 +45,16 @@ def main() -> None:
 
 
 @main.command(
+    cls=JobCommand,
     epilog="""\b
 Examples:
   musicgen-batch run --manifest demo.parquet --output out/demo --model tiny
   musicgen-batch run --config job.yaml --manifest demo.parquet --output s3://b/music \\
       --storage-option endpoint_url=http://localhost:7480
-"""
+""",
 )
 @job_options
+@local_option
 @errors_to_exit_codes
 def run(config: str | None, **flags: Any) -> None:
     """Make every clip of a manifest that the output does not hold yet."""
@@ -60,12 +62,14 @@ def run(config: str | None, **flags: Any) -> None:
 
 
 @main.command(
+    cls=JobCommand,
     epilog="""\b
 Example:
   musicgen-batch retry --manifest demo.parquet --output out/demo
-"""
+""",
 )
 @job_options
+@local_option
 @errors_to_exit_codes
 def retry(config: str | None, **flags: Any) -> None:
     """Try again only the rows whose dead letter stands.
@@ -76,11 +80,12 @@ def retry(config: str | None, **flags: Any) -> None:
 
 
 @main.command(
+    cls=JobCommand,
     epilog="""\b
 Examples:
   musicgen-batch plan --manifest demo.parquet --model tiny
   musicgen-batch plan --manifest demo.parquet --output out/demo --json
-"""
+""",
 )
 @job_options
 @click.option("--json", "as_json", is_flag=True, help="Print the counts as JSON.")
@@ -107,15 +112,18 @@ def plan(config: str | None, as_json: bool, **flags: Any) -> None:
         known, runs = DoneSet(NO_IDS, NO_IDS), []
     else:
         settings = continued_config(config, given)
-        storage = open_storage(settings.output, settings.storage_options)
+        storage = open_storage(settings.run.output, settings.run.storage_options)
         known, runs = ledger.committed_ids(storage), ledger.read_runs(storage)
     opened = _open_manifest(settings)
     info = inspect_model(settings)
     spec = PlanSpec(
-        opened, settings.generation, limits_of(info, settings.separation), settings.storage_options
+        opened,
+        settings.generation,
+        limits_of(info, settings.references.separation),
+        settings.run.storage_options,
     )
     found = scan(spec, Selection(known))
-    seconds = estimate_s(found.pending_audio_s, settings.replicas, runs)
+    seconds = estimate_s(found.pending_audio_s, settings.cluster.replicas, runs)
     if as_json:
         counts = {"rows": found.n_rows, "pending_audio_s": found.pending_audio_s}
         click.echo(json.dumps(counts | dict(found.outcomes) | {"estimated_s": seconds}))
@@ -126,7 +134,7 @@ def plan(config: str | None, as_json: bool, **flags: Any) -> None:
     if seconds is None:
         click.echo("time: unknown until a run on this output has finished")
     else:
-        click.echo(f"time: about {clock(seconds)} with {settings.replicas} replicas")
+        click.echo(f"time: about {clock(seconds)} with {settings.cluster.replicas} replicas")
 
 
 def _make(config: JobConfig, *, retry: bool) -> None:
@@ -141,15 +149,15 @@ def _make(config: JobConfig, *, retry: bool) -> None:
     from pipeline.report import build_report
 
     summary = job.run(config, opened, info, retry=retry, say=say)
-    storage = open_storage(config.output, config.storage_options)
+    storage = open_storage(config.run.output, config.run.storage_options)
     if summary.drained:
         say(_words_of_drained(summary, storage))
         raise click.exceptions.Exit(EXIT_DRAINED)
     if summary.plan.pending or summary.plan.letters or not storage.size("report.html"):
-        page = build_report(storage, sample=config.report_sample)
+        page = build_report(storage, sample=config.run.report_sample)
         storage.put("report.html", page.encode())
     click.echo(_closing_words(summary, storage))
-    if summary.letters_standing and not config.tolerate_dead_letters:
+    if summary.letters_standing and not config.run.tolerate_dead_letters:
         raise click.exceptions.Exit(EXIT_DEAD_LETTERS)
 
 
@@ -195,9 +203,9 @@ def _failures(storage: Storage) -> list[str]:
 
 def _open_manifest(config: JobConfig) -> Manifest:
     return Manifest.open(
-        config.manifest,
-        storage_options=config.storage_options,
-        extra_columns=config.extra_columns,
+        config.run.manifest,
+        storage_options=config.run.storage_options,
+        extra_columns=config.run.extra_columns,
         reserved=RESERVED_COLUMNS,
     )
 

@@ -20,7 +20,7 @@ from pipeline.cli.errors import (
     errors_to_exit_codes,
     say,
 )
-from pipeline.cli.options import flags_of, given_flags, job_options
+from pipeline.cli.options import JobCommand, flags_of, given_flags, job_options
 from pipeline.config import ConfigError, JobConfig, secret_names
 from pipeline.config_file import load_config
 
@@ -37,6 +37,7 @@ COMMAND_NOT_FOUND = 127  # a shell's
 
 
 @click.command(
+    cls=JobCommand,
     epilog="""\b
 Examples:
   musicgen-batch submit --address http://head:8265 --config job.yaml \\
@@ -50,7 +51,7 @@ Examples:
 \b
 Credentials never travel with a job, whose settings the dashboard shows to everyone: the
 cluster's nodes need them (a Kubernetes Secret, an instance role, the environment of `ray start`).
-"""
+""",
 )
 @click.option(
     "--address",
@@ -100,11 +101,11 @@ def submit(
     the id of the job. Interrupting this command leaves the job alone.
     """
     settings = load_config(config, given_flags(flags))
-    run_id = settings.run_id or ledger.new_run_id()
+    run_id = settings.run.run_id or ledger.new_run_id()
     job = {
-        "entrypoint": entrypoint(executable, settings.model_copy(update={"run_id": run_id})),
+        "entrypoint": entrypoint(executable, settings.with_flags(run_id=run_id)),
         "submission_id": run_id,
-        "runtime_env": runtime_env(settings.drain_s, working_dir, packages, env),
+        "runtime_env": runtime_env(settings.run.drain_s, working_dir, packages, env),
     }
     client = connect(address)
     _hint_at_local_paths(settings)
@@ -268,12 +269,16 @@ def _dashboard(address: str | None) -> str:
 
 
 def _absolute_model(config: JobConfig) -> JobConfig:
-    folder = Path(config.model).expanduser()
-    return config.model_copy(update={"model": str(folder.absolute())} if folder.is_dir() else {})
+    folder = Path(config.model.name).expanduser()
+    return config.with_flags(model=str(folder.absolute())) if folder.is_dir() else config
 
 
 def _hint_at_local_paths(config: JobConfig) -> None:
-    places = {"--manifest": config.manifest, "--output": config.output, "--model": config.model}
+    places = {
+        "--manifest": config.run.manifest,
+        "--output": config.run.output,
+        "--model": config.model.name,
+    }
     local = [f"{flag} {place}" for flag, place in places.items() if place.startswith("/")]
     if local:
         say(f"{', '.join(local)}: a local path; every node of the cluster must see it there")

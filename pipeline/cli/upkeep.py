@@ -11,7 +11,7 @@ from manifests.reader import Manifest
 from pipeline.cli.errors import EXIT_CRASH, errors_to_exit_codes, say
 from pipeline.cli.options import storage_pairs
 from pipeline.config import ConfigError, JobConfig, check_location
-from pipeline.config_file import load_config
+from pipeline.config_file import inherited_settings, load_config
 from pipeline.ledger.id_set import NO_IDS, Ids
 from pipeline.storage import Storage, StorageError, open_storage
 
@@ -59,15 +59,9 @@ def continued_config(config: str | None, flags: dict[str, Any]) -> JobConfig:
 
     where = {"manifest": "-", "model": "-"} | flags
     found = load_config(config, where)
-    storage = existing_output(found.output, found.storage_options)
+    storage = existing_output(found.run.output, found.run.storage_options)
     runs = ledger.read_runs(storage)
-    last = runs[-1]["config"] if runs else {}
-    inherited = {
-        name: value
-        for name, value in last.items()
-        if name in JobConfig.model_fields and name not in ("manifest", "output", "wait", "run_id")
-    }
-    return load_config(config, flags, inherited)
+    return load_config(config, flags, inherited_settings(runs[-1]["config"]) if runs else None)
 
 
 @click.command(epilog="Example: musicgen-batch status --output s3://bucket/music")
@@ -180,9 +174,9 @@ def _wanted(storage: Storage, manifest: str) -> Ids:
 
     flags = {"output": storage.root, "manifest": manifest, "storage_options": storage.options}
     config = continued_config(None, flags)
-    opened = Manifest.open(manifest, storage_options=config.storage_options)
-    limits = limits_of(inspect_model(config), config.separation)
-    return wanted_clips(PlanSpec(opened, config.generation, limits, config.storage_options))
+    opened = Manifest.open(manifest, storage_options=config.run.storage_options)
+    limits = limits_of(inspect_model(config), config.references.separation)
+    return wanted_clips(PlanSpec(opened, config.generation, limits, config.run.storage_options))
 
 
 def _lease(storage: Storage, wait: bool, owner: str) -> Any:

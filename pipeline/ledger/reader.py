@@ -16,7 +16,6 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.config import AudioMode
 from pipeline.ledger.id_set import NO_IDS, DoneSet, Ids, among, pack_ids
 from pipeline.ledger.parts import (
     list_parts,
@@ -35,6 +34,7 @@ from pipeline.ledger.schema import (
     clip_schema,
     plain_field,
 )
+from pipeline.ledger.settings import AudioMode
 from pipeline.storage import ObjectInfo, Storage, StorageError
 
 Times = npt.NDArray[np.int64]

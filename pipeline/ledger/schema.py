@@ -10,7 +10,7 @@ from typing import BinaryIO
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.config import AudioMode
+from pipeline.ledger.settings import AudioMode
 
 SCHEMA_VERSION = "2"
 VERSION_KEY = b"musicgen_batch.schema_version"

@@ -19,7 +19,8 @@ from typing import Any
 import pyarrow as pa
 
 from pipeline import ledger
-from pipeline.config import AudioFormat, AudioMode
+from pipeline.audio.settings import AudioFormat
+from pipeline.ledger.settings import AudioMode
 from pipeline.storage import Storage
 from pipeline.telemetry.logfmt import line
 from pipeline.telemetry.metrics import Sample

@@ -15,11 +15,11 @@ from pipeline.planning.expand import ModelLimits
 def inspect_model(config: JobConfig) -> ModelInfo:
     """The checkpoint that the config names. ModelNotFoundError says what is missing and where."""
     return describe(
-        config.model,
-        revision=config.revision,
-        text_encoder=config.text_encoder,
-        codec=config.codec,
-        style_encoder=config.style_encoder,
+        config.model.name,
+        revision=config.model.revision,
+        text_encoder=config.model.text_encoder,
+        codec=config.model.codec,
+        style_encoder=config.model.style_encoder,
     )
 
 

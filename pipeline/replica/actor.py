@@ -76,16 +76,16 @@ class Replica:
     def _look_out(self) -> None:
         """Waits until the run drains, or the node goes away."""
         config, generation = self.settings.config, self.settings.lease_generation
-        storage = open_storage(config.output, config.storage_options)
-        interval_s = max(1.0, config.replicas / LOOKS_PER_S)
+        storage = open_storage(config.run.output, config.run.storage_options)
+        interval_s = max(1.0, config.cluster.replicas / LOOKS_PER_S)
         while not self._is_over():
             time.sleep(interval_s)
             try:
                 left_s = self.identity.seconds_left(self.identity.node)
                 if left_s is not None:
-                    return self._leave_node(min(config.drain_s, left_s / 2))
+                    return self._leave_node(min(config.run.drain_s, left_s / 2))
                 if asks_to_drain(storage, generation):
-                    return self._drain(config.drain_s)
+                    return self._drain(config.run.drain_s)
             except StorageError as error:
                 log.warning("could not see whether the run drains: %s", error)
 
@@ -112,6 +112,6 @@ class Replica:
 def begin_attempts(settings: ReplicaSettings, identity: ActorIdentity) -> AttemptLog:
     """The record of a new process in a seat; see `AttemptLog.begin` for what it may raise."""
     config = settings.config
-    storage = open_storage(config.output, config.storage_options)
+    storage = open_storage(config.run.output, config.run.storage_options)
     name = ledger.new_replica_id()
-    return AttemptLog.begin(storage, settings.run_id, name, identity, config.max_deaths)
+    return AttemptLog.begin(storage, settings.run_id, name, identity, config.run.max_deaths)

@@ -50,7 +50,7 @@ class ClipRowBuilder:
             "weights_licence": self.info.weights_licence,
             "dtype": self.dtype,
             "device": f"{self.device}:{kind}",
-            "threads": self.config.threads_per_replica,
+            "threads": self.config.engine.threads_per_replica,
             "engine_rows": engine_rows,
             "versions": json.dumps(versions, sort_keys=True),
             "ai_generated": True,

@@ -140,7 +140,7 @@ class DecodeLoop:
         drained_at = self._observer.drained_at
         drained = drained_at is not None and now >= drained_at
         for clip_id, task in list(self.tasks.items()):
-            limit_s = self._config.row_limit_s(task.duration_s)
+            limit_s = self._config.run.row_limit_s(task.duration_s)
             took_s = 0.0 if task.admitted_at is None else now - task.admitted_at
             if not drained and took_s <= limit_s:
                 continue

@@ -44,7 +44,7 @@ class Finisher:
         self._settings, self._model, self._times = settings, model, times
         self._row_builder, self._writer, self._take_again = row_builder, writer, take_again
         self._postprocessor = Postprocessor(config, row_builder)
-        self._pool = ThreadPoolExecutor(config.encode_threads, "finishing")
+        self._pool = ThreadPoolExecutor(config.audio.encode_threads, "finishing")
 
     def statuses(self, batch: Sequence[ClipTask]) -> list[ClipStatus | None]:
         """Puts clips, or the dead letters that they became, into the part.

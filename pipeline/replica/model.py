@@ -19,10 +19,10 @@ def load_model(settings: ReplicaSettings, device: str, dtype: str) -> MusicGen:
         info.path if is_folder else info.name,  # a relative path is relative to the driver
         device=device,
         dtype=dtype,
-        revision=info.revision or config.revision,
-        text_encoder=config.text_encoder,
-        codec=config.codec,
-        style_encoder=config.style_encoder,
+        revision=info.revision or config.model.revision,
+        text_encoder=config.model.text_encoder,
+        codec=config.model.codec,
+        style_encoder=config.model.style_encoder,
         keep_lm=False,
     )
     if model.info.weights_hash != info.weights_hash:
@@ -43,18 +43,18 @@ def load_model(settings: ReplicaSettings, device: str, dtype: str) -> MusicGen:
 
 
 def pick_device(config: JobConfig) -> str:
-    if config.device == "cpu":
+    if config.engine.device == "cpu":
         return "cpu"
     if torch.cuda.is_available():
         return "cuda"
-    if config.device == "cuda":
+    if config.engine.device == "cuda":
         raise RuntimeError("device=cuda, but this actor sees no GPU; set --gpus-per-replica 1")
     return "cpu"
 
 
 def pick_dtype(config: JobConfig, device: str) -> str:
-    if config.dtype != "auto":
-        return config.dtype
+    if config.engine.dtype != "auto":
+        return config.engine.dtype
     return "fp16" if device == "cuda" else "fp32"
 
 

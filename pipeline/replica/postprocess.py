@@ -37,7 +37,10 @@ class Postprocessor:
     def __init__(self, config: JobConfig, row_builder: ClipRowBuilder) -> None:
         self.config, self.row_builder = config, row_builder
         self.coding = Coding(
-            config.audio_format, config.audio_bits, config.mp3_kbps, config.ogg_quality
+            config.audio.audio_format,
+            config.audio.audio_bits,
+            config.audio.mp3_kbps,
+            config.audio.ogg_quality,
         )
 
     def finish(self, task: ClipTask, wav: NDArray[np.float32], made_hz: int) -> FinishedClip:
@@ -55,10 +58,10 @@ class Postprocessor:
             made = measure(wav, made_hz)
         except NotFiniteError as error:  # no setting lets that pass
             raise QualityError(str(error)) from error
-        failed = config.qc.failed(asdict(made))
-        if failed and (config.qc_action == "fail" or self.may_retake(task)):
+        failed = config.quality.qc.failed(asdict(made))
+        if failed and (config.quality.qc_action == "fail" or self.may_retake(task)):
             raise QualityError("; ".join(failed))
-        levelled = to_level(wav, made_hz, made, config)
+        levelled = to_level(wav, made_hz, made, config.audio)
         rate_hz = self.coding.rate_hz(made_hz)
         samples = resample(torch.from_numpy(levelled.wav), made_hz, rate_hz).numpy()  # [C, N]
         data = encode(
@@ -82,12 +85,14 @@ class Postprocessor:
         decoding, without a style whose excerpt is drawn), it would only be the same again."""
         params = task.spec.params
         drawn = params.use_sampling and params.temperature > 0
-        return task.retake < self.config.max_retakes and (drawn or "style" in task.spec.references)
+        return task.retake < self.config.quality.max_retakes and (
+            drawn or "style" in task.spec.references
+        )
 
     def verdict(self, failed: QualityError, retake: int) -> QualityError:
         """What the dead letter says of a clip whose last try failed, with the ways out."""
         tries = f"failed QC in {retake + 1} tries" if retake else "failed QC"
-        if retake == self.config.max_retakes:
+        if retake == self.config.quality.max_retakes:
             again = f"raise --max-retakes (now {retake}) or give the row another seed"
         else:
             again = "let the row be sampled (greedy decoding makes the same clip again)"

@@ -17,7 +17,9 @@ log = logging.getLogger(__name__)
 
 def make_engine(model: MusicGen, config: JobConfig) -> Engine:
     """The engine of a replica, with fewer slots than asked for where they do not fit."""
-    return _largest(model, auto_slots(model) if config.slots == "auto" else config.slots)
+    return _largest(
+        model, auto_slots(model) if config.engine.slots == "auto" else config.engine.slots
+    )
 
 
 def auto_slots(model: MusicGen) -> int:

@@ -58,24 +58,24 @@ class ReplicaWorker:
     def __init__(self, settings: ReplicaSettings, attempts: AttemptLog) -> None:
         config = settings.config
         logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
-        torch.set_num_threads(config.threads_per_replica)
+        torch.set_num_threads(config.engine.threads_per_replica)
         self.settings, self.config = settings, config
         self.attempts = attempts
         self.name = self.attempts.now.replica
         self.device = pick_device(config)
         self.dtype = pick_dtype(config, self.device)
-        self.storage = open_storage(config.output, config.storage_options)
+        self.storage = open_storage(config.run.output, config.run.storage_options)
         self.model = load_model(settings, self.device, self.dtype)
         self.writer = PartWriter(
             self.storage,
             schema=settings.schema,
             run_id=settings.run_id,
             replica=self.name,
-            audio=config.audio,
-            audio_format=config.audio_format,
-            max_clips=config.part_clips,
-            max_bytes=config.part_megabytes * 1e6,
-            max_age_s=config.part_seconds,
+            audio=config.parts.audio,
+            audio_format=config.audio.audio_format,
+            max_clips=config.parts.part_clips,
+            max_bytes=config.parts.part_megabytes * 1e6,
+            max_age_s=config.parts.part_seconds,
             guard=self._guard,
         )
         row_builder = ClipRowBuilder(
@@ -94,7 +94,7 @@ class ReplicaWorker:
             settings, self.model, row_builder, self.writer, self.times, self._take_again
         )
         self.tasks = TaskTable()
-        self._watchdog = Watchdog(config.hang_timeout_s, self.attempts.blame)
+        self._watchdog = Watchdog(config.run.hang_timeout_s, self.attempts.blame)
         self.drained_at: float | None = None
         self.loop = DecodeLoop(self.model, config, self.times, self._watchdog, self)
         self._admission = AdmissionQueue[ClipTask](self.attempts, self.loop.n_slots)
@@ -251,7 +251,10 @@ class ReplicaWorker:
             parts_wait: Whether rows wait for a commit: then it returns when that may be due.
         """
         batch: list[ClipTask] = []
-        room = max(1, min(self.config.encode_threads, self.config.part_clips - len(self.writer)))
+        room = max(
+            1,
+            min(self.config.audio.encode_threads, self.config.parts.part_clips - len(self.writer)),
+        )
         audio_s = 0.0
         # For ever where nothing waits, else until a part is due or rows run out.
         patience = min(0.05, self.writer.due_in_s() or 0.0) if parts_wait else None
@@ -292,7 +295,9 @@ class ReplicaWorker:
     def may_admit(self, n_inside: int) -> bool:
         """What a kill can cost is bounded: clips in the slots and those not yet durable are at most
         one part more than the slots."""
-        return self.tasks.n_uncommitted + n_inside < self.config.part_clips + self.loop.n_slots
+        return (
+            self.tasks.n_uncommitted + n_inside < self.config.parts.part_clips + self.loop.n_slots
+        )
 
     def on_admitted(self, task: ClipTask, engine: Engine) -> None:
         """A clip is about to enter its rows of the engine."""
@@ -353,7 +358,8 @@ class ReplicaWorker:
         s = self.settings
         if not holds(self.storage, s.lease_generation, s.lease_token):
             raise LeaseLostError(
-                f"{self.config.output} was taken over by another run; this replica commits no more"
+                f"{self.config.run.output} was taken over by another run; "
+                "this replica commits no more"
             )
 
 

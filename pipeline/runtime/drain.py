@@ -42,9 +42,9 @@ class Drain:
     def is_due(self, now: float | None = None) -> bool:
         """Whether to drain, by what was asked and by what `now` (monotonic seconds) says."""
         now = time.monotonic() if now is None else now
-        max_s, max_hours = self._config.max_runtime_s, self._config.max_gpu_hours
+        max_s, max_hours = self._config.run.max_runtime_s, self._config.run.max_gpu_hours
         if self.reason is None and max_s is not None and now - self._began >= max_s:
-            self.reason = f"--max-runtime {self._config.max_runtime}"
+            self.reason = f"--max-runtime {self._config.run.max_runtime}"
         hours = self.gpu_hours(now)
         if self.reason is None and max_hours is not None and hours >= max_hours:
             self.reason = f"--max-gpu-hours {max_hours:g}"
@@ -83,7 +83,7 @@ class Drain:
         ran = clock(time.monotonic() - self._began)
         return (
             f"draining ({self.reason}, after {ran}): no clip begins, those in the slots have "
-            f"{self._config.drain_s:g} s to finish (--drain-s), what is finished is committed; "
+            f"{self._config.run.drain_s:g} s to finish (--drain-s), what is finished is committed; "
             "a signal now ends the run at once"
         )
 

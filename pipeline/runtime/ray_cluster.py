@@ -27,27 +27,33 @@ def start_ray(config: JobConfig) -> None:
     context.print_on_execution_start = False
     # A long model load or a long clip is no fault; `_watch` has its own stall detector.
     context.execution_no_progress_timeout_s = -1
-    level = "info" if config.verbose else "error"
+    level = "info" if config.run.verbose else "error"
     for noisy in ("ray", "ray.data"):
         logging.getLogger(noisy).setLevel(level.upper())
-    if not config.verbose:
+    if not config.run.verbose:
         # Ray's C++ side reports, as an error, a restart hazard at the start of every actor pool.
         os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     if ray.is_initialized():
         return
     if address := os.environ.get("RAY_ADDRESS"):
         _knock(address)
-        ray.init(log_to_driver=config.verbose, logging_level=level)
+        ray.init(log_to_driver=config.run.verbose, logging_level=level)
         return
     # Logical CPUs: replicas, the prepare pool, and room for tasks that read and cut blocks.
-    n_cpus = math.ceil(config.replicas * config.cpus_per_replica + 0.5 * config.prepare_workers + 2)
+    n_cpus = math.ceil(
+        config.cluster.replicas * config.cluster.cpus_per_replica
+        + 0.5 * config.cluster.prepare_workers
+        + 2
+    )
     ray.init(
         address="local",  # else a cluster that someone started on this machine is joined
         num_cpus=max(n_cpus, os.cpu_count() or 1),
-        resources={k: v * config.replicas for k, v in config.replica_resources.items()},
+        resources={
+            k: v * config.cluster.replicas for k, v in config.cluster.replica_resources.items()
+        },
         object_store_memory=OBJECT_STORE_BYTES,
         include_dashboard=False,
-        log_to_driver=config.verbose,
+        log_to_driver=config.run.verbose,
         logging_level=level,
     )
 
@@ -69,19 +75,19 @@ def _knock(address: str) -> None:
 def check_resources(config: JobConfig, say: Callable[[str], None]) -> None:
     """Says at once what would else be an endless wait: actors that no node can hold."""
     needs = {
-        "CPU": config.cpus_per_replica,
+        "CPU": config.cluster.cpus_per_replica,
         "GPU": gpus_per_replica(config),
-        **config.replica_resources,
+        **config.cluster.replica_resources,
     }
     there = ray.cluster_resources()
     lacking = [
-        f"{name}: {amount * config.replicas:g} needed, {there.get(name, 0):g} there"
+        f"{name}: {amount * config.cluster.replicas:g} needed, {there.get(name, 0):g} there"
         for name, amount in needs.items()
-        if amount * config.replicas > there.get(name, 0)
+        if amount * config.cluster.replicas > there.get(name, 0)
     ]
     if not lacking:
         return
-    said = f"{config.replicas} replicas do not fit ({'; '.join(lacking)})"
+    said = f"{config.cluster.replicas} replicas do not fit ({'; '.join(lacking)})"
     if os.environ.get("RAY_ADDRESS"):
         say(f"{said}: waiting for the cluster to grow; else lower --replicas")
     else:
@@ -93,9 +99,9 @@ def check_resources(config: JobConfig, say: Callable[[str], None]) -> None:
 
 def gpus_per_replica(config: JobConfig) -> float:
     """As asked for; else one where the cluster has GPUs. Ray must run."""
-    if config.gpus_per_replica is not None:
-        return config.gpus_per_replica
-    if config.device == "cpu":
+    if config.cluster.gpus_per_replica is not None:
+        return config.cluster.gpus_per_replica
+    if config.engine.device == "cpu":
         return 0.0
     return 1.0 if ray.cluster_resources().get("GPU", 0) else 0.0
 

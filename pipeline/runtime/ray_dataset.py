@@ -42,26 +42,26 @@ def build_dataset(
         .map_batches(
             partial(read_rows, manifest), batch_size=1, batch_format="pyarrow", num_cpus=0.5
         )
-        .repartition(target_num_rows_per_block=config.prepare_block_rows, strict=True)
+        .repartition(target_num_rows_per_block=config.cluster.prepare_block_rows, strict=True)
         .map_batches(
             Prepare,
             fn_constructor_args=(prepare, partial(ray.get, held)),
             batch_size=None,
             batch_format="pyarrow",
             num_cpus=0.5,
-            compute=ActorPoolStrategy(size=config.prepare_workers),
+            compute=ActorPoolStrategy(size=config.cluster.prepare_workers),
         )
-        .repartition(target_num_rows_per_block=config.block_rows, strict=True)
+        .repartition(target_num_rows_per_block=config.cluster.block_rows, strict=True)
         .map_batches(
             replica_class,
             fn_constructor_args=(replica,),
-            batch_size=config.block_rows,
+            batch_size=config.cluster.block_rows,
             batch_format="pyarrow",
-            num_cpus=config.cpus_per_replica,
+            num_cpus=config.cluster.cpus_per_replica,
             num_gpus=gpus_per_replica(config) or None,
-            resources=dict(config.replica_resources) or None,
+            resources=dict(config.cluster.replica_resources) or None,
             compute=ActorPoolStrategy(
-                size=config.replicas,
+                size=config.cluster.replicas,
                 enable_true_multi_threading=True,
                 max_tasks_in_flight_per_actor=in_flight,
                 max_concurrent_calls_per_actor=in_flight,

@@ -115,7 +115,7 @@ def test_the_pipeline_benchmark_asks_the_command_line_for_64_clips(out: Path) ->
 
     flags = dict(zip(arguments[1::2], arguments[2::2], strict=True))
     settings = {name[2:].replace("-", "_"): value for name, value in flags.items()}
-    assert load_config(None, settings).replicas == 2
+    assert load_config(None, settings).cluster.replicas == 2
     checked = CliRunner().invoke(musicgen_batch, ["manifest", "check", settings["manifest"]])
     assert "64 rows" in checked.output, checked.output
 

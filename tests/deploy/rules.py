@@ -86,17 +86,17 @@ def drain_rules(found: Deployment) -> Iterator[str]:
     runtime = yaml.safe_load(spec.get("runtimeEnvYAML", "{}"))
     variables = runtime.get("env_vars", {}) if isinstance(runtime, dict) else {}
     stop_s = int(variables.get("RAY_JOB_STOP_WAIT_TIME_S", 3))
-    if stop_s < config.drain_s + COMMIT_S:
+    if stop_s < config.run.drain_s + COMMIT_S:
         yield f"RAY_JOB_STOP_WAIT_TIME_S={stop_s} is less than --drain-s and {COMMIT_S} s to commit"
     for name, pod in found.pods.items():
         grace_s = pod.get("terminationGracePeriodSeconds", 30)
-        if grace_s < config.drain_s + COMMIT_S:
+        if grace_s < config.run.drain_s + COMMIT_S:
             yield f"{name}: {grace_s} s of grace are less than --drain-s and {COMMIT_S} s to commit"
         hook = pod["containers"][0].get("lifecycle", {}).get("preStop", {})
         target = re.search(r"COPY .*deploy/drain\.sh (\S+)", found.texts["Dockerfile"])
         if target is None or hook.get("exec", {}).get("command") != [target[1]]:
             yield f"{name}: preStop is not the drain script of the image"
-    most_s = (config.max_runtime_s or 0) + config.drain_s
+    most_s = (config.run.max_runtime_s or 0) + config.run.drain_s
     if most_s > spec["activeDeadlineSeconds"]:
         yield f"activeDeadlineSeconds comes before the end of a drain ({most_s:g} s)"
 
@@ -133,28 +133,35 @@ def entrypoint_rules(found: Deployment) -> Iterator[str]:
         yield f"entrypoint: {error}"
         return
     groups = found.cluster["workerGroupSpecs"]
-    if config.gpus_per_replica is None:
+    if config.cluster.gpus_per_replica is None:
         yield "entrypoint: --gpus-per-replica is missing, and no GPU is there at the start"
         return
     for group in groups:
         resources = group["template"]["spec"]["containers"][0]["resources"]
         asked, granted = (resources.get(kind, {}).get(GPU, "0") for kind in ("requests", "limits"))
-        if asked != granted or float(asked) % config.gpus_per_replica or float(asked) == 0:
+        if asked != granted or float(asked) % config.cluster.gpus_per_replica or float(asked) == 0:
             yield (
                 f"{group['groupName']}: {asked} (limit {granted}) GPUs do not hold replicas of "
-                f"{config.gpus_per_replica:g}"
+                f"{config.cluster.gpus_per_replica:g}"
             )
     for name, key, need in (
-        ("GPUs", GPU, config.replicas * config.gpus_per_replica),
-        ("CPUs", "cpu", config.replicas * config.cpus_per_replica + config.prepare_workers / 2 + 1),
+        ("GPUs", GPU, config.cluster.replicas * config.cluster.gpus_per_replica),
+        (
+            "CPUs",
+            "cpu",
+            config.cluster.replicas * config.cluster.cpus_per_replica
+            + config.cluster.prepare_workers / 2
+            + 1,
+        ),
     ):
         most = sum(group.get("maxReplicas", 0) * _limit(group, key) for group in groups)
         if need > most:
-            yield f"{config.replicas} replicas need {need:g} {name}; the workers have {most:g}"
+            wanted = f"{config.cluster.replicas} replicas need {need:g} {name}"
+            yield f"{wanted}; the workers have {most:g}"
     mounts = found.pods["head"]["containers"][0].get("volumeMounts", [])
     folders = [mount["mountPath"] for mount in mounts]
-    if not any(config.model.startswith(folder) for folder in folders):
-        yield f"--model {config.model} is on no volume"
+    if not any(config.model.name.startswith(folder) for folder in folders):
+        yield f"--model {config.model.name} is on no volume"
 
 
 def placement_rules(found: Deployment) -> Iterator[str]:

@@ -307,15 +307,15 @@ class TestSlurm:
 
         hours, minutes, seconds = map(int, options["time"].split(":"))
         limit_s = 3600 * hours + 60 * minutes + seconds
-        assert config.output == "/data/my music"
-        assert config.replicas == SLURM_NODES * SLURM_GPUS
-        assert config.gpus_per_replica == 1
+        assert config.run.output == "/data/my music"
+        assert config.cluster.replicas == SLURM_NODES * SLURM_GPUS
+        assert config.cluster.gpus_per_replica == 1
         assert options["ntasks-per-node"] == "1"
-        assert int(options["gpus-per-node"]) * config.cpus_per_replica < int(
+        assert int(options["gpus-per-node"]) * config.cluster.cpus_per_replica < int(
             options["cpus-per-task"]
         )
-        assert config.max_runtime_s
-        assert config.max_runtime_s + config.drain_s + 300 <= limit_s
+        assert config.run.max_runtime_s
+        assert config.run.max_runtime_s + config.run.drain_s + 300 <= limit_s
 
     def test_symmetric_run_knows_its_options(self, tmp_path: Path) -> None:
         own, node = slurm_node(slurm_words(tmp_path))

@@ -50,7 +50,7 @@ def run_in_process(
 
     flags = TINY | {"manifest": str(manifest), "output": output} | settings
     config = load_config(None, flags)
-    opened = Manifest.open(config.manifest, storage_options=config.storage_options)
+    opened = Manifest.open(config.run.manifest, storage_options=config.run.storage_options)
     return job.run(config, opened, inspect_model(config), retry=retry)
 
 
@@ -85,9 +85,9 @@ class HereDataset:
         )
 
     def iter_batches(self, **how: Any) -> Iterator[pa.Table]:
-        n_calls = self.config.replicas * self.config.tasks_in_flight
+        n_calls = self.config.cluster.replicas * self.config.tasks_in_flight
         blocks = list(self._prepared())  # first: it has its own number of torch threads
-        replicas = [self.replica_class(self.replica) for _ in range(self.config.replicas)]
+        replicas = [self.replica_class(self.replica) for _ in range(self.config.cluster.replicas)]
         turns = itertools.cycle(replicas)
         try:
             with ThreadPoolExecutor(n_calls) as calls:
@@ -107,9 +107,9 @@ class HereDataset:
             }
         )
         prepare = Prepare(self.prepare, lambda: (self.known.clips, self.known.letters))
-        read = _in_blocks(read_rows(manifest, row_groups), self.config.prepare_block_rows)
+        read = _in_blocks(read_rows(manifest, row_groups), self.config.cluster.prepare_block_rows)
         tables = (table for block in read for table in prepare(block))
-        return _in_blocks(tables, self.config.block_rows)
+        return _in_blocks(tables, self.config.cluster.block_rows)
 
 
 def _in_blocks(tables: Iterable[pa.Table], n_rows: int) -> Iterator[pa.Table]:

@@ -98,4 +98,4 @@ def test_the_record_of_a_run_names_a_signed_manifest_without_its_signature(tmp_p
     RunRecord(storage, "run-1", config, {}, Plan()).write("running", Tally(0))
 
     (record,) = ledger.read_runs(storage)
-    assert record["config"]["manifest"] == "https://host/m.parquet?X-Amz-Signature=***"
+    assert record["config"]["run"]["manifest"] == "https://host/m.parquet?X-Amz-Signature=***"

@@ -34,8 +34,11 @@ def make(folder: Path) -> dict[str, Any]:
     demo = folder / "demo.parquet"
     build(str(EXAMPLES / "demo.jsonl"), str(demo))
     mixed = write_manifest(folder / "mixed.parquet", mixed_rows(str(EXAMPLES / "audio")))
-    settings = yaml.safe_load((EXAMPLES / "demo.yaml").read_text())
-    run_here(demo, str(folder / "demo"), **settings)
+    sections = yaml.safe_load((EXAMPLES / "demo.yaml").read_text())
+    flags = {"model": sections.pop("model")}
+    for settings in sections.values():
+        flags |= settings
+    run_here(demo, str(folder / "demo"), **flags)
     run_here(mixed, str(folder / "mixed"))
     clips, versions = {}, ""
     for name in ("demo", "mixed"):

@@ -9,8 +9,8 @@ from typing import Any
 
 import pyarrow as pa
 
-from pipeline.config import AudioMode
 from pipeline.ledger import FAILED_SCHEMA, clip_schema, write_clip_part, write_dead_letter_part
+from pipeline.ledger.settings import AudioMode
 from pipeline.storage import Storage
 
 RUN = "20260101T000000-abcdef"

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from pipeline.audio.level import Levelled, to_level
 from pipeline.audio.measure import measure
-from pipeline.config import JobConfig
+from pipeline.audio.settings import AudioSettings
 from tests.pipeline.audio.test_measure import RATE_HZ, noise, sine
 
 Wav = NDArray[np.float32]
@@ -17,15 +17,13 @@ SILENCE = np.zeros((1, RATE_HZ), np.float32)
 
 def levelled(wav: Wav, **settings: Any) -> Levelled:
     """`wav` at its level; without a ceiling unless one is given."""
-    needed = {"manifest": "m", "output": "o", "model": "tiny", "true_peak_dbtp": 20}
-    config = JobConfig.model_validate(needed | settings)
-    return to_level(wav, RATE_HZ, measure(wav, RATE_HZ), config)
+    told = AudioSettings.model_validate({"true_peak_dbtp": 20} | settings)
+    return to_level(wav, RATE_HZ, measure(wav, RATE_HZ), told)
 
 
 def test_by_default_the_samples_are_the_models_own() -> None:
     wav = sine(0.3)
-    config = JobConfig(manifest="m", output="o", model="tiny")
-    done = to_level(wav, RATE_HZ, measure(wav, RATE_HZ), config)
+    done = to_level(wav, RATE_HZ, measure(wav, RATE_HZ), AudioSettings())
     assert done.wav is wav
     assert (done.normalize_applied, done.gain_db, done.true_peak_limited) == ("none", 0.0, False)
     assert done.quality == measure(wav, RATE_HZ)
@@ -33,8 +31,7 @@ def test_by_default_the_samples_are_the_models_own() -> None:
 
 def test_by_default_what_would_be_cut_off_is_turned_down() -> None:
     wav = sine(2.0)
-    config = JobConfig(manifest="m", output="o", model="tiny")
-    done = to_level(wav, RATE_HZ, measure(wav, RATE_HZ), config)
+    done = to_level(wav, RATE_HZ, measure(wav, RATE_HZ), AudioSettings())
     assert (done.normalize_applied, done.true_peak_limited) == ("none", True)
     assert done.gain_db == pytest.approx(-6.02, abs=0.02)
     assert np.abs(done.wav).max() <= 1.0

@@ -13,7 +13,9 @@ import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner, Result
 
+from pipeline.cli.options import given_flags
 from pipeline.cli.root import main
+from pipeline.config import SECTIONS
 
 ROOT = Path(__file__).parents[3]
 
@@ -74,7 +76,7 @@ def test_a_misspelt_key_of_the_config_names_its_neighbour(tmp_path: Path, manife
     result = invoke(*run_args(manifest, "--model", "tiny", "--config", str(config)))
 
     assert result.exit_code == 2
-    assert "unknown key slotz; did you mean slots?" in result.output
+    assert "unknown key slotz; did you mean slots in the section engine?" in result.output
     assert "unknown key generation.top_kk; did you mean top_k?" in result.output
 
 
@@ -173,6 +175,33 @@ def test_every_command_has_help_with_an_example() -> None:
     walk(main, ())
 
 
+def test_the_help_of_run_groups_the_flags_by_section() -> None:
+    text = invoke("run", "--help").output
+    headings = re.findall(r"^\S.*\(section (\w+)\):$", text, re.MULTILINE)
+    assert headings == list(SECTIONS)
+    parts = text.partition("(section parts):\n")[2].partition("(section audio):")[0]
+    assert re.findall(r"^  (--[a-z-]+)", parts, re.MULTILINE) == [
+        "--part-clips", "--part-seconds", "--part-megabytes", "--audio",
+    ]  # fmt: skip
+    assert "  --local " in text.partition("(section")[0]
+
+
+@pytest.mark.parametrize(
+    ("flags", "runtime"),
+    [([], None), (["--local"], "local"), (["--runtime", "local"], "local")],
+)
+def test_local_means_the_runtime_local(flags: list[str], runtime: str | None) -> None:
+    for command in ("run", "retry"):
+        context = main.commands[command].make_context(command, list(flags))
+        assert given_flags(context.params).get("runtime") == runtime
+
+
+def test_local_and_the_runtime_ray_exclude_each_other(manifest: Path) -> None:
+    result = invoke(*run_args(manifest, "--local", "--runtime", "ray"))
+    assert result.exit_code == 2
+    assert "--local and --runtime ray exclude each other" in result.output
+
+
 def test_every_flag_of_run_is_described() -> None:
     for option in main.commands["run"].params:
         assert isinstance(option, click.Option)
@@ -182,7 +211,9 @@ def test_every_flag_of_run_is_described() -> None:
 CHECK = """
 import sys, time
 from click.testing import CliRunner
+from pipeline.cli.options import given_flags
 from pipeline.cli.root import main
+from pipeline.config import SECTIONS
 result = CliRunner().invoke(main, sys.argv[1:])
 heavy = [name for name in ("torch", "ray", "transformers", "datasets") if name in sys.modules]
 print(result.exit_code, heavy)

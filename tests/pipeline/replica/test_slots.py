@@ -44,7 +44,7 @@ class Gpu:
 
 @pytest.mark.parametrize(("given", "taken"), [("auto", "auto"), ("32", 32), (7, 7)])
 def test_slots_are_a_number_or_auto(given: Any, taken: Any) -> None:
-    assert config(given).slots == taken
+    assert config(given).engine.slots == taken
 
 
 @pytest.mark.parametrize("given", ["0", 0, 1025, "many", 2.0, True])

@@ -62,11 +62,11 @@ def a_job(folder: Path, rows: list[dict[str, Any]], **settings: Any) -> Any:
     }
     config = load_config(None, flags | settings)
     info = inspect_model(config)
-    spec = PlanSpec(Manifest.open(config.manifest), config.generation, limits_of(info))
-    lease = Lease.acquire(open_storage(config.output))
-    schema = ledger.clip_schema(pa.schema([]), config.audio)
+    spec = PlanSpec(Manifest.open(config.run.manifest), config.generation, limits_of(info))
+    lease = Lease.acquire(open_storage(config.run.output))
+    schema = ledger.clip_schema(pa.schema([]), config.parts.audio)
     told = ReplicaSettings(config, info, "20260101T000000-abcdef", 1, lease.token, schema)
-    return told, prepared_rows(spec, info), open_storage(config.output), lease
+    return told, prepared_rows(spec, info), open_storage(config.run.output), lease
 
 
 def make(folder: Path, rows: list[dict[str, Any]] | None = None, **settings: Any) -> Any:

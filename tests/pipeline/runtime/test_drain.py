@@ -26,7 +26,7 @@ def config(**settings: Any) -> JobConfig:
     [("90", 90), ("1.5", 1.5), ("30s", 30), ("90m", 5400), ("8h", 28_800), ("2 d", 172_800)],
 )
 def test_times_are_written_as_people_do(text: str, seconds: float) -> None:
-    assert config(max_runtime=text).max_runtime_s == seconds
+    assert config(max_runtime=text).run.max_runtime_s == seconds
 
 
 @pytest.mark.parametrize("text", ["eight hours", "-5", "8h30m", ""])
@@ -36,8 +36,8 @@ def test_other_times_are_refused(text: str) -> None:
 
 
 def test_a_row_has_ten_minutes_and_five_per_second_of_audio() -> None:
-    assert config().row_limit_s(30.0) == 600 + 30 * 300
-    assert config(row_timeout_s=7.0).row_limit_s(30.0) == 7.0
+    assert config().run.row_limit_s(30.0) == 600 + 30 * 300
+    assert config(row_timeout_s=7.0).run.row_limit_s(30.0) == 7.0
 
 
 class TestBudget:
