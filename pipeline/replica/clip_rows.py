@@ -88,7 +88,7 @@ class ClipRowBuilder:
         return {
             **{name: spec[name] for name in _FROM_SPEC},
             **spec["generation"],
-            **asdict(levelled.quality),
+            **asdict(levelled.measures),
             **_level(levelled),
             **self.provenance(spec["engine_rows"]),
             **self._signature(spec["row_key"]),

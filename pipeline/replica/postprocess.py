@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -59,7 +59,7 @@ class Postprocessor:
             made = measure(wav, made_hz)
         except NotFiniteError as error:  # no setting lets that pass
             raise QualityError(str(error)) from error
-        failed = config.qc.failed(asdict(made))
+        failed = config.qc.failed(made)
         if failed and (config.qc_action == "fail" or self.may_retake(spec, retake)):
             raise QualityError("; ".join(failed))
         levelled = to_level(wav, made_hz, made, config)
