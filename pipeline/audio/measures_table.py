@@ -161,7 +161,7 @@ class AudioMeasures:
         Measure(
             "True peak",
             "dBTP",
-            "Largest value between the samples too, BS.1770-4 annex 2, over full scale.",
+            "Largest value, between the samples too, by BS.1770-4 annex 2.",
             (Limit("max", "Peak between samples; above 0 where the model overshoots."),),
         ),
     ]

@@ -1,4 +1,4 @@
-"""What a replica writes down of its rows: clips with their provenance, and dead letters."""
+"""The rows that a replica hands to the ledger: clips with their provenance, and dead letters."""
 
 import json
 import platform
@@ -14,6 +14,7 @@ import torch
 from musicgen.checkpoints.describe import ModelInfo
 from pipeline.audio.level import Levelled
 from pipeline.config import JobConfig
+from pipeline.ledger.clip_row import ClipRow, DeadLetterRow, Provenance
 
 _FROM_SPEC = (
     *("clip_id", "row_key", "id", "take", "prompt", "duration_s", "n_frames", "seed", "seed_used"),
@@ -25,7 +26,7 @@ _PACKAGES = ("musicgen-batch", "torch", "torchaudio", "transformers")
 
 @dataclass(frozen=True)
 class ClipRowBuilder:
-    """Rows of `clips/` and `failed/` as this replica signs them.
+    """Makes the rows of one replica: each names the run, the replica and the time.
 
     Attributes:
         device, dtype: Where and in what the model computes.
@@ -40,28 +41,28 @@ class ClipRowBuilder:
     dtype: str
     attempts: Mapping[str, int] = field(default_factory=dict)
 
-    def provenance(self, engine_rows: int) -> dict[str, Any]:
-        """How clips are made here; what it names is all that their bits depend on."""
+    def provenance(self, engine_rows: int) -> Provenance:
+        """How clips are made here, in a batch of that many rows."""
         kind = torch.cuda.get_device_name(0) if self.device == "cuda" else platform.machine()
         versions = {name: version(name) for name in _PACKAGES}
-        return {
-            "model": self.info.name,
-            "weights_hash": self.info.weights_hash,
-            "weights_revision": self.info.revision,
-            "weights_licence": self.info.weights_licence,
-            "dtype": self.dtype,
-            "device": f"{self.device}:{kind}",
-            "threads": self.config.threads_per_replica,
-            "engine_rows": engine_rows,
-            "versions": json.dumps(versions, sort_keys=True),
-            "ai_generated": True,
-        }
+        return Provenance(
+            model=self.info.name,
+            weights_hash=self.info.weights_hash,
+            weights_revision=self.info.revision,
+            weights_licence=self.info.weights_licence,
+            dtype=self.dtype,
+            device=f"{self.device}:{kind}",
+            threads=self.config.threads_per_replica,
+            engine_rows=engine_rows,
+            versions=json.dumps(versions, sort_keys=True),
+        )
 
     def comment(self, spec: Mapping[str, Any], levelled: Levelled) -> str:
         """The provenance that travels inside the audio file, as JSON. It holds nothing of run,
         time, host or path, so that the bytes of a clip repeat."""
         named = {name: spec[name] for name in _IN_COMMENT}
-        made = named | spec["generation"] | _level(levelled) | self.provenance(spec["engine_rows"])
+        how = asdict(self.provenance(spec["engine_rows"]))
+        made = named | spec["generation"] | _level(levelled) | how
         if posixpath.isabs(self.info.name) or self.info.name.startswith((".", "~")):
             made["model"] = posixpath.basename(self.info.name.rstrip("/"))
         return json.dumps(made, sort_keys=True, ensure_ascii=False)
@@ -75,8 +76,8 @@ class ClipRowBuilder:
         sample_rate_hz: int,
         retake: int,
         qc_failed: Sequence[str],
-    ) -> dict[str, Any]:
-        """The row of `clips/`, without the columns that the commit fills and without extras.
+    ) -> ClipRow:
+        """The row of `clips/`.
 
         Args:
             spec: From `prepare.clip_spec`.
@@ -85,37 +86,37 @@ class ClipRowBuilder:
             retake: How often the clip was made again.
             qc_failed: The checks that it failed and was kept with.
         """
-        return {
+        return ClipRow(
             **{name: spec[name] for name in _FROM_SPEC},
             **spec["generation"],
-            **asdict(levelled.measures),
             **_level(levelled),
-            **self.provenance(spec["engine_rows"]),
             **self._signature(spec["row_key"]),
-            "references": json.dumps(spec["references"], sort_keys=True),
-            "retake": retake,
-            "qc_failed": "; ".join(qc_failed) or None,
-            "replica": self.replica,
-            "sample_rate_hz": sample_rate_hz,
-            "channels": shape[0],
-            "n_samples": shape[1],
-        }
+            measures=levelled.measures,
+            provenance=self.provenance(spec["engine_rows"]),
+            references=json.dumps(spec["references"], sort_keys=True),
+            retake=retake,
+            qc_failed="; ".join(qc_failed) or None,
+            replica=self.replica,
+            sample_rate_hz=sample_rate_hz,
+            channels=shape[0],
+            n_samples=shape[1],
+        )
 
-    def letter(self, spec: Mapping[str, Any], stage: str, error: Exception) -> dict[str, Any]:
+    def dead_letter(self, spec: Mapping[str, Any], stage: str, error: Exception) -> DeadLetterRow:
         """The row of `failed/` for a clip that could not be made here."""
         names = ("row_key", "clip_id", "id", "take", "row", "source", "row_json")
         where = f"{spec['source']} row {spec['row']} (id={spec['id']})"
-        return {
+        return DeadLetterRow(
             **{name: spec[name] for name in names},
             **self._signature(spec["row_key"]),
-            "stage": stage,
-            "error_class": error_class(error),
-            "message": f"{where}: {error}",
-        }
+            stage=stage,
+            error_class=error_class(error),
+            message=f"{where}: {error}",
+        )
 
-    def passed_on(self, letter: Mapping[str, Any]) -> dict[str, Any]:
+    def passed_on(self, dead_letter: Mapping[str, Any]) -> DeadLetterRow:
         """The row of `failed/` for a dead letter from the prepare pool."""
-        return {**letter, **self._signature(letter["row_key"])}
+        return DeadLetterRow(**dead_letter, **self._signature(dead_letter["row_key"]))
 
     def _signature(self, row_key: str) -> dict[str, Any]:
         return {

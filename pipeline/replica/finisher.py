@@ -80,7 +80,7 @@ class Finisher:
         self, task: ClipTask, error: Exception | None, finishing: Future[FinishedClip] | None
     ) -> Status | None:
         if task.prepared["kind"] == "letter":
-            self._writer.add_letter(self._row_builder.passed_on(task.spec))
+            self._writer.add_dead_letter(self._row_builder.passed_on(task.spec))
             return {"status": "letter", "clip_id": task.clip_id}
         stage = task.spec.pop("stage", "generate")
         if finishing is not None:
@@ -97,7 +97,7 @@ class Finisher:
                     raise
                 stage, error = "encode", invalid
         error = error or RuntimeError("the engine returned neither tokens nor an error")
-        self._writer.add_letter(self._row_builder.letter(task.spec, stage, error))
+        self._writer.add_dead_letter(self._row_builder.dead_letter(task.spec, stage, error))
         return {"status": "letter", "clip_id": task.clip_id}
 
     def add_clip(self, task: ClipTask, finishing: Future[FinishedClip]) -> Status:
@@ -108,7 +108,7 @@ class Finisher:
         """
         with self._times.beside("encode_s"):
             clip = finishing.result()
-        self._writer.add_clip(clip.row | extras_of(task.prepared), clip.data)
+        self._writer.add_clip(clip.row, clip.data, extras_of(task.prepared))
         return {"status": "clip", "clip_id": task.clip_id, "audio_s": clip.audio_s}
 
     def _reseed(self, task: ClipTask, failed: QualityError) -> None:

@@ -15,6 +15,7 @@ from pipeline.audio.encode import Coding, encode
 from pipeline.audio.level import to_level
 from pipeline.audio.measure import NotFiniteError, measure
 from pipeline.config import JobConfig
+from pipeline.ledger.clip_row import ClipRow
 from pipeline.replica.clip_rows import ClipRowBuilder
 
 
@@ -26,7 +27,7 @@ class QualityError(ValueError):
 class FinishedClip:
     """What is committed of a clip."""
 
-    row: dict[str, Any]  # of `clips/`, as `ClipRowBuilder.clip` makes it
+    row: ClipRow
     data: bytes  # the encoded file
     audio_s: float
 

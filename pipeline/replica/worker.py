@@ -23,7 +23,7 @@ from musicgen.engine.engine import Engine
 from pipeline import ledger
 from pipeline.ledger.attempts import QUARANTINE, AttemptLog
 from pipeline.ledger.lease import LeaseLostError, holds
-from pipeline.ledger.writer import PartWriter
+from pipeline.ledger.writer import PartLimits, PartWriter
 from pipeline.replica.admission import AdmissionQueue
 from pipeline.replica.clip_rows import ClipRowBuilder
 from pipeline.replica.decode_loop import DecodeLoop
@@ -68,9 +68,7 @@ class ReplicaWorker:
             replica=self.name,
             audio=config.audio,
             audio_format=config.audio_format,
-            max_clips=config.part_clips,
-            max_bytes=config.part_megabytes * 1e6,
-            max_age_s=config.part_seconds,
+            limits=PartLimits(config.part_clips, config.part_megabytes * 1e6, config.part_seconds),
             guard=self._guard,
         )
         row_builder = ClipRowBuilder(
