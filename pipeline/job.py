@@ -225,7 +225,7 @@ def _watch(
             now = time.monotonic()
             view.update()
             if leaving is None and drain.is_due():
-                say(drain.words())
+                say(drain.announcement())
                 lease.ask_to_drain()
                 leaving = Leaving(lease.storage, summary.run_id, now + config.drain_s)
             if leaving is not None and leaving.is_over(now):
@@ -280,7 +280,7 @@ def _count(batch: pa.Table, summary: RunSummary) -> None:
     for row in batch.to_pylist():
         if row["status"] == "fatal":
             raise _fatal(row["error_class"], row["error"])
-        tally.times.hear(row["replica"], row["times"])
+        tally.times.update(row["replica"], row["times"])
         tally.failed += row["status"] == "letter"
         tally.clips += row["status"] in ("clip", "known")
         tally.audio_s += row["audio_s"] or 0.0

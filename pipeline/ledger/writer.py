@@ -1,7 +1,7 @@
-"""Cuts the clips of one replica into parts: audio objects first, then the Parquet part.
+"""Collects the clips of one replica and publishes them as parts: first audio, then a Parquet file.
 
-The part's single atomic publish is the commit (`ledger.write_clip_part`); audio that no part names
-does not exist for readers. One writer belongs to one thread.
+Publishing that file is the commit (`ledger.write_clip_part`): it is atomic, and readers find audio
+only through it. One writer belongs to one thread.
 """
 
 import hashlib

@@ -12,7 +12,7 @@ from pipeline.ledger.attempts import ActorIdentity
 
 
 def lone_identity() -> ActorIdentity:
-    """A seat that nobody had before, for a replica that no cluster looks after."""
+    """A new identity, for a replica that does not run as a Ray actor."""
     return ActorIdentity(new_replica_id())
 
 
