@@ -189,7 +189,7 @@ def _write_letters(
     writer = ledger.new_replica_id()
     for seq, start in enumerate(range(0, len(letters), LETTERS_PER_PART)):
         rows = [
-            letter.record(run_id, 1 + failures.get(letter.row_key, 0))
+            letter.as_row(run_id, 1 + failures.get(letter.row_key, 0)).as_columns()
             for letter in letters[start : start + LETTERS_PER_PART]
         ]
         table = pa.Table.from_pylist(rows, schema=ledger.FAILED_SCHEMA)
@@ -229,7 +229,7 @@ def _watch(
             now = time.monotonic()
             view.update()
             if leaving is None and drain.is_due():
-                say(drain.words())
+                say(drain.announcement())
                 lease.ask_to_drain()
                 leaving = Leaving(lease.storage, summary.run_id, now + config.run.drain_s)
             if leaving is not None and leaving.is_over(now):
@@ -284,7 +284,7 @@ def _count(batch: pa.Table, summary: RunSummary) -> None:
     for status, replica, times in read_statuses(batch):
         if status.status == "fatal":
             raise _fatal(status)
-        tally.times.hear(replica, times)
+        tally.times.update(replica, times)
         tally.failed += status.status == "letter"
         tally.clips += status.status in ("clip", "known")
         tally.audio_s += status.audio_s or 0.0

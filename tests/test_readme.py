@@ -11,7 +11,7 @@ import click
 import pytest
 
 from pipeline.audio.limits import QualityLimits
-from pipeline.audio.measure import Quality
+from pipeline.audio.measures_table import AudioMeasures
 from pipeline.audio.settings import AudioFormat, Normalize
 from pipeline.cli.root import main
 from pipeline.config import SETTINGS
@@ -174,7 +174,7 @@ def existing_commands() -> list[str]:
 def test_the_measures_and_limits_are_those_of_the_code() -> None:
     rows = table(MEASURES)
     measures = [name for row in rows for name in re.findall(r"`(\w+)`", row[0])]
-    assert sorted(measures) == sorted(field.name for field in fields(Quality))
+    assert sorted(measures) == sorted(field.name for field in fields(AudioMeasures))
     limits = [name for row in rows for name in re.findall(r"`(\w+)`", row[2])]
     assert sorted(limits) == sorted(QualityLimits.model_fields)
 

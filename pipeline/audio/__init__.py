@@ -1,1 +1,1 @@
-"""From samples to a file: measures, limits, level, coding, tags."""
+"""From samples to a file: measures, limits, level, encoding, tags."""

@@ -7,7 +7,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.audio.measure import SILENCE_DBFS, Quality, measure
+from pipeline.audio.measure import SILENCE_DBFS, after_gain, measure
+from pipeline.audio.measures_table import AudioMeasures
 from pipeline.audio.settings import AudioSettings, Normalize
 
 NO_CEILING_DBTP = 20.0  # a `true_peak_dbtp` from which on nothing is turned down
@@ -18,7 +19,7 @@ class Levelled:
     """A clip at the level that its file has. The last three are columns of `clips/`."""
 
     wav: NDArray[np.float32]  # [C, N]
-    quality: Quality
+    measures: AudioMeasures
     """What `wav` measures."""
     normalize_applied: Normalize
     """The strategy that was applied: `peak` where the clip has no loudness to go by."""
@@ -29,7 +30,7 @@ class Levelled:
 
 
 def to_level(
-    wav: NDArray[np.float32], sample_rate_hz: int, made: Quality, settings: AudioSettings
+    wav: NDArray[np.float32], sample_rate_hz: int, made: AudioMeasures, settings: AudioSettings
 ) -> Levelled:
     """Brings one clip to its level.
 
@@ -42,23 +43,23 @@ def to_level(
     if applied == "clip":
         highest = np.float32(_factor(-settings.peak_headroom_db))
         shaped = np.clip(wav, -highest, highest)  # [C, N]
-        quality = _measured_again(shaped, sample_rate_hz, made)
+        measures = _measured_again(shaped, sample_rate_hz, made)
     elif applied == "loudness" and settings.loudness_compressor:
         shaped = np.tanh(_amplified(wav, gain_db))
-        quality = _measured_again(shaped, sample_rate_hz, made)
+        measures = _measured_again(shaped, sample_rate_hz, made)
     else:
         shaped = _amplified(wav, gain_db)
-        quality = made.raised(shaped, gain_db)
-    over_db = quality.true_peak_dbtp - settings.true_peak_dbtp
+        measures = after_gain(made, shaped, gain_db)
+    over_db = measures.true_peak_dbtp - settings.true_peak_dbtp
     limited = over_db > 0.0 and settings.true_peak_dbtp < NO_CEILING_DBTP
     if limited:
         shaped = _amplified(shaped, -over_db)
-        quality = quality.raised(shaped, -over_db)
+        measures = after_gain(measures, shaped, -over_db)
         gain_db -= over_db
-    return Levelled(shaped, quality, applied, gain_db, limited)
+    return Levelled(shaped, measures, applied, gain_db, limited)
 
 
-def _strategy(made: Quality, settings: AudioSettings) -> tuple[Normalize, float]:
+def _strategy(made: AudioMeasures, settings: AudioSettings) -> tuple[Normalize, float]:
     """The strategy that this clip can have, and its gain in dB."""
     strategy = settings.normalize
     if strategy in ("none", "clip"):
@@ -85,7 +86,9 @@ def _factor(gain_db: float) -> float:
     return float(10.0 ** (gain_db / 20.0))
 
 
-def _measured_again(wav: NDArray[np.float32], sample_rate_hz: int, made: Quality) -> Quality:
+def _measured_again(
+    wav: NDArray[np.float32], sample_rate_hz: int, made: AudioMeasures
+) -> AudioMeasures:
     """What a clip measures whose shape has changed; its silence is judged as it was made."""
     return replace(
         measure(wav, sample_rate_hz),

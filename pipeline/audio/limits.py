@@ -1,70 +1,72 @@
 """Limits on what a clip may measure: the `qc:` section of `job.yaml`.
 
 They judge the audio as the model made it, before any gain, so no choice of level or format hides a
-fault or makes one.
+fault or makes one. Which limits there are follows from `MEASURES`.
 """
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, create_model, model_validator
+
+from pipeline.audio.measures_table import MEASURES, AudioMeasures, Limit, Measure
 
 
-class QualityLimits(BaseModel):
+def each_limit() -> Iterator[tuple[str, Measure, Limit]]:
+    """Every limit that can be set: its name below `qc:`, its measure, what it says."""
+    for measure in MEASURES.values():
+        for limit in measure.limits:
+            yield limit.name(measure.name), measure, limit
+
+
+def _fields() -> dict[str, Any]:
+    """The fields of `QualityLimits`, as pydantic's `create_model` takes them."""
+    return {
+        name: (float | None, Field(None, ge=limit.ge, le=limit.le, description=limit.text))
+        for name, _, limit in each_limit()
+    }
+
+
+if TYPE_CHECKING:
+    _Limits = BaseModel
+else:
+    _Limits = create_model("_Limits", **_fields())
+
+
+class QualityLimits(_Limits):
     """Each limit is off unless it is given. A field is `max_` or `min_` and a column of `clips/`;
     a value that equals its limit passes."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    max_silence_ratio: float | None = Field(
-        None, ge=0, le=1, description="Share of the clip that is silent (below -60 dBFS)."
-    )
-    max_early_silence_s: float | None = Field(
-        None, ge=0, description="Seconds of silence at the end: music that stopped early."
-    )
-    max_clip_ratio: float | None = Field(
-        None, ge=0, le=1, description="Share of samples at or beyond full scale."
-    )
-    max_dc_offset: float | None = Field(
-        None, ge=0, le=1, description="Mean of the samples, either sign, in units of full scale."
-    )
-    min_rms_dbfs: float | None = Field(None, le=0, description="Root mean square.")
-    min_loudness_lufs: float | None = Field(
-        None, le=0, description="BS.1770 loudness; silence fails, clips below 0.4 s pass."
-    )
-    max_loudness_lufs: float | None = Field(None, description="BS.1770 loudness.")
-    max_true_peak_dbtp: float | None = Field(
-        None, description="Peak between samples; above 0 where the model overshoots."
-    )
-    max_spectral_flatness: float | None = Field(
-        None, ge=0, le=1, description="Near 0 for a tone, 0.56 for white noise."
-    )
-
     @model_validator(mode="after")
     def _can_be_met(self) -> "QualityLimits":
-        low, high = self.min_loudness_lufs, self.max_loudness_lufs
-        if low is not None and high is not None and low >= high:
-            raise ValueError(
-                f"min_loudness_lufs={low:g} is not below max_loudness_lufs={high:g}: "
-                "no clip could pass"
-            )
+        given = self.model_dump(exclude_none=True)
+        for name in MEASURES:
+            low, high = given.get(f"min_{name}"), given.get(f"max_{name}")
+            if low is not None and high is not None and low >= high:
+                raise ValueError(
+                    f"min_{name}={low:g} is not below max_{name}={high:g}: no clip could pass"
+                )
         return self
 
-    def failed(self, made: Mapping[str, Any]) -> list[str]:
+    def failed(self, made: AudioMeasures) -> list[str]:
         """The checks that a clip fails, in words: measure, value, limit.
 
         Args:
-            made: The fields of `Quality`, measured before any gain.
+            made: What the clip measures before any gain.
         """
+        given = self.model_dump(exclude_none=True)
         found = []
-        for name, limit in self.model_dump(exclude_none=True).items():
-            bound, _, measure = name.partition("_")
-            value = made[measure]
-            if value is None:  # only a loudness; one that is too short to have any can't fail
-                if bound == "min" and made["loudness_reason"] == "silence":
-                    found.append(f"{measure} is null for silence (qc.{name} {limit:g})")
+        for name, measure, limit in each_limit():
+            if name not in given:
                 continue
-            size = abs(value) if measure == "dc_offset" else value
-            if size > limit if bound == "max" else size < limit:
-                found.append(f"{measure} {value:.4g} (qc.{name} {limit:g})")
+            value, allowed = getattr(made, measure.name), given[name]
+            if value is None:  # only a loudness; one that is too short to have any can't fail
+                if limit.bound == "min" and made.loudness_reason == "silence":
+                    found.append(f"{measure.name} is null for silence (qc.{name} {allowed:g})")
+                continue
+            judged = abs(value) if measure.absolute else value
+            if judged > allowed if limit.bound == "max" else judged < allowed:
+                found.append(f"{measure.name} {value:.4g} (qc.{name} {allowed:g})")
         return found

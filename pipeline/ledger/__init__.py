@@ -1,4 +1,4 @@
-"""What is done, what failed, and who writes: parts, lease, proof and upkeep of an output."""
+"""The record of an output: committed clips, dead letters, the lease of its writer, upkeep."""
 
 from pipeline.ledger.id_set import DoneSet, pack_ids
 from pipeline.ledger.parts import UnreadablePartError, list_parts, new_replica_id, new_run_id

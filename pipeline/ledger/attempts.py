@@ -1,13 +1,16 @@
-"""Attempt records: which clips a replica has in hand, written before any of them can end it.
+"""Attempt records: which clips a replica is working on, written before any can crash its process.
 
-One object per replica, `attempts/<run_id>/<seat>.json`. The seat outlives the process: the next
-one in it reads what its predecessor had in hand when it died.
+There is one object per Ray actor, `attempts/<run_id>/<actor>.json`. Ray starts an actor again under
+the same identity when its process dies, and the new process reads in the record which clips the
+dead one was working on.
 
-* A death in company makes those rows *suspects*. They run again with nothing else beside them, in
-  eighths of their number, so eight or fewer run alone.
-* A death alone counts against the row; after two the row is kept out (quarantine).
-* The end of a run, a drain and the loss of a node end a replica without a death: records belong
-  to one run, a drained replica says so, and a record of a node that is gone counts for nothing.
+* Where several clips were in work when a process died, they become *suspects*. They run again
+  without other clips beside them, in groups of an eighth of their number, so up to eight suspects
+  run one by one.
+* Where a single clip was in work, the death counts against its row. After two such deaths the row
+  is not tried again (quarantine).
+* The end of a run, a drain and the loss of a node are no such deaths: a record belongs to one run,
+  a drained replica says so in its record, and the record of a lost node is not counted.
 """
 
 from __future__ import annotations
@@ -24,17 +27,17 @@ from pipeline.storage import THREADS, ObjectNotFoundError, Storage, StorageError
 
 FOLDER = "attempts"
 QUARANTINE = "quarantine"  # stage of a dead letter
-DEATHS_ALONE = 2  # after so many a row is kept out
-NO_WORDS = "killed, or crashed in native code"
+DEATHS_ALONE = 2  # a row is kept out after so many deaths while it was the only one in work
+UNKNOWN_REASON = "killed, or crashed in native code"  # the reason where a process recorded none
 GROUPS = 8  # suspects run again in so many groups
 
 
 class RepeatedDeathsError(RuntimeError):
-    """The process of a replica dies again and again, and no clip comes out in between."""
+    """The process of a replica died several times in a row without finishing a clip."""
 
 
 class QuarantinedError(RuntimeError):
-    """A row that ends the process that makes it."""
+    """A row whose generation crashes the process."""
 
 
 def _stays(node: str) -> float | None:
@@ -43,12 +46,13 @@ def _stays(node: str) -> float | None:
 
 @dataclass(frozen=True)
 class ActorIdentity:
-    """The place of a replica, which outlives its process.
+    """Which actor a process is; a process that replaces it after a crash has the same name.
 
     Attributes:
-        name: Ray's id of the actor: the same after a restart.
-        node: Where the process runs.
-        seconds_left: How long a node will be there, 0 if it is gone; None where it stays.
+        name: Ray's id of the actor, the same after a restart.
+        node: Ray's id of the node that the process runs on.
+        seconds_left: Tells how long a node will still exist, 0 if it is gone; None where no end is
+            known.
     """
 
     name: str
@@ -58,15 +62,18 @@ class ActorIdentity:
 
 @dataclass(frozen=True)
 class Attempt:
-    """What a record says.
+    """The content of a record: the work of one process of an actor.
 
     Attributes:
-        clips: Ids of what is in hand: conditioned, in the engine, decoded, encoded.
-        alone: Whether that is one clip with nothing beside it.
-        suspects: Ids of what was in hand when a predecessor died, and was not yet tried again.
-        deaths_alone: What is known of the deaths that count, by clip id.
-        deaths: Processes in this seat that died, one after another, without committing a clip.
-        last_words: What the process said before it ended itself.
+        replica: Name of the process.
+        node: Where it runs.
+        clips: Ids of the clips in work: being conditioned, generated, decoded or encoded.
+        alone: Whether `clips` is a single clip that runs without others on purpose.
+        suspects: Ids of clips that were in work when an earlier process died, and that have not
+            run again yet.
+        deaths_alone: Reasons of the deaths that count against a clip, by clip id.
+        deaths: How many processes of this actor in a row died without committing a clip.
+        last_words: The reason that the process recorded before it ended itself.
         ended: Why it ended in order; None while it runs, and if it died.
     """
 
@@ -97,36 +104,36 @@ def next_attempt(
     is_settled: Callable[[str], bool],
     committed: bool,
 ) -> Attempt:
-    """The record of the next process in a seat, from that of the one before.
+    """The first record of the process that Ray starts in the place of another.
 
     Args:
-        dead: The last record of the predecessor.
+        dead: The last record of the earlier process.
         replica: Name of the new process.
-        seat: Its place.
-        is_settled: Whether this run has committed a clip, or a dead letter in its place.
-        committed: Whether the predecessor committed any clip.
+        identity: The actor that both are.
+        is_settled: Whether this run has committed a clip with that id, or its dead letter.
+        committed: Whether the earlier process committed any clip.
     """
     suspects = tuple(clip for clip in dead.suspects if not is_settled(clip))
-    born = replace(
+    successor = replace(
         dead, replica=replica, node=identity.node, clips=(), alone=False, suspects=suspects
     )
     if dead.ended or identity.seconds_left(dead.node) is not None:
-        return replace(born, ended=None, last_words=None)
-    known, in_hand = dict(dead.deaths_alone), [c for c in dead.clips if not is_settled(c)]
-    if in_hand:
-        born = replace(born, suspects=tuple(in_hand))
-    if in_hand and dead.alone:
-        words = dead.last_words or NO_WORDS
-        known[in_hand[0]] = [*known.get(in_hand[0], []), words]
-    return replace(born, deaths_alone=known, deaths=1 + (0 if committed else dead.deaths))
+        return replace(successor, ended=None, last_words=None)
+    known, in_work = dict(dead.deaths_alone), [c for c in dead.clips if not is_settled(c)]
+    if in_work:
+        successor = replace(successor, suspects=tuple(in_work))
+    if in_work and dead.alone:
+        reason = dead.last_words or UNKNOWN_REASON
+        known[in_work[0]] = [*known.get(in_work[0], []), reason]
+    return replace(successor, deaths_alone=known, deaths=1 + (0 if committed else dead.deaths))
 
 
 class AttemptLog:
-    """The record of one process, which outlives that process once a method has returned.
+    """Keeps the record of one process. What a method has returned from is in storage, and stays
+    there if the process dies.
 
     Attributes:
-        letters: Ids of clips in whose place this run committed a dead letter before the process
-            began.
+        letters: Ids of the clips whose dead letter this run had committed before the process began.
     """
 
     def __init__(self, storage: Storage, path: str, now: Attempt, letters: frozenset[str]) -> None:
@@ -138,10 +145,11 @@ class AttemptLog:
     def begin(
         cls, storage: Storage, run_id: str, replica: str, identity: ActorIdentity, max_deaths: int
     ) -> AttemptLog:
-        """Takes over from the process that was in this seat before, if there was one.
+        """Begins the record of a process, from that of the actor's earlier process if it had one.
 
         Raises:
-            RepeatedDeathsError: `max_deaths` processes in a row died here without making a clip.
+            RepeatedDeathsError: `max_deaths` processes of this actor in a row died without
+                committing a clip.
         """
         path = path_of(run_id, identity.name)
         dead, letters = read_attempt(storage, path), frozenset[str]()
@@ -159,33 +167,36 @@ class AttemptLog:
         log = cls(storage, path, now, letters)
         log._write()
         if dead is not None and now.deaths >= max_deaths:
+            reason = dead.last_words or UNKNOWN_REASON
             raise RepeatedDeathsError(
                 f"the process of this replica died {now.deaths} times in a row without making a "
-                f"clip (the last time: {dead.last_words or NO_WORDS}): that is the machine or the "
-                "settings rather than the rows; see the actors' logs, lower --slots, or raise "
-                "--max-deaths; the same command goes on from what is committed"
+                f"clip (the last time: {reason}): that is the machine or the settings rather than "
+                "the rows; see the actors' logs, lower --slots, or raise --max-deaths; the same "
+                "command goes on from what is committed"
             )
         return log
 
     @property
     def now(self) -> Attempt:
+        """The record as it stands."""
         return self._now
 
     def record_in_hand(self, clips: Sequence[str], *, alone: bool, suspects: Sequence[str]) -> None:
-        """Before any of `clips` goes on; those that left since the last call are not among them."""
+        """Records the clips in work, all of them, before work on a new one begins."""
         self._write(clips=tuple(clips), alone=alone, suspects=tuple(suspects), last_words=None)
 
     def blame(self, clips: Sequence[str], words: str) -> None:
-        """Before the process ends itself: what it was doing. A death in company stays one."""
+        """Records why the process is about to end itself, and on which clips it was working. The
+        death counts against a row only where that row ran alone."""
         alone = self._now.alone and tuple(clips) == self._now.clips
         self._write(clips=tuple(clips) or self._now.clips, alone=alone, last_words=words)
 
     def end(self, why: str) -> None:
-        """The process leaves in order; nothing is counted."""
+        """Records that the process ends in order, so that no clip is suspected."""
         self._write(ended=why)
 
     def refusal(self, clip_id: str) -> QuarantinedError | None:
-        """Why a clip is kept out, if it is."""
+        """Why a clip is in quarantine; None if it is not."""
         deaths = self._now.deaths_alone.get(clip_id, [])
         if len(deaths) < DEATHS_ALONE:
             return None
@@ -198,12 +209,13 @@ class AttemptLog:
     def _write(self, **changes: object) -> None:
         with self._lock:
             self._now = replace(self._now, **changes)  # type: ignore[arg-type]
-            # It must outlive the process; the loss of the machine counts against no row.
+            # No fsync: the record must survive the process, and after the loss of the machine it is
+            # not needed, since that counts against no row.
             self._storage.put(self._path, self._now.to_json(), sync=False)
 
 
 def path_of(run_id: str, identity: str) -> str:
-    """Where the record of a seat stands."""
+    """The path of an actor's record."""
     return f"{FOLDER}/{run_id}/{identity}.json"
 
 
@@ -223,7 +235,7 @@ def forget_attempts(storage: Storage, run_id: str) -> None:
 
 
 def read_attempt(storage: Storage, path: str) -> Attempt | None:
-    """The record of a seat; None where no process has been in it yet."""
+    """The record at that path; None where no process has written one yet."""
     try:
         return Attempt.from_json(storage.get(path))
     except ObjectNotFoundError:

@@ -1,4 +1,4 @@
-"""Sets of 128-bit ids as sorted arrays: ten million take 160 MB, and Ray shares them uncopied."""
+"""Sets of 128-bit ids as sorted arrays: ten million take 160 MB, shared by Ray without a copy."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-# 128-bit ids, 16 bytes each: sorts and searches like numbers, and Ray shares it without a copy.
 ID_BYTES = 16
 Ids = npt.NDArray[np.bytes_]
 NO_IDS: Ids = np.empty(0, f"S{ID_BYTES}")
@@ -35,11 +34,11 @@ class DoneSet:
         return among(pack_ids(clip_ids), self.clips)
 
     def has_letter(self, row_key: str) -> bool:
-        """Whether a dead letter stands for this row."""
+        """Whether a dead letter of this row stands."""
         return bool(self.has_letters([row_key])[0])
 
     def has_letters(self, row_keys: Sequence[str]) -> npt.NDArray[np.bool_]:
-        """For which of these rows a dead letter stands."""
+        """Of which of these rows a dead letter stands."""
         return among(pack_ids(row_keys), self.letters)
 
 

@@ -1,9 +1,10 @@
 """One writer per output: whoever created the highest `lease/<generation>.json` holds it.
 
-A generation is created exclusively, so each has one owner. The owner rewrites its file with a
-counter; a watcher that sees the counter stand still for one TTL, on its own clock, creates the
-next generation. The former owner, should it come back, finds the higher generation and leaves.
-No clocks of different machines are compared, and a generation is never given out twice.
+A generation is created exclusively, so each has one owner. The owner rewrites its file at regular
+intervals with a counter that grows (the heartbeat). Another run that sees the counter unchanged for
+one TTL, on its own clock, creates the next generation. A former owner that was only slow finds the
+higher generation and stops. So the clocks of different machines are never compared, and a
+generation is never given out twice.
 """
 
 from __future__ import annotations
@@ -26,8 +27,8 @@ logger = logging.getLogger(__name__)
 
 FOLDER = "lease"
 DEFAULT_TTL_S = 20.0
-BEATS_PER_TTL = 4
-LOOKS_PER_TTL = 20
+BEATS_PER_TTL = 4  # how often the owner rewrites its file
+LOOKS_PER_TTL = 20  # how often a run that waits reads it
 
 
 class LeaseHeldError(RuntimeError):
@@ -40,7 +41,7 @@ class LeaseLostError(RuntimeError):
 
 @dataclass(frozen=True)
 class LeaseState:
-    """What a lease file says."""
+    """The content of a lease file."""
 
     generation: int
     token: str
@@ -49,7 +50,7 @@ class LeaseState:
     ttl_s: float
     owner: str
     draining: bool = False
-    """whether replicas of this run are to finish what they have begun and leave"""
+    """whether the replicas of this run are to finish the clips in their slots and end"""
 
     def to_json(self) -> bytes:
         return json.dumps(self.__dict__, sort_keys=True).encode()
@@ -77,14 +78,14 @@ class Lease:
         on_message: Callable[[str], None] | None = None,
         owner: str = "run",
     ) -> Lease:
-        """Take the lease, at once where it is free, after one TTL where its owner has died.
+        """Takes the lease: at once where it is free, after one TTL where its owner has died.
 
         Args:
             storage: root of the output.
             ttl_s: how long a counter must stand still before its owner counts as dead.
             wait: wait for a living owner to finish instead of raising LeaseHeldError.
-            on_message: told in a sentence what is waited for and what was taken over.
-            owner: the command that asks, shown to others.
+            on_message: receives a sentence when it waits, and when it takes over.
+            owner: the command that takes the lease, which other runs show.
         """
         say = on_message or logger.info
         while True:
@@ -106,14 +107,17 @@ class Lease:
 
     @property
     def generation(self) -> int:
+        """The number of this lease among all that the output has had."""
         return self._state.generation
 
     @property
     def token(self) -> str:
+        """A secret that only this run and its replicas know."""
         return self._state.token
 
     @property
     def ttl_s(self) -> float:
+        """How long a counter must stand still before its owner counts as dead."""
         return self._state.ttl_s
 
     @property
@@ -122,7 +126,8 @@ class Lease:
         return self._lost.is_set()
 
     def check(self) -> None:
-        """Raise LeaseLostError if another run has taken over; asks the store when in doubt."""
+        """Raises LeaseLostError if another run has taken over. It asks the store unless a heartbeat
+        has just done so."""
         in_doubt = time.monotonic() - self._beaten_at_s > self.ttl_s / BEATS_PER_TTL
         if not self.lost and in_doubt:
             self._look()
@@ -133,16 +138,20 @@ class Lease:
             )
 
     def start_heartbeat(self) -> None:
-        """Keep the lease alive from a thread of its own until `release`."""
+        """Renews the lease from a thread of its own until `release`."""
         self._thread = threading.Thread(target=self._beat_on, name="lease-heartbeat", daemon=True)
         self._thread.start()
 
     def ask_to_drain(self) -> None:
-        """Tell the replicas of this run, which look here, to come to an end."""
+        """Tells the replicas of this run, which read the lease, to finish their slots and end."""
         self._write(held=True, draining=True)
 
+    def beat(self) -> None:
+        """Renews the lease once: a heartbeat."""
+        self._write(held=True)
+
     def release(self) -> None:
-        """Give the lease back, so that the next run starts at once."""
+        """Gives the lease back, so that the next run starts at once."""
         self._stop.set()
         if self._thread:
             self._thread.join()
@@ -170,12 +179,12 @@ class Lease:
                 self._look()
                 if self.lost:
                     return
-                self._write(held=True)
+                self.beat()
             except StorageError as error:
                 logger.warning("the lease could not be renewed: %s", error)
 
     def _look(self) -> None:
-        """Ask the store whether a higher generation exists."""
+        """Asks the store whether a higher generation exists."""
         asked_at_s = time.monotonic()
         if current_generation(self.storage) > self.generation:
             self._lost.set()
@@ -190,12 +199,12 @@ class Lease:
 
 
 def current_generation(storage: Storage) -> int:
-    """The highest generation that was ever given out and not tidied away; 0 for none."""
+    """The highest generation whose file exists; 0 for none."""
     return max((generation_of(info.path) for info in storage.list(FOLDER)), default=0)
 
 
 def holds(storage: Storage, generation: int, token: str) -> bool:
-    """Whether this generation may still write: for replicas, before each commit."""
+    """Whether this generation may still write. Replicas ask before each commit."""
     if current_generation(storage) != generation:
         return False
     state = _read(storage, generation)
@@ -203,7 +212,7 @@ def holds(storage: Storage, generation: int, token: str) -> bool:
 
 
 def asks_to_drain(storage: Storage, generation: int) -> bool:
-    """Whether the run of this generation is draining: for replicas, one small read."""
+    """Whether the run of this generation drains. Replicas ask at intervals: one small read."""
     state = _read(storage, generation)
     return state is not None and state.draining
 
@@ -234,9 +243,10 @@ def _read(storage: Storage, generation: int) -> LeaseState | None:
 def _outwait(
     storage: Storage, seen: LeaseState, ttl_s: float, wait: bool, say: Callable[[str], None]
 ) -> bool:
-    """Watch the owner until it has died (True) or gone (False).
+    """Watches the owner until it has died (True) or given the lease back (False).
 
-    Raises LeaseHeldError if it lives and we are not to wait.
+    Raises:
+        LeaseHeldError: It is alive, and `wait` is false.
     """
     say(f"{seen.owner} holds the lease; watching for {ttl_s:g} s whether it is alive")
     announced = False
@@ -261,7 +271,7 @@ def _outwait(
 
 
 def _refuse_careless_store(storage: Storage, mine: LeaseState) -> None:
-    """Prove once per run that the store honours an exclusive create; all safety rests on it."""
+    """Checks that the store refuses to create an object that exists; the lease relies on it."""
     other = secrets.token_hex(8)
     probe = LeaseState(**(mine.__dict__ | {"token": other}))
     if storage.create_once(_path(mine.generation), probe.to_json(), other):

@@ -1,4 +1,4 @@
-"""Upkeep of an output, under its lease: merge small parts, sweep what nobody refers to."""
+"""Upkeep of an output, under its lease: merges small parts, deletes objects that no part names."""
 
 from __future__ import annotations
 
@@ -64,10 +64,10 @@ class _Part:
 
 
 def finish_compaction(storage: Storage, lease: Lease) -> int:
-    """Remove the parts that a merged part replaces, which a killed `compact` left behind.
+    """Removes the parts that a merged part replaces, which a killed `compact` left behind.
 
-    Readers ignore them anyway, but nothing may be merged again before they are gone: with the
-    merged part its word that they are replaced would vanish, and they would count once more.
+    Readers ignore them, because the merged part lists them. Were the merged part itself merged into
+    another before they are removed, that list would be lost and they would be read again.
     """
     kinds: tuple[Kind, ...] = ("clips", "failed")
     replaced = [info.path for kind in kinds for info in split_parts(storage, kind)[1]]
@@ -85,13 +85,13 @@ def compact(
     wanted: Ids = NO_IDS,
     target_rows: int = TARGET_ROWS,
 ) -> CompactReport:
-    """Merge small parts into bigger ones; drop what stands twice. May be killed at any moment.
+    """Merges small parts and drops clips that stand twice. It may be killed at any moment.
 
     Args:
         storage: root of the output.
         lease: of that output, held.
         prune: also drop clips whose row was edited later and dead letters that no longer stand. Of
-            the clips that one model made of one take, one stays: the one that is wanted, else the
+            the clips that one model made of one take one is kept: the one that is wanted, else the
             newest.
         wanted: clip ids that a manifest asks for now, sorted.
         target_rows: parts with as many rows are left alone.
@@ -110,12 +110,12 @@ def compact(
 
 
 def gc(storage: Storage, lease: Lease, *, min_age_s: float = 3600.0) -> GcReport:
-    """Remove audio that no part names, what killed writers leave behind, and old leases.
+    """Removes audio that no part names, temporary files of killed writers, and old leases.
 
     Args:
         storage: root of the output.
         lease: of that output, held: nobody else commits meanwhile.
-        min_age_s: younger objects stay: a writer that lost the lease may be about to stop.
+        min_age_s: younger objects are kept: a writer that lost the lease may still be stopping.
     """
     lease.check()
     objects = storage.list(hidden=True)  # before the parts: what they name later is not here
@@ -136,7 +136,7 @@ def gc(storage: Storage, lease: Lease, *, min_age_s: float = 3600.0) -> GcReport
 
 
 def _choose_clips(storage: Storage, prune: bool, wanted: Ids) -> tuple[list[_Part], int, int]:
-    """Which rows of which parts stay, how many stand twice, how many are superseded."""
+    """Which rows of which parts are kept, how many stand twice, how many are superseded."""
     columns = ["clip_id", "id", "take", "weights_hash", "created_at"]
     read = map_parts(storage, "clips", lambda info: (info, read_part(storage, info, columns)))
     if not read:
@@ -184,7 +184,7 @@ def _deal(keep: Mask, parts: list[tuple[ObjectInfo, int]]) -> list[_Part]:
 
 
 def _groups(parts: list[_Part], target_rows: int) -> Iterator[list[_Part]]:
-    """Neighbours that fit into one part together."""
+    """Groups of successive parts whose rows fit into one part."""
     group: list[_Part] = []
     for part in parts:
         n_rows = sum(other.n_rows for other in group) + part.n_rows
@@ -198,12 +198,14 @@ def _groups(parts: list[_Part], target_rows: int) -> Iterator[list[_Part]]:
 
 
 def _merge(storage: Storage, lease: Lease, path: str, group: list[_Part]) -> int:
-    """Put one part in the place of a group; returns how many parts stand for it then."""
+    """Puts one part in the place of a group; returns how many parts hold its rows then."""
     if len(group) == 1 and group[0].keep.all():
         return 1
     paths = [part.info.path for part in group]
     n_after = 0
-    if any(part.n_rows for part in group):  # otherwise all of it stands elsewhere or is obsolete
+    if any(
+        part.n_rows for part in group
+    ):  # otherwise all rows stand in other parts or are obsolete
         rows = [read_part(storage, part.info).filter(pa.array(part.keep)) for part in group]
         table = pa.concat_tables(rows)
         lease.check()

@@ -1,4 +1,4 @@
-"""Parts: the Parquet files whose publication commits their rows, and which of them count."""
+"""Parts: Parquet files whose publication commits their rows, and which of them are valid."""
 
 from __future__ import annotations
 
@@ -35,19 +35,19 @@ def new_run_id() -> str:
 
 
 def new_replica_id() -> str:
-    """A name for one incarnation of a replica: its parts never meet those of another."""
+    """A unique name for one process of a replica, so that names of its parts are unique too."""
     return secrets.token_hex(3)
 
 
 def part_path(kind: Kind, run_id: str, replica: str, seq: int) -> str:
-    """Where a part stands below the output."""
+    """The path of a part below the output."""
     return f"{kind}/part-{run_id}-{replica}-{seq:06d}.parquet"
 
 
 def publish_part(
     storage: Storage, path: str, table: pa.Table, schema: pa.Schema, replaces: Sequence[str] = ()
 ) -> str:
-    """Commit rows: they count from the moment this object appears, all of them at once."""
+    """Commits rows: readers see all of them from the moment that this object exists."""
     token = path.rpartition("/")[2] + " " + secrets.token_hex(8)
     data = encode_part(table, schema, token, replaces)
     if not storage.create_once(path, data, token):
@@ -61,7 +61,7 @@ def publish_part(
 def list_parts(
     storage: Storage, kind: Kind = "clips", run_id: str | None = None
 ) -> list[ObjectInfo]:
-    """The parts that count, by name: those that a merged part replaces are left out.
+    """The valid parts, by name: those that a merged part replaces are left out.
 
     Args:
         storage: root of the output.
@@ -74,7 +74,7 @@ def list_parts(
 def split_parts(
     storage: Storage, kind: Kind, run_id: str | None = None
 ) -> tuple[list[ObjectInfo], list[ObjectInfo]]:
-    """The parts that count, and those that stand although a merged part replaces them."""
+    """The valid parts, and those that still exist although a merged part replaces them."""
 
     def split(found: list[ObjectInfo]) -> tuple[list[ObjectInfo], list[ObjectInfo]]:
         replaced: set[str] = set()
@@ -97,7 +97,7 @@ def split_parts(
 
 @contextmanager
 def reading(storage: Storage, info: ObjectInfo) -> Iterator[pq.ParquetFile]:
-    """Open a part; only what is used of a big one is fetched."""
+    """Opens a part. Of a big one only the columns that are read are fetched."""
     try:
         if info.size <= READ_WHOLE_BYTES:
             yield open_part(io.BytesIO(storage.get(info.path)))
@@ -113,7 +113,7 @@ def reading(storage: Storage, info: ObjectInfo) -> Iterator[pq.ParquetFile]:
 
 
 def read_part(storage: Storage, info: ObjectInfo, columns: Sequence[str] | None = None) -> pa.Table:
-    """Some columns of one part (all by default)."""
+    """Reads some columns of one part, all by default."""
     with reading(storage, info) as part:
         wanted = list(columns) if columns is not None else None
         table = part.read(columns=wanted)
@@ -129,7 +129,7 @@ def map_parts(
     action: Callable[[ObjectInfo], T],
     run_id: str | None = None,
 ) -> list[T]:
-    """Apply `action` to all parts that count, side by side."""
+    """Applies `action` to all valid parts in parallel."""
 
     def act() -> list[T]:
         with ThreadPoolExecutor(THREADS) as pool:
@@ -139,7 +139,7 @@ def map_parts(
 
 
 def on_steady_listing(action: Callable[[], T]) -> T:
-    """Run `action` anew when a part that it had listed is gone: `compact` is at work."""
+    """Runs `action` again when a part that it had listed is gone: `compact` may have merged it."""
     for _ in range(LISTINGS - 1):
         try:
             return action()

@@ -1,7 +1,7 @@
-"""The ledger: what is done, what failed, and who said so. Parts are the only truth.
+"""Reads which clips are committed and which rows failed, from the parts; writes new parts.
 
-A clip is done when a part names it; a dead letter stands until a clip of the same row is
-committed after it. Nothing else is kept, so there is nothing that could disagree after a kill.
+A clip is committed when a part has its row. A dead letter stands until a clip of the same row is
+committed after it. Nothing of this is kept elsewhere, so no second copy can disagree after a kill.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ Times = npt.NDArray[np.int64]
 
 @dataclass(frozen=True, eq=False)
 class PartKeys:
-    """What one part says about its clips: parallel arrays."""
+    """The keys of the clips in one part, as parallel arrays."""
 
     clips: Ids
     rows: Ids
@@ -51,7 +51,7 @@ class PartKeys:
 
 PartCache = dict[str, PartKeys]
 
-# Stage of a row in failed/ that takes a dead letter back: its clip turned out to be there.
+# Stage of a row in failed/ that cancels an earlier dead letter, because its clip is committed.
 SETTLED = "settled"
 
 
@@ -59,7 +59,7 @@ SETTLED = "settled"
 
 
 def write_clip_part(storage: Storage, table: pa.Table, run_id: str, replica: str, seq: int) -> str:
-    """Commit clips whose audio is already in place; returns the path of their part."""
+    """Commits clips whose audio is already written; returns the path of their part."""
     extras = [
         field
         for field in table.schema
@@ -75,16 +75,16 @@ def write_clip_part(storage: Storage, table: pa.Table, run_id: str, replica: str
 def write_dead_letter_part(
     storage: Storage, table: pa.Table, run_id: str, replica: str, seq: int
 ) -> str:
-    """Commit dead letters; returns the path of their part."""
+    """Commits dead letters; returns the path of their part."""
     path = part_path("failed", run_id, replica, seq)
     return publish_part(storage, path, table, FAILED_SCHEMA)
 
 
 def standing_schema(storage: Storage) -> pa.Schema | None:
-    """The schema that `clips/` was begun with; None where it holds nothing yet.
+    """The schema of the parts in `clips/`; None where there is none yet.
 
     Raises:
-        SchemaError: its columns are those of another version of this program.
+        SchemaError: another version of this program wrote them, with other columns.
     """
     parts = list_parts(storage, "clips")
     if not parts:
@@ -101,7 +101,7 @@ def standing_schema(storage: Storage) -> pa.Schema | None:
 
 
 def check_schema(storage: Storage, extras: pa.Schema, audio_mode: AudioMode) -> pa.Schema:
-    """The schema to write with: the first run's, if this run's columns fit into it.
+    """The schema to write with: that of the first run, if the columns of this run fit into it.
 
     Args:
         storage: root of the output.
@@ -109,7 +109,7 @@ def check_schema(storage: Storage, extras: pa.Schema, audio_mode: AudioMode) -> 
         audio_mode: where this run puts the audio.
 
     Raises:
-        SchemaError: the output was begun with other columns.
+        SchemaError: the first run wrote other columns.
     """
     standing = standing_schema(storage)
     if standing is None:
@@ -147,12 +147,12 @@ def _refuse_new_extras(where: str, fixed: Mapping[str, pa.Field], extras: pa.Sch
 
 
 def clips_of_run(storage: Storage, run_id: str, cache: PartCache) -> DoneSet:
-    """The clips that one run has committed so far; letters are left out.
+    """The clips that one run has committed so far, without dead letters.
 
     Args:
         storage: root of the output.
         run_id: the run.
-        cache: keeps what was read: the next call with it reads only new parts.
+        cache: filled with what was read, so that the next call reads only new parts.
     """
 
     def read(info: ObjectInfo) -> PartKeys:
@@ -165,7 +165,7 @@ def clips_of_run(storage: Storage, run_id: str, cache: PartCache) -> DoneSet:
 
 
 def dead_letters_of_run(storage: Storage, run_id: str) -> frozenset[str]:
-    """Ids of the clips in whose place one run has committed a dead letter so far."""
+    """Ids of the clips whose dead letters one run has committed so far."""
     tables = map_parts(
         storage, "failed", lambda info: read_part(storage, info, ["clip_id"]), run_id
     )
@@ -173,7 +173,7 @@ def dead_letters_of_run(storage: Storage, run_id: str) -> frozenset[str]:
 
 
 def committed_ids(storage: Storage) -> DoneSet:
-    """What is done, and for which rows a dead letter stands, from all parts."""
+    """All committed clips, and the rows whose dead letter stands."""
     letters = _read_letters(storage)
     keys_of_letters = np.unique(pack_ids(letters["row_key"].to_pylist()))
 
@@ -253,7 +253,7 @@ def _standing(letters: pa.Table, parts: Sequence[PartKeys]) -> npt.NDArray[np.bo
 
 
 def write_run(storage: Storage, run_id: str, record: Mapping[str, Any]) -> None:
-    """Publish what a run says about itself, in the place of what it said before."""
+    """Publishes the record of a run, in the place of its earlier one."""
     data = json.dumps(record, indent=1, sort_keys=True, default=str)
     storage.put(f"runs/{run_id}.json", data.encode())
 

@@ -1,15 +1,16 @@
-"""The columns of `clips/` and `failed/`, and the Parquet files that hold them."""
+"""The Arrow schemas of `clips/` and `failed/`, and the Parquet files that hold their rows."""
 
 from __future__ import annotations
 
 import io
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import BinaryIO
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pipeline.ledger.columns import CLIP_COLUMNS, FAILED_COLUMNS
 from pipeline.ledger.settings import AudioMode
 
 SCHEMA_VERSION = "2"
@@ -17,7 +18,6 @@ VERSION_KEY = b"musicgen_batch.schema_version"
 TOKEN_KEY = b"musicgen_batch.token"
 REPLACES_KEY = b"musicgen_batch.replaces"
 
-TIMESTAMP = pa.timestamp("us", tz="UTC")
 AUDIO_TYPE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
 # What Hugging Face `datasets` needs to see the column as its Audio feature.
 HUGGING_FACE_AUDIO = {"info": {"features": {"audio": {"_type": "Audio"}}}}
@@ -29,102 +29,11 @@ class SchemaError(ValueError):
     """These columns can't go into this output; the message says why and the way out."""
 
 
-def _columns(spec: Mapping[str, pa.DataType], nullable: Sequence[str]) -> pa.Schema:
-    return pa.schema([pa.field(name, kind, name in nullable) for name, kind in spec.items()])
-
-
-CLIP_FIELDS = _columns(
-    {
-        "clip_id": pa.string(),
-        "row_key": pa.string(),
-        "id": pa.string(),
-        "take": pa.int32(),
-        "prompt": pa.string(),
-        "duration_s": pa.float64(),
-        "n_frames": pa.int32(),
-        "n_samples": pa.int64(),
-        "sample_rate_hz": pa.int32(),
-        "channels": pa.int32(),
-        "melody_uri": pa.string(),
-        "continuation_uri": pa.string(),
-        "style_uri": pa.string(),
-        "references": pa.string(),
-        "seed": pa.int64(),
-        "seed_used": pa.int64(),
-        "retake": pa.int32(),
-        "cfg_coef": pa.float64(),
-        "cfg_coef_beta": pa.float64(),
-        "temperature": pa.float64(),
-        "top_k": pa.int32(),
-        "top_p": pa.float64(),
-        "use_sampling": pa.bool_(),
-        "extend_stride_s": pa.float64(),
-        "style_eval_q": pa.int32(),
-        "style_excerpt_s": pa.float64(),
-        "separation": pa.string(),
-        "audio_path": pa.string(),
-        "audio_member": pa.string(),
-        "audio_format": pa.string(),
-        "audio_bytes": pa.int64(),
-        "audio_sha256": pa.string(),
-        "normalize_applied": pa.string(),
-        "gain_db": pa.float64(),
-        "true_peak_limited": pa.bool_(),
-        "qc_failed": pa.string(),
-        "peak_dbfs": pa.float64(),
-        "true_peak_dbtp": pa.float64(),
-        "rms_dbfs": pa.float64(),
-        "loudness_lufs": pa.float64(),
-        "loudness_reason": pa.string(),
-        "silence_ratio": pa.float64(),
-        "early_silence_s": pa.float64(),
-        "clip_ratio": pa.float64(),
-        "dc_offset": pa.float64(),
-        "spectral_flatness": pa.float64(),
-        "model": pa.string(),
-        "weights_hash": pa.string(),
-        "weights_revision": pa.string(),
-        "weights_licence": pa.string(),
-        "dtype": pa.string(),
-        "device": pa.string(),
-        "threads": pa.int32(),
-        "engine_rows": pa.int32(),
-        "versions": pa.string(),
-        "ai_generated": pa.bool_(),
-        "run_id": pa.string(),
-        "replica": pa.string(),
-        "attempts": pa.int32(),
-        "created_at": TIMESTAMP,
-    },
-    nullable=(
-        *("prompt", "melody_uri", "continuation_uri", "style_uri", "seed", "cfg_coef_beta"),
-        *("extend_stride_s", "style_eval_q", "style_excerpt_s", "separation"),
-        *("audio_path", "audio_member", "qc_failed", "loudness_lufs", "loudness_reason"),
-        "weights_revision",
-    ),
-)
+CLIP_FIELDS = pa.schema([column.field for column in CLIP_COLUMNS])
+FAILED_SCHEMA = pa.schema([column.field for column in FAILED_COLUMNS])
 
 # Names that no extra column of a manifest may have.
 RESERVED_COLUMNS = (*CLIP_FIELDS.names, "audio")
-
-FAILED_SCHEMA = _columns(
-    {
-        "row_key": pa.string(),
-        "clip_id": pa.string(),
-        "id": pa.string(),
-        "take": pa.int32(),
-        "row": pa.int64(),
-        "source": pa.string(),
-        "stage": pa.string(),
-        "error_class": pa.string(),
-        "message": pa.string(),
-        "attempts": pa.int32(),
-        "run_id": pa.string(),
-        "created_at": TIMESTAMP,
-        "row_json": pa.string(),
-    },
-    nullable=("clip_id", "id", "take"),
-)
 
 
 def clip_schema(extras: pa.Schema, audio_mode: AudioMode) -> pa.Schema:

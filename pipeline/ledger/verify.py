@@ -1,4 +1,4 @@
-"""Proof that an output is whole: every clip once, every object there with its size and hash."""
+"""Checks that an output is complete: each clip once, each audio object with its size and hash."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ Sizes = Mapping[str, int]
 
 @dataclass(frozen=True)
 class Problem:
-    """Something that must not be: the clips concerned can't be trusted."""
+    """A fault: the clips concerned are missing or damaged."""
 
     kind: ProblemKind
     where: str
@@ -51,7 +51,7 @@ class Problem:
 
 @dataclass(frozen=True)
 class VerifyReport:
-    """What an output holds. Only `problems` are errors; the rest is what kills leave behind."""
+    """What an output holds. Only `problems` are errors; killed runs leave the rest behind."""
 
     n_parts: int
     n_clips: int
@@ -72,7 +72,7 @@ class VerifyReport:
 
 
 def verify(storage: Storage, *, deep: bool = True) -> VerifyReport:
-    """Check every committed clip against the store.
+    """Checks every committed clip against the store.
 
     Args:
         storage: root of the output.
@@ -86,7 +86,7 @@ def _verify(storage: Storage, deep: bool) -> VerifyReport:
     problems: list[Problem] = list(_unreadable_letters(storage))
     readable: list[ObjectInfo] = []
     keys: list[pa.Table] = []
-    for info in parts:  # parts first: audio that is listed later can only be more
+    for info in parts:  # before the audio: what is committed meanwhile adds objects only
         try:
             keys.append(read_part(storage, info, KEY_COLUMNS))
             readable.append(info)

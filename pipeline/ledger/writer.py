@@ -1,7 +1,7 @@
-"""Cuts the clips of one replica into parts: audio objects first, then the Parquet part.
+"""Collects the clips of one replica and publishes them as parts: first audio, then a Parquet file.
 
-The part's single atomic publish is the commit (`ledger.write_clip_part`); audio that no part names
-does not exist for readers. One writer belongs to one thread.
+Publishing that file is the commit (`ledger.write_clip_part`): it is atomic, and readers find audio
+only through it. One writer belongs to one thread.
 """
 
 import hashlib
@@ -11,15 +11,15 @@ import logging
 import tarfile
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from itertools import compress
 from typing import Any
 
 import pyarrow as pa
 
 from pipeline import ledger
 from pipeline.audio.settings import AudioFormat
+from pipeline.ledger.clip_row import ClipRow, DeadLetterRow
 from pipeline.ledger.settings import AudioMode
 from pipeline.storage import Storage
 from pipeline.telemetry.logfmt import line
@@ -28,18 +28,45 @@ from pipeline.telemetry.metrics import Sample
 log = logging.getLogger(__name__)
 
 
+@dataclass(frozen=True)
+class PartLimits:
+    """When a part is published at the latest: at one of these."""
+
+    max_clips: int
+    max_bytes: float
+    max_age_s: float
+
+
+@dataclass(frozen=True)
+class _PendingClip:
+    """A clip with its audio file, which have still to be committed."""
+
+    row: ClipRow
+    extras: Mapping[str, Any]
+    audio: bytes
+    sha256: str
+
+    def columns(self, audio_format: AudioFormat) -> dict[str, Any]:
+        """All columns of `clips/` but those that say where the audio lies."""
+        file = {
+            "audio_format": audio_format,
+            "audio_bytes": len(self.audio),
+            "audio_sha256": self.sha256,
+        }
+        return self.row.as_columns() | dict(self.extras) | file
+
+
 @dataclass
 class _Pending:
     """What waits for the next commit."""
 
-    clips: list[dict[str, Any]] = field(default_factory=list)
-    audio: list[bytes] = field(default_factory=list)
-    letters: list[dict[str, Any]] = field(default_factory=list)
+    clips: list[_PendingClip] = field(default_factory=list)
+    dead_letters: list[DeadLetterRow] = field(default_factory=list)
     n_bytes: int = 0
-    since: float | None = None
+    since: float | None = None  # when the first of them was added, monotonic seconds
 
     def __len__(self) -> int:
-        return len(self.clips) + len(self.letters)
+        return len(self.clips) + len(self.dead_letters)
 
 
 @dataclass
@@ -53,15 +80,15 @@ class Committed:
     failures: Counter[tuple[str, str]] = field(default_factory=Counter)  # by stage, error class
 
     def add(self, published: _Pending) -> None:
-        """A part stands."""
+        """Counts what a part has just published."""
         self.parts += 1
         self.clips += len(published.clips)
-        self.audio_s += sum(row["n_samples"] / row["sample_rate_hz"] for row in published.clips)
-        self.audio_bytes += sum(row["audio_bytes"] for row in published.clips)
-        self.failures.update((row["stage"], row["error_class"]) for row in published.letters)
+        self.audio_s += sum(clip.row.audio_s for clip in published.clips)
+        self.audio_bytes += sum(len(clip.audio) for clip in published.clips)
+        self.failures.update((row.stage, row.error_class) for row in published.dead_letters)
 
     def samples(self) -> list[Sample]:
-        """For the metrics."""
+        """These numbers as samples for the metrics."""
         return [
             Sample("parts", self.parts),
             Sample("clips", self.clips),
@@ -81,10 +108,10 @@ class PartWriter:
         storage: Root of the output.
         schema: Arrow schema of `clips/` (`ledger.clip_schema`).
         run_id: Run that the parts belong to.
-        replica: Name of this actor's incarnation; unique, so part names never collide.
+        replica: Name of the process that writes; unique, so part names never collide.
         audio: Where audio bytes go.
         audio_format: File extension of the clips.
-        max_clips, max_bytes, max_age_s: A part is due at the latest at one of these.
+        limits: When a part is due.
         guard: Called before each commit; raises where this run may no longer write.
     """
 
@@ -97,15 +124,12 @@ class PartWriter:
         replica: str,
         audio: AudioMode,
         audio_format: AudioFormat,
-        max_clips: int,
-        max_bytes: float,
-        max_age_s: float,
+        limits: PartLimits,
         guard: Callable[[], None],
     ) -> None:
         self._storage, self._schema, self._guard = storage, schema, guard
         self._run_id, self._replica = run_id, replica
-        self._audio, self._format = audio, audio_format
-        self._max_clips, self._max_bytes, self._max_age_s = max_clips, max_bytes, max_age_s
+        self._audio, self._format, self._limits = audio, audio_format, limits
         self._pending = _Pending()
         self._seq = 0
         self.committed = Committed()
@@ -113,26 +137,30 @@ class PartWriter:
     def __len__(self) -> int:
         return len(self._pending)
 
-    def add_clip(self, row: dict[str, Any], audio: bytes) -> None:
-        """Adds a clip; `row` holds every column of `clips/` but the audio ones."""
+    def add_clip(self, row: ClipRow, audio: bytes, extras: Mapping[str, Any]) -> None:
+        """Adds a clip.
+
+        Args:
+            row: Its row.
+            audio: Its encoded file.
+            extras: The extra columns of the manifest, by name.
+        """
         digest = hashlib.sha256(audio).hexdigest()
-        row |= {"audio_format": self._format, "audio_bytes": len(audio), "audio_sha256": digest}
-        self._pending.clips.append(row)
-        self._pending.audio.append(audio)
+        self._pending.clips.append(_PendingClip(row, extras, audio, digest))
         self._pending.n_bytes += len(audio)
         self._mark()
-        audio_s = row["n_samples"] / row["sample_rate_hz"]
-        log.info(line("finished", **self._named(row), audio_s=audio_s, bytes=len(audio)))
+        log.info(line("finished", **self._named(row), audio_s=row.audio_s, bytes=len(audio)))
 
-    def add_letter(self, letter: dict[str, Any]) -> None:
-        """Adds a dead letter: a row of `failed/`."""
-        self._pending.letters.append(letter)
+    def add_dead_letter(self, row: DeadLetterRow) -> None:
+        """Adds a dead letter."""
+        self._pending.dead_letters.append(row)
         self._mark()
-        said = {name: letter[name] for name in ("stage", "error_class", "message")}
-        log.warning(line("failed", **self._named(letter), **said))
+        told = {"stage": row.stage, "error_class": row.error_class, "message": row.message}
+        log.warning(line("failed", **self._named(row), **told))
 
-    def _named(self, row: dict[str, Any]) -> dict[str, Any]:
-        ids = {name: row[name] for name in ("clip_id", "id", "take")}
+    def _named(self, row: ClipRow | DeadLetterRow) -> dict[str, Any]:
+        """The fields of a log line that say which clip it is about."""
+        ids = {"clip_id": row.clip_id, "id": row.id, "take": row.take}
         return {"run": self._run_id, "replica": self._replica, **ids}
 
     def _mark(self) -> None:
@@ -141,81 +169,83 @@ class PartWriter:
 
     def due_in_s(self) -> float | None:
         """Seconds until the part must be cut; None where nothing waits."""
-        p = self._pending
-        if p.since is None:
+        pending, limits = self._pending, self._limits
+        if pending.since is None:
             return None
-        if len(p) >= self._max_clips or p.n_bytes >= self._max_bytes:
+        if len(pending) >= limits.max_clips or pending.n_bytes >= limits.max_bytes:
             return 0.0
-        return max(0.0, p.since + self._max_age_s - time.monotonic())
+        return max(0.0, pending.since + limits.max_age_s - time.monotonic())
 
     def commit(self, done: ledger.DoneSet) -> None:
-        """Publishes what waits, but for clips that somebody else has committed since (a replica
-        that Ray took for dead may have).
+        """Publishes what waits as one part, without the clips that another process of this run has
+        committed since (Ray starts a replica anew when it cannot reach the old one).
 
         Raises:
             StorageError, LeaseLostError: Nothing is committed that readers could see half of, and
                 whoever resumes makes the rows again.
         """
-        p, self._pending = self._pending, _Pending()
-        fresh = [not done.contains(row["clip_id"]) for row in p.clips]
-        p.clips = list(compress(p.clips, fresh))
-        p.audio = list(compress(p.audio, fresh))
-        if not len(p):
+        pending, self._pending = self._pending, _Pending()
+        pending.clips = [clip for clip in pending.clips if not done.contains(clip.row.clip_id)]
+        if not len(pending):
             return
         started = time.monotonic()
         self._guard()
-        if p.clips:
-            self._write_audio(p)
+        name = (self._run_id, self._replica, self._seq)
+        if pending.clips:
+            rows = self._write_audio(pending.clips)
             self._guard()
-            table = pa.Table.from_pylist(p.clips, schema=self._schema)
-            ledger.write_clip_part(self._storage, table, self._run_id, self._replica, self._seq)
-        if p.letters:
-            table = pa.Table.from_pylist(p.letters, schema=ledger.FAILED_SCHEMA)
-            ledger.write_dead_letter_part(
-                self._storage, table, self._run_id, self._replica, self._seq
-            )
-        self.committed.add(p)
+            table = pa.Table.from_pylist(rows, schema=self._schema)
+            ledger.write_clip_part(self._storage, table, *name)
+        if pending.dead_letters:
+            failed = [row.as_columns() for row in pending.dead_letters]
+            table = pa.Table.from_pylist(failed, schema=ledger.FAILED_SCHEMA)
+            ledger.write_dead_letter_part(self._storage, table, *name)
+        self.committed.add(pending)
         log.info(
             line(
                 "committed",
                 run=self._run_id,
                 replica=self._replica,
                 part=f"{self._run_id}-{self._replica}-{self._seq:06d}",
-                clips=len(p.clips),
-                failed=len(p.letters),
-                bytes=p.n_bytes,
+                clips=len(pending.clips),
+                failed=len(pending.dead_letters),
+                bytes=pending.n_bytes,
                 seconds=time.monotonic() - started,
             )
         )
         self._seq += 1
 
-    def _write_audio(self, p: _Pending) -> None:
-        """Puts the audio where the mode wants it and fills the audio columns of the rows."""
-        names = [f"{row['clip_id']}-{row['audio_sha256'][:8]}.{self._format}" for row in p.clips]
+    def _write_audio(self, clips: list[_PendingClip]) -> list[dict[str, Any]]:
+        """Puts the audio where the mode wants it; the rows of the clips with all their columns."""
+        names = [f"{clip.row.clip_id}-{clip.sha256[:8]}.{self._format}" for clip in clips]
+        rows = [clip.columns(self._format) for clip in clips]
+        data = [clip.audio for clip in clips]
         if self._audio == "files":
             paths = [f"audio/{name[:2]}/{name}" for name in names]
-            self._storage.put_many(dict(zip(paths, p.audio, strict=True)))
-            for row, path in zip(p.clips, paths, strict=True):
+            self._storage.put_many(dict(zip(paths, data, strict=True)))
+            for row, path in zip(rows, paths, strict=True):
                 row |= {"audio_path": path, "audio_member": None}
         elif self._audio == "webdataset":
             tar_path = f"audio/shard-{self._run_id}-{self._replica}-{self._seq:06d}.tar"
-            self._storage.put(tar_path, self._tar(names, p))
-            for row, name in zip(p.clips, names, strict=True):
+            self._storage.put(tar_path, _webdataset_shard(names, rows, data))
+            for row, name in zip(rows, names, strict=True):
                 row |= {"audio_path": tar_path, "audio_member": name}
         else:
-            for row, name, data in zip(p.clips, names, p.audio, strict=True):
+            for row, name, audio in zip(rows, names, data, strict=True):
                 row |= {"audio_path": None, "audio_member": None}
-                row["audio"] = {"bytes": data, "path": name}
+                row["audio"] = {"bytes": audio, "path": name}
+        return rows
 
-    def _tar(self, names: list[str], p: _Pending) -> bytes:
-        """A WebDataset shard: `<key>.<format>` and `<key>.json` per clip."""
-        buffer = io.BytesIO()
-        with tarfile.open(fileobj=buffer, mode="w", format=tarfile.USTAR_FORMAT) as tar:
-            for name, row, data in zip(names, p.clips, p.audio, strict=True):
-                meta = json.dumps(row, default=str, sort_keys=True, ensure_ascii=False).encode()
-                key = name.rsplit(".", 1)[0]
-                for member, content in ((name, data), (f"{key}.json", meta)):
-                    entry = tarfile.TarInfo(member)
-                    entry.size = len(content)
-                    tar.addfile(entry, io.BytesIO(content))
-        return buffer.getvalue()
+
+def _webdataset_shard(names: list[str], rows: list[dict[str, Any]], data: list[bytes]) -> bytes:
+    """A tar with `<key>.<format>` and `<key>.json` for each clip."""
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w", format=tarfile.USTAR_FORMAT) as tar:
+        for name, row, audio in zip(names, rows, data, strict=True):
+            meta = json.dumps(row, default=str, sort_keys=True, ensure_ascii=False).encode()
+            key = name.rsplit(".", 1)[0]
+            for member, content in ((name, audio), (f"{key}.json", meta)):
+                entry = tarfile.TarInfo(member)
+                entry.size = len(content)
+                tar.addfile(entry, io.BytesIO(content))
+    return buffer.getvalue()

@@ -8,10 +8,10 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
-from typing import Any
 
 from manifests.row_errors import UnsuitableRowError
 from manifests.schema import EffectiveParams
+from pipeline.ledger.clip_row import DeadLetterRow
 
 
 @dataclass(frozen=True)
@@ -115,17 +115,15 @@ class DeadLetter:
         """The dead letter that `to_json` wrote."""
         return cls(**json.loads(text))
 
-    def record(self, run_id: str, attempts: int = 1) -> dict[str, Any]:
+    def as_row(self, run_id: str, attempts: int = 1) -> DeadLetterRow:
         """The row of `failed/`.
 
         Args:
             attempts: How often the row has failed, this time included.
         """
-        return asdict(self) | {
-            "attempts": attempts,
-            "run_id": run_id,
-            "created_at": datetime.now(UTC),
-        }
+        return DeadLetterRow(
+            **vars(self), run_id=run_id, attempts=attempts, created_at=datetime.now(UTC)
+        )
 
 
 def error_class(error: Exception) -> str:

@@ -110,7 +110,7 @@ class Replica:
 
 
 def begin_attempts(settings: ReplicaSettings, identity: ActorIdentity) -> AttemptLog:
-    """The record of a new process in a seat; see `AttemptLog.begin` for what it may raise."""
+    """Begins the attempt record of this process; see `AttemptLog.begin` for what it raises."""
     config = settings.config
     storage = open_storage(config.run.output, config.run.storage_options)
     name = ledger.new_replica_id()

@@ -1,4 +1,4 @@
-"""What a replica writes down of its rows: clips with their provenance, and dead letters."""
+"""The rows that a replica hands to the ledger: clips with their provenance, and dead letters."""
 
 import json
 import platform
@@ -11,10 +11,10 @@ from typing import Any
 
 import torch
 
-from manifests.schema import ROLES
 from musicgen.checkpoints.describe import ModelInfo
 from pipeline.audio.level import Levelled
 from pipeline.config import JobConfig
+from pipeline.ledger.clip_row import ClipRow, DeadLetterRow, Provenance
 from pipeline.planning.clips import DeadLetter
 from pipeline.replica.task import SAMPLING, ClipTask
 
@@ -24,7 +24,7 @@ _PACKAGES = ("musicgen-batch", "torch", "torchaudio", "transformers")
 
 @dataclass(frozen=True)
 class ClipRowBuilder:
-    """Rows of `clips/` and `failed/` as this replica signs them.
+    """Makes the rows of one replica: each names the run, the replica and the time.
 
     Attributes:
         device, dtype: Where and in what the model computes.
@@ -39,22 +39,21 @@ class ClipRowBuilder:
     dtype: str
     attempts: Mapping[str, int] = field(default_factory=dict)
 
-    def provenance(self, engine_rows: int) -> dict[str, Any]:
-        """How clips are made here; what it names is all that their bits depend on."""
+    def provenance(self, engine_rows: int) -> Provenance:
+        """How clips are made here, in a batch of that many rows."""
         kind = torch.cuda.get_device_name(0) if self.device == "cuda" else platform.machine()
         versions = {name: version(name) for name in _PACKAGES}
-        return {
-            "model": self.info.name,
-            "weights_hash": self.info.weights_hash,
-            "weights_revision": self.info.revision,
-            "weights_licence": self.info.weights_licence,
-            "dtype": self.dtype,
-            "device": f"{self.device}:{kind}",
-            "threads": self.config.engine.threads_per_replica,
-            "engine_rows": engine_rows,
-            "versions": json.dumps(versions, sort_keys=True),
-            "ai_generated": True,
-        }
+        return Provenance(
+            model=self.info.name,
+            weights_hash=self.info.weights_hash,
+            weights_revision=self.info.revision,
+            weights_licence=self.info.weights_licence,
+            dtype=self.dtype,
+            device=f"{self.device}:{kind}",
+            threads=self.config.engine.threads_per_replica,
+            engine_rows=engine_rows,
+            versions=json.dumps(versions, sort_keys=True),
+        )
 
     def comment(self, task: ClipTask, levelled: Levelled) -> str:
         """The provenance that travels inside the audio file, as JSON. It holds nothing of run,
@@ -69,7 +68,8 @@ class ClipRowBuilder:
             "duration_s": spec.params.duration_s,
             "references": dict(spec.references),
         }
-        made = named | _generation(task) | _level(levelled) | self.provenance(task.engine_rows)
+        how = asdict(self.provenance(task.engine_rows))
+        made = named | _generation(task) | _level(levelled) | how
         if posixpath.isabs(self.info.name) or self.info.name.startswith((".", "~")):
             made["model"] = posixpath.basename(self.info.name.rstrip("/"))
         return json.dumps(made, sort_keys=True, ensure_ascii=False)
@@ -82,8 +82,8 @@ class ClipRowBuilder:
         shape: tuple[int, int],
         sample_rate_hz: int,
         qc_failed: Sequence[str],
-    ) -> dict[str, Any]:
-        """The row of `clips/`, without the columns that the commit fills and without extras.
+    ) -> ClipRow:
+        """The row of `clips/`.
 
         Args:
             shape: (channels, samples) of the audio in the file.
@@ -91,36 +91,38 @@ class ClipRowBuilder:
             qc_failed: The checks that it failed and was kept with.
         """
         spec = task.spec
-        return {
-            "clip_id": spec.clip_id,
-            "row_key": spec.row_key,
-            "id": spec.id,
-            "take": spec.take,
-            "prompt": spec.prompt,
-            "duration_s": spec.params.duration_s,
-            "n_frames": task.clip.n_frames,
-            "seed": spec.seed,
-            "seed_used": task.seed_used,
-            **{f"{role}_uri": spec.reference_uris.get(role) for role in ROLES},
+        return ClipRow(
+            clip_id=spec.clip_id,
+            row_key=spec.row_key,
+            id=spec.id,
+            take=spec.take,
+            prompt=spec.prompt,
+            duration_s=spec.params.duration_s,
+            n_frames=task.clip.n_frames,
+            n_samples=shape[1],
+            sample_rate_hz=sample_rate_hz,
+            channels=shape[0],
+            melody_uri=spec.reference_uris.get("melody"),
+            continuation_uri=spec.reference_uris.get("continuation"),
+            style_uri=spec.reference_uris.get("style"),
+            references=json.dumps(dict(spec.references), sort_keys=True),
+            seed=spec.seed,
+            seed_used=task.seed_used,
+            retake=task.retake,
             **_generation(task),
-            **asdict(levelled.quality),
             **_level(levelled),
-            **self.provenance(task.engine_rows),
-            "run_id": self.run_id,
-            "attempts": self._attempts(spec.row_key),
-            "created_at": datetime.now(UTC),
-            "references": json.dumps(dict(spec.references), sort_keys=True),
-            "retake": task.retake,
-            "qc_failed": "; ".join(qc_failed) or None,
-            "replica": self.replica,
-            "sample_rate_hz": sample_rate_hz,
-            "channels": shape[0],
-            "n_samples": shape[1],
-        }
+            qc_failed="; ".join(qc_failed) or None,
+            measures=levelled.measures,
+            provenance=self.provenance(task.engine_rows),
+            run_id=self.run_id,
+            replica=self.replica,
+            attempts=self._attempts(spec.row_key),
+            created_at=datetime.now(UTC),
+        )
 
-    def dead_letter(self, letter: DeadLetter) -> dict[str, Any]:
+    def dead_letter(self, letter: DeadLetter) -> DeadLetterRow:
         """The row of `failed/`."""
-        return letter.record(self.run_id, self._attempts(letter.row_key))
+        return letter.as_row(self.run_id, self._attempts(letter.row_key))
 
     def _attempts(self, row_key: str) -> int:
         """How often the row was tried, this time included."""

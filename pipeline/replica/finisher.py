@@ -79,7 +79,7 @@ class Finisher:
         self, task: ClipTask, finishing: Future[FinishedClip] | None
     ) -> ClipStatus | None:
         if isinstance(task.prepared, DeadLetter):
-            self._writer.add_letter(self._row_builder.dead_letter(task.prepared))
+            self._writer.add_dead_letter(self._row_builder.dead_letter(task.prepared))
             return ClipStatus("letter", task.clip_id)
         stage, error = task.stage or "generate", task.error
         if finishing is not None:
@@ -96,7 +96,8 @@ class Finisher:
                     raise
                 stage, error = "encode", invalid
         error = error or RuntimeError("the engine returned neither tokens nor an error")
-        self._writer.add_letter(self._row_builder.dead_letter(task.spec.dead_letter(stage, error)))
+        letter = task.spec.dead_letter(stage, error)
+        self._writer.add_dead_letter(self._row_builder.dead_letter(letter))
         return ClipStatus("letter", task.clip_id)
 
     def add_clip(self, task: ClipTask, finishing: Future[FinishedClip]) -> ClipStatus:
@@ -107,7 +108,7 @@ class Finisher:
         """
         with self._times.beside("encode_s"):
             clip = finishing.result()
-        self._writer.add_clip(clip.row | dict(task.extras), clip.data)
+        self._writer.add_clip(clip.row, clip.data, task.extras)
         return ClipStatus("clip", task.clip_id, clip.audio_s)
 
     def _reseed(self, task: ClipTask, failed: QualityError) -> None:

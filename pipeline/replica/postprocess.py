@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -14,6 +13,7 @@ from pipeline.audio.encode import Coding, encode
 from pipeline.audio.level import to_level
 from pipeline.audio.measure import NotFiniteError, measure
 from pipeline.config import JobConfig
+from pipeline.ledger.clip_row import ClipRow
 from pipeline.replica.clip_rows import ClipRowBuilder
 from pipeline.replica.task import ClipTask
 
@@ -26,7 +26,7 @@ class QualityError(ValueError):
 class FinishedClip:
     """What is committed of a clip."""
 
-    row: dict[str, Any]  # of `clips/`, as `ClipRowBuilder.clip` makes it
+    row: ClipRow
     data: bytes  # the encoded file
     audio_s: float
 
@@ -58,7 +58,7 @@ class Postprocessor:
             made = measure(wav, made_hz)
         except NotFiniteError as error:  # no setting lets that pass
             raise QualityError(str(error)) from error
-        failed = config.quality.qc.failed(asdict(made))
+        failed = config.quality.qc.failed(made)
         if failed and (config.quality.qc_action == "fail" or self.may_retake(task)):
             raise QualityError("; ".join(failed))
         levelled = to_level(wav, made_hz, made, config.audio)

@@ -23,7 +23,7 @@ from musicgen.engine.request import Request
 from pipeline import ledger
 from pipeline.ledger.attempts import QUARANTINE, AttemptLog
 from pipeline.ledger.lease import LeaseLostError, holds
-from pipeline.ledger.writer import PartWriter
+from pipeline.ledger.writer import PartLimits, PartWriter
 from pipeline.prepare.prepared import Prepared, PreparedClip
 from pipeline.replica.admission import AdmissionQueue
 from pipeline.replica.clip_rows import ClipRowBuilder
@@ -73,9 +73,11 @@ class ReplicaWorker:
             replica=self.name,
             audio=config.parts.audio,
             audio_format=config.audio.audio_format,
-            max_clips=config.parts.part_clips,
-            max_bytes=config.parts.part_megabytes * 1e6,
-            max_age_s=config.parts.part_seconds,
+            limits=PartLimits(
+                config.parts.part_clips,
+                config.parts.part_megabytes * 1e6,
+                config.parts.part_seconds,
+            ),
             guard=self._guard,
         )
         row_builder = ClipRowBuilder(

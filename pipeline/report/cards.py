@@ -20,35 +20,41 @@ from pipeline.report.highlights import phrases
 from pipeline.report.pictures import LOWEST_HZ, spectrogram_png, waveform_path
 from pipeline.storage import ObjectInfo, ObjectNotFoundError, Storage, StorageError
 
-EMBED_LIMIT_BYTES = 96 * 2**20  # of audio in one page; beyond it players link to the objects
+EMBED_LIMIT_BYTES = 96 * 2**20  # of audio in one page; further players link to the audio objects
 
 Row = dict[str, Any]
 
 
 class MissingAudioError(ValueError):
-    """The audio of a clip can't be had; the message says where it should be."""
+    """The audio of a clip can't be read; the message says where it should be."""
 
 
 @dataclass(frozen=True)
 class Card:
-    """What the template shows of one clip."""
+    """One clip as the template shows it."""
 
     row: Row
     phrases: list[str]
-    """What is suspicious."""
+    """What is suspicious about it."""
     problem: str | None
-    """Why there is nothing to hear; then the pictures are missing."""
+    """Why there is no audio; then there are no pictures either."""
     wave_path: str = ""
     spectrogram_uri: str = ""
     top_hz: float = 0.0
     audio_src: str | None = None
-    """A data URI, a relative link, or None: `silent_reason` says why."""
+    """A data URI, a relative link, or None, for which `silent_reason` gives the reason."""
     silent_reason: str | None = None
     lowest_hz: float = LOWEST_HZ
 
 
 def make_cards(storage: Storage, rows: Iterable[Row], *, embed: bool) -> dict[str, Card]:
-    """Cards by clip_id. Rows need the columns of `clips/` and `part`, the path of their part."""
+    """Makes a card of each row, by clip_id.
+
+    Args:
+        storage: Root of the output.
+        rows: Columns of `clips/`, and `part`: the path of the part that holds the row.
+        embed: Put the audio into the page, as far as EMBED_LIMIT_BYTES goes.
+    """
     reader = AudioReader(storage)
     embedded_bytes = 0
     cards = {}
@@ -85,7 +91,7 @@ def _card(row: Row, data: bytes, *, embed: bool) -> Card:
 
 
 def _source(row: Row, data: bytes, embed: bool) -> tuple[str | None, str | None]:
-    """What the player plays: embedded bytes or a link, and why there is neither."""
+    """The source of the player: embedded bytes or a link, or None and why there is neither."""
     if embed:
         return _data_uri(data, MEDIA_TYPES[row["audio_format"]]), None
     if row["audio_path"] and not row["audio_member"]:
@@ -99,9 +105,9 @@ def _data_uri(data: bytes, media_type: str) -> str:
 
 
 class AudioReader:
-    """Reads encoded audio wherever the audio mode put it.
+    """Reads encoded audio from files, tars or parts, wherever the audio mode put it.
 
-    Keeps the last tar or Parquet row group, so that neighbours cost one read.
+    It keeps the last tar or Parquet row group, so that clips that lie together take one read.
     """
 
     def __init__(self, storage: Storage) -> None:
@@ -109,7 +115,11 @@ class AudioReader:
         self._kept: tuple[str, dict[str, bytes]] = ("", {})
 
     def read(self, row: Row) -> bytes:
-        """The encoded bytes of one clip; MissingAudioError where they can't be had."""
+        """The encoded bytes of one clip.
+
+        Raises:
+            MissingAudioError: They can't be read.
+        """
         path, member = row["audio_path"], row["audio_member"]
         try:
             if path is None:

@@ -27,7 +27,8 @@ class Flag:
     phrase: str
     """Format string of the measured value."""
     badness: Callable[[NDArray[np.float64]], NDArray[np.float64]] = np.abs
-    """Larger is worse; compared with badness of the limit. NaN never trips."""
+    """Maps values to numbers that are larger for worse clips. A clip is flagged if its number is
+    above that of the limit; NaN never is."""
 
 
 FLAGS = (
@@ -48,8 +49,8 @@ def numbers(table: pa.Table, column: str) -> NDArray[np.float64]:
 
 
 def sample_rows(clips: pa.Table, n: int, seed: int) -> list[int]:
-    """Row numbers of n clips by a hash of seed and clip_id: the same whatever the parts' layout,
-    and a dataset that grows keeps most of its sample."""
+    """Row numbers of n clips, chosen by a hash of seed and clip_id. The choice does not depend on
+    the layout of the parts, and a dataset that grows keeps most of its sample."""
     return _lowest_hashes(clips.column("clip_id").to_pylist(), n, seed)
 
 
@@ -63,8 +64,8 @@ def _lowest_hashes(names: Iterable[str], n: int, seed: int) -> list[int]:
 
 
 def flagged(clips: pa.Table) -> dict[str, NDArray[np.intp]]:
-    """Row numbers per flag title, the worst first; flags that nothing trips are absent. What was
-    kept although it failed its quality checks comes before all else."""
+    """Row numbers by flag title, the worst first; a flag without clips is absent. Clips that were
+    kept although they failed their quality checks come first."""
     found: dict[str, NDArray[np.intp]] = {}
     kept = np.flatnonzero(pc.is_valid(clips.column("qc_failed")).to_numpy())
     if kept.size:
@@ -79,7 +80,7 @@ def flagged(clips: pa.Table) -> dict[str, NDArray[np.intp]]:
 
 
 def worst_rows(flags: dict[str, NDArray[np.intp]], limit: int = MAX_WORST) -> list[int]:
-    """The worst of each flag, then the second of each, until `limit` clips are chosen."""
+    """The worst clip of each flag, then the second worst of each, until `limit` are chosen."""
     chosen: dict[int, None] = {}
     depth = 0
     while len(chosen) < limit and any(rows.size > depth for rows in flags.values()):
@@ -104,10 +105,11 @@ def phrases(row: dict[str, Any]) -> list[str]:
 
 
 def take_rows(clips: pa.Table, seed: int, limit: int = MAX_TAKES) -> list[int]:
-    """Row numbers of all takes of one manifest row, by take: the row with most takes, ties drawn.
+    """Row numbers of all takes of one manifest row, by take. It is the row with the most takes; the
+    seed decides between several.
 
-    Of a take that was made twice (its row was edited) the newest clip counts. Empty where no row
-    has two takes.
+    Of a take that was made twice (its row was edited) the newest clip is chosen. The list is empty
+    where no row has two takes.
     """
     if clips.num_rows == 0:
         return []

@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 
 from pipeline import ledger
 from pipeline.audio.measure import FLOOR_DBFS
+from pipeline.audio.measures_table import MEASURES
 from pipeline.ledger.parts import map_parts, read_part
 from pipeline.ledger.schema import CLIP_FIELDS
 from pipeline.report import highlights
@@ -44,7 +45,7 @@ class ReportData:
     clips: pa.Table
     """Columns of `clips/` named in COLUMNS, and `part`."""
     failed: pa.Table
-    """Dead letters that stand."""
+    """Dead letters that stand: rows that failed and have no clip since."""
     runs: list[dict[str, Any]]
     """Run records, the oldest first."""
 
@@ -54,7 +55,7 @@ Show = Callable[[float], str]
 
 @dataclass(frozen=True)
 class Panel:
-    """One histogram with its words."""
+    """What the page shows of one distribution."""
 
     title: str
     median: str
@@ -66,23 +67,27 @@ class Panel:
 
 
 @dataclass(frozen=True)
-class Measure:
-    """A column that gets a histogram."""
+class Distribution:
+    """A column whose values the report shows as a histogram."""
 
     column: str
     title: str
     show: Show
 
 
-MEASURES = (
-    Measure("duration_s", "Duration", lambda v: span_text(v)),
-    Measure("loudness_lufs", "Loudness", lambda v: f"{v:.1f} LUFS"),
-    Measure("true_peak_dbtp", "True peak", lambda v: f"{v:.1f} dBTP"),
-    Measure("gain_db", "Gain", lambda v: f"{v:+.1f} dB"),
-    Measure("silence_ratio", "Silence", lambda v: f"{100 * v:.1f} %"),
-    Measure("clip_ratio", "Clipped samples", lambda v: f"{100 * v:.2f} %"),
-    Measure("spectral_flatness", "Flatness", lambda v: f"{v:.3f}"),
-    Measure("dc_offset", "DC offset", lambda v: f"{v:+.4f}"),
+def _of_measure(name: str) -> Distribution:
+    return Distribution(name, MEASURES[name].label, MEASURES[name].show)
+
+
+DISTRIBUTIONS = (
+    Distribution("duration_s", "Duration", lambda seconds: span_text(seconds)),
+    _of_measure("loudness_lufs"),
+    _of_measure("true_peak_dbtp"),
+    Distribution("gain_db", "Gain", lambda gain_db: f"{gain_db:+.1f} dB"),
+    _of_measure("silence_ratio"),
+    _of_measure("clip_ratio"),
+    _of_measure("spectral_flatness"),
+    _of_measure("dc_offset"),
 )
 
 
@@ -133,7 +138,7 @@ def render(
     picked = {
         name: [cards[rows[row]["clip_id"]] for row in numbers] for name, numbers in sections.items()
     }
-    panels = (_panel(measure, highlights.numbers(clips, measure.column)) for measure in MEASURES)
+    panels = (_panel(each, highlights.numbers(clips, each.column)) for each in DISTRIBUTIONS)
     return _environment().get_template("report.html.j2").render(
         title=data.title,
         summary=_summary(data),
@@ -213,18 +218,18 @@ def _unix_s(stamp: Any) -> float | None:
     return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
 
 
-def _panel(measure: Measure, values: NDArray[np.float64]) -> Panel | None:
-    # Digital silence has no level: at the floor it would squeeze all others to one side.
+def _panel(distribution: Distribution, values: NDArray[np.float64]) -> Panel | None:
+    # Digital silence has no level; at the floor it would push all other values to one side.
     values = np.where(values <= FLOOR_DBFS, np.nan, values)
     shape = histogram(values)
     if shape is None:
         return None
-    edges = [measure.show(edge) for edge in shape.edges]
+    edges = [distribution.show(edge) for edge in shape.edges]
     low, high = ("≤ " if shape.below else "") + edges[0], ("≥ " if shape.above else "") + edges[-1]
     n_null = int(np.count_nonzero(np.isnan(values)))
     return Panel(
-        title=measure.title,
-        median=measure.show(shape.median),
+        title=distribution.title,
+        median=distribution.show(shape.median),
         low="every clip" if shape.constant else low,
         high="" if shape.constant else high,
         note=f"{n_null:,} without" if n_null else "",
@@ -253,6 +258,7 @@ def _environment() -> jinja2.Environment:
         "minus": lambda text: str(text).replace("-", "−"),
         "utc": lambda t: t.strftime("%Y-%m-%d %H:%M UTC"),
         "ticks": _with_code,
+        "shown": lambda row, name: MEASURES[name].show(row[name]),
         "csp_hash": lambda text: base64.b64encode(
             hashlib.sha256(str(text).encode()).digest()
         ).decode(),

@@ -1,7 +1,7 @@
 """Pictures for the report, drawn with numpy alone: waveforms and bars as SVG, spectrograms as PNG.
 
-Every picture is stretched to its place by the page, so coordinates are plain percentages and text
-never stands inside one.
+The page stretches every picture to its place. Therefore coordinates are percentages, and no picture
+holds text.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 N_FFT = 2048
 LOWEST_HZ = 40.0
 WAVE_COLUMNS = 220
-RANGE_DB = 80.0  # what lies this far below the loudest spot is black
+RANGE_DB = 80.0  # levels this far below the loudest one are black
 
 _PALETTE_ANCHORS = [
     (8, 6, 20), (28, 16, 68), (79, 18, 123), (129, 37, 129), (181, 54, 122),
@@ -28,8 +28,8 @@ _PALETTE_ANCHORS = [
 def waveform_path(wav: NDArray[np.float32]) -> str:
     """SVG path of the envelope of wav [C, N] in a box WAVE_COLUMNS wide, -100..100 high.
 
-    The lowest and highest sample of any channel in each column, on a square-root scale so that
-    -30 dB can still be seen; a hairline where it is silent.
+    Each column shows the lowest and highest sample of any channel, on a square-root scale so that
+    -30 dB can still be seen. Silence is a hairline.
     """
     starts = np.arange(WAVE_COLUMNS) * wav.shape[1] // WAVE_COLUMNS
     high = np.maximum.reduceat(wav.max(axis=0), starts)  # [WAVE_COLUMNS]
@@ -151,7 +151,7 @@ class Span:
 
 @dataclass(frozen=True)
 class Timeline:
-    """Commits over working time: runs stand side by side, the time between them is left out."""
+    """Commits over working time. Runs follow one another without the time between them."""
 
     spans: tuple[Span, ...]
     growth_path: str
@@ -172,7 +172,7 @@ def timeline(
     run_ids: NDArray[np.str_],
     started_s: dict[str, float],
 ) -> Timeline | None:
-    """Lays clips out over the time that runs took.
+    """Places clips on the time that runs took.
 
     Args:
         created_s: [n] when each clip was committed, Unix seconds.

@@ -1,4 +1,4 @@
-"""When a run ends before its rows do: on a signal, or when its time or its budget is over."""
+"""Draining: a run ends early on a signal, or when its time or its GPU hours are used up."""
 
 import logging
 import signal
@@ -16,13 +16,13 @@ from pipeline.telemetry.progress import clock
 
 log = logging.getLogger(__name__)
 
-LOOK_S = 0.5  # between looks at the records of draining replicas
-COMMIT_PATIENCE_S = 60.0  # for what they commit after their time is over
+POLL_S = 0.5  # between two readings of the attempt records of draining replicas
+COMMIT_S = 60.0  # that replicas have to commit, after the time for the clips in their slots
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 class Drain:
-    """Knows whether the run is to drain.
+    """Decides when a run drains.
 
     Attributes:
         reason: Why it drains; None as long as it does not.
@@ -36,11 +36,15 @@ class Drain:
         self.reason: str | None = None
 
     def replicas_start(self, gpus: float) -> None:
-        """GPUs of all replicas are held from now on."""
+        """Starts to count GPU hours: the replicas hold that many GPUs from now on."""
         self._replicas_began, self._gpus = time.monotonic(), gpus
 
     def is_due(self, now: float | None = None) -> bool:
-        """Whether to drain, by what was asked and by what `now` (monotonic seconds) says."""
+        """Whether the run is to drain.
+
+        Args:
+            now: Monotonic seconds; by default the present.
+        """
         now = time.monotonic() if now is None else now
         max_s, max_hours = self._config.run.max_runtime_s, self._config.run.max_gpu_hours
         if self.reason is None and max_s is not None and now - self._began >= max_s:
@@ -51,13 +55,14 @@ class Drain:
         return self.reason is not None
 
     def gpu_hours(self, now: float) -> float:
-        """Held so far."""
+        """GPU hours used until then."""
         held_s = 0.0 if self._replicas_began is None else now - self._replicas_began
         return self._gpus * held_s / 3600
 
     @contextmanager
     def listening(self) -> Iterator["Drain"]:
-        """SIGTERM or SIGINT drains, a second one ends the run at once (KeyboardInterrupt)."""
+        """Within this context SIGTERM or SIGINT drains, and a second one ends the run at once
+        (KeyboardInterrupt)."""
         before = {number: signal.getsignal(number) for number in SIGNALS}
         self.listen()
         try:
@@ -68,18 +73,18 @@ class Drain:
                     signal.signal(number, handler)
 
     def listen(self) -> None:
-        """Takes the signals; again where a library has taken them away."""
+        """Installs the signal handlers; called again after a library has installed its own."""
         if _may_listen():
             for number in SIGNALS:
-                signal.signal(number, self._hear)
+                signal.signal(number, self._on_signal)
 
-    def _hear(self, number: int, frame: FrameType | None) -> None:
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
         if self.reason is not None:
             raise KeyboardInterrupt
         self.reason = signal.Signals(number).name
 
-    def words(self) -> str:
-        """What is said when it begins."""
+    def announcement(self) -> str:
+        """What the user reads when draining begins."""
         ran = clock(time.monotonic() - self._began)
         return (
             f"draining ({self.reason}, after {ran}): no clip begins, those in the slots have "
@@ -90,21 +95,21 @@ class Drain:
 
 @dataclass
 class Leaving:
-    """Looks at the replicas of a draining run until each has committed what it finished."""
+    """Waits for the replicas of a draining run to commit what they have finished."""
 
     storage: Storage
     run_id: str
     slots_empty_at: float  # monotonic seconds
-    next_look: float = 0.0
+    next_poll: float = 0.0
 
     def is_over(self, now: float) -> bool:
-        """Whether nobody is left, or those who are had their time."""
-        if now < self.next_look:
+        """Whether every replica has ended, or the time for it is over."""
+        if now < self.next_poll:
             return False
-        self.next_look = now + LOOK_S
+        self.next_poll = now + POLL_S
         records = read_attempts(self.storage, self.run_id).values()
         left = [record.replica for record in records if not record.ended]
-        if left and now > self.slots_empty_at + COMMIT_PATIENCE_S:
+        if left and now > self.slots_empty_at + COMMIT_S:
             log.warning("replicas %s did not drain in time; what they hold is made again", left)
             return True
         return not left

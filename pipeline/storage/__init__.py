@@ -1,4 +1,4 @@
-"""Objects on a folder or an object store, whole or not there at all. `store` holds the class."""
+"""Objects in a folder or an object store, written as a whole. `store` holds the class."""
 
 from manifests.uris.errors import ObjectNotFoundError, RetryPolicy, StorageError, redact
 from pipeline.storage.store import THREADS, ObjectInfo, Storage, open_storage

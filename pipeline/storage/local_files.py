@@ -1,4 +1,4 @@
-"""Files on a POSIX file system: whole and durable once they are visible, or not there at all."""
+"""Files on a POSIX file system: complete and durable as soon as they are visible."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from pathlib import Path
 
 
 def publish(target: Path, data: bytes, *, replace: bool, sync: bool = True) -> None:
-    """Make `data` appear at `target` in one step, surviving a crash of process or machine.
+    """Makes `data` appear at `target` in one step, durable after a crash of process or machine.
 
-    The bytes go to a hidden file in the same folder first: a rename is only atomic there.
+    The bytes go to a hidden file in the same folder first, because a rename is only atomic there.
 
     Args:
         target: where the file appears.
         data: its whole content.
         replace: False makes an existing target a FileExistsError.
-        sync: False where it need not survive the machine, only this process; much faster.
+        sync: False where the file need not survive a crash of the machine, which is much faster.
     """
     _make_folder(target.parent)
     temporary = target.with_name(f".{target.name}.{secrets.token_hex(6)}.tmp")

@@ -1,4 +1,4 @@
-"""A file whose reads are range requests: a Parquet part is read by column, not as a whole."""
+"""A file whose reads are range requests, to read single columns of a Parquet part."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 
 class RangeFile(io.RawIOBase):
-    """A read-only file whose reads are range requests, except in its tail, fetched once."""
+    """A read-only file whose reads are range requests. Its tail is fetched once and kept."""
 
     TAIL = 64 * 1024  # holds the footer of a Parquet part
 

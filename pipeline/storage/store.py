@@ -1,10 +1,10 @@
 """One way to read and write an output, wherever it lives: a folder, S3, Google Cloud Storage.
 
-A `Storage` is a root URI and relative, "/"-separated paths below it. What it promises is what
-the ledger rests on: an object is either wholly there or not there at all, `create_once` has one
-winner, and a listing shows what is there now. So nothing is ever streamed (an exception inside
-`fs.open(..., "wb")` would publish the torn object), nothing is renamed on object stores, listings
-are never cached, and every retry happens here, in one layer, instead of in three.
+A `Storage` is a root URI and relative, "/"-separated paths below it. The ledger relies on three
+guarantees: an object exists as a whole or not at all, of several callers of `create_once` one wins,
+and a listing shows the present state. Therefore objects are never streamed (an exception inside
+`fs.open(..., "wb")` would publish half an object), nothing is renamed on object stores, listings
+are never cached, and all retries happen here, in one layer.
 """
 
 from __future__ import annotations
@@ -37,11 +37,11 @@ from pipeline.storage.range_file import RangeFile
 T = TypeVar("T")
 
 SUPPORTED = ("file", "s3", "gs", "memory")
-# S3 takes up to 5 GB in one PUT. Several parts would leave orphans behind a kill, and Ceph
-# ignores the condition of an exclusive create when it completes them.
+# S3 takes up to 5 GB in one PUT. A killed multipart upload would leave its pieces behind, and Ceph
+# ignores the condition of an exclusive create when it completes one.
 ONE_PUT = 5 * 2**30
 THREADS = 16
-LISTING_PATIENCE = 10  # millions of keys come in thousands of answers
+LISTING_DEADLINES = 10  # a listing may take so many deadlines: it has one answer per 1000 keys
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ def open_storage(
     Args:
         uri: a folder, `file://`, `s3://bucket/prefix`, `gs://bucket/prefix` or `memory://`.
         options: of the fsspec file system, e.g. `endpoint_url`, `key`, `secret`, `anon`, `profile`.
-        retry: how long to bear a store that misbehaves.
+        retry: how long and how often to try again when the store fails.
     """
     return Storage(uri, options or {}, retry or RetryPolicy())
 
@@ -157,7 +157,7 @@ class Storage:
     # --- writing
 
     def put(self, path: str, data: bytes, *, sync: bool = True) -> None:
-        """Publish an object in one step, in the place of one that stands there.
+        """Publishes an object in one step, and replaces one that exists there.
 
         Args:
             path: of the object.
@@ -168,24 +168,25 @@ class Storage:
         self._retrying("write", path, lambda: self._publish(full, data, replace=True, sync=sync))
 
     def put_many(self, objects: Mapping[str, bytes]) -> None:
-        """Publish several objects side by side; raises if any of them failed."""
+        """Publishes several objects in parallel; raises if any of them failed."""
         with ThreadPoolExecutor(min(THREADS, max(1, len(objects)))) as pool:
             for done in [pool.submit(self.put, path, data) for path, data in objects.items()]:
                 done.result()
 
     def create_once(self, path: str, data: bytes, token: str) -> bool:
-        """Publish an object only if nothing stands at `path`: of many writers one wins.
+        """Publishes an object only if none exists at `path`: of several writers one wins.
 
-        A response can get lost after the store has done its work; the second try then finds our
-        own object. So whatever is found is read back, and it is ours if it has our bytes.
+        The response of a store can get lost after it has created the object, and the next try then
+        finds an object there. So an object that exists is read back; it is ours if it has our
+        bytes.
 
         Args:
             path: of the new object.
             data: its content, which must contain `token`.
-            token: something no other writer writes, which makes the content unmistakable.
+            token: unique to this writer, so that equal bytes prove who wrote them.
 
         Returns:
-            True if the object that stands there now is ours.
+            True if the object that exists there now is ours.
         """
         if token.encode() not in data:
             raise ValueError(f"{path}: the data must contain the token that proves whose it is")
@@ -212,7 +213,7 @@ class Storage:
             raise
 
     def delete(self, paths: Iterable[str]) -> None:
-        """Remove objects; those that are gone already are fine."""
+        """Removes objects; those that do not exist are ignored."""
 
         def remove(path: str) -> None:
             full = self._full(path)
@@ -223,7 +224,7 @@ class Storage:
             for done in [pool.submit(remove, path) for path in paths]:
                 done.result()
 
-    # --- below
+    # --- internals
 
     @property
     def _fs(self) -> Any:
@@ -241,11 +242,11 @@ class Storage:
             self._ask("pipe_file", full, data, mode=mode, **one_put)
 
     def _ask(self, method: str, *arguments: Any, **options: Any) -> Any:
-        """Call the file system, but never wait for ever: what hangs is tried again."""
+        """Calls the file system with a deadline; a call that hangs is tried again."""
         fs = self._fs
         if not fs.async_impl:
             return getattr(fs, method)(*arguments, **options)
-        deadline_s = self.retry.deadline_s * (LISTING_PATIENCE if method == "find" else 1)
+        deadline_s = self.retry.deadline_s * (LISTING_DEADLINES if method == "find" else 1)
         return sync(fs.loop, getattr(fs, f"_{method}"), *arguments, timeout=deadline_s, **options)
 
     def _full(self, path: str) -> str:

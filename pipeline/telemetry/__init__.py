@@ -1,1 +1,1 @@
-"""What a run says while it runs: timing, metrics, log lines, progress."""
+"""What can be observed of a run: timing, metrics, log lines, progress."""

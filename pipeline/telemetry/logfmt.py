@@ -1,4 +1,4 @@
-"""Log lines that people read and machines take apart: `event key=value key="two words"`."""
+"""Log lines for people and parsers: `event key=value key="two words"` (logfmt)."""
 
 import json
 import re
@@ -9,8 +9,8 @@ _PLAIN = re.compile(r"[^\s\"=]+")
 
 def line(event: str, **fields: Any) -> str:
     """One line in logfmt; fields that are None are left out."""
-    said = (f"{name}={_value(value)}" for name, value in fields.items() if value is not None)
-    return " ".join([event, *said])
+    pairs = (f"{name}={_value(value)}" for name, value in fields.items() if value is not None)
+    return " ".join([event, *pairs])
 
 
 def _value(value: Any) -> str:

@@ -1,7 +1,7 @@
-"""What a replica tells its watchers: the names, units and kinds of its numbers. Free of Ray.
+"""The metrics of a replica: names, units and kinds. Free of Ray.
 
-The stations keep plain numbers that only grow, and say them as samples whenever they are asked;
-`exporter` asks once a second. So nothing here costs the decode loop anything.
+The threads of a replica keep plain counters. `ray_exporter` reads them as samples once a second, so
+metrics take no time in the decode loop.
 """
 
 from collections.abc import Iterator
@@ -13,8 +13,8 @@ PREFIX = "musicgen_batch_"
 
 @dataclass(frozen=True)
 class Metric:
-    """A number of a replica. Ray tells Prometheus of it as `ray_musicgen_batch_<name>`, and of a
-    counter as `..._total`."""
+    """A number of a replica. Ray exports it to Prometheus as `ray_musicgen_batch_<name>`, and a
+    counter as `ray_musicgen_batch_<name>_total`."""
 
     name: str
     kind: Literal["counter", "gauge"]
@@ -45,7 +45,7 @@ BY_NAME = {metric.name: metric for metric in METRICS}
 
 @dataclass(frozen=True)
 class Sample:
-    """The value of one series now; of a counter, since the replica's start."""
+    """The value of one time series now; for a counter, the sum since the replica started."""
 
     name: str
     value: float
@@ -53,19 +53,19 @@ class Sample:
 
 
 class Increments:
-    """Turns counters since the start into what was added since the last time."""
+    """Turns counters since the start into increments since the last call."""
 
     def __init__(self) -> None:
-        self._told: dict[Sample, float] = {}
+        self._reported: dict[Sample, float] = {}
 
     def since_last(self, samples: list[Sample]) -> Iterator[Sample]:
-        """Gauges as they are; of counters the growth, where there is any."""
+        """Gauges as they are; for counters the increment, where it is not 0."""
         for sample in samples:
             if BY_NAME[sample.name].kind == "gauge":
                 yield sample
                 continue
             series = Sample(sample.name, 0.0, sample.tags)
-            growth = sample.value - self._told.get(series, 0.0)
+            growth = sample.value - self._reported.get(series, 0.0)
             if growth > 0:
-                self._told[series] = sample.value
+                self._reported[series] = sample.value
                 yield Sample(sample.name, growth, sample.tags)

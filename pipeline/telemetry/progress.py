@@ -1,4 +1,4 @@
-"""Progress of a run, for people: a live line on a terminal, a plain one per interval elsewhere."""
+"""Progress of a run for people: a live line on a terminal, else one plain line per interval."""
 
 import sys
 import time
@@ -13,7 +13,7 @@ from pipeline.telemetry.timing import RunTimes
 
 @dataclass
 class Tally:
-    """What has happened in this run so far; all counts are committed rows."""
+    """Counts of a run so far; all of them are of committed rows."""
 
     total: int
     clips: int = 0
@@ -24,22 +24,24 @@ class Tally:
 
     @property
     def wall_s(self) -> float:
+        """Seconds since the start of the run."""
         return time.monotonic() - self.started
 
     @property
     def rate(self) -> float:
-        """Audio-seconds made per second since the start of the run."""
+        """Seconds of audio generated per second since the start of the run."""
         return self.audio_s / self.wall_s if self.wall_s > 0 else 0.0
 
     @property
     def eta_s(self) -> float | None:
-        """Seconds until the last row, from the rows per second so far."""
+        """Estimated seconds until the last row, from the rows per second so far."""
         ended = self.clips + self.failed
         if not ended:
             return None
         return (self.total - ended) * self.wall_s / ended
 
     def line(self) -> str:
+        """The counts in a sentence."""
         if not self.clips + self.failed:
             return (
                 f"0/{self.total} takes, {clock(self.wall_s)} elapsed: replicas start, load the "
@@ -60,7 +62,7 @@ def clock(seconds: float) -> str:
 
 
 class ProgressView:
-    """Shows a tally: call `update` as often as you like; it prints when there is reason to."""
+    """Shows a tally. `update` may be called often: it prints one line per interval."""
 
     def __init__(self, tally: Tally, interval_s: float, stream: TextIO | None = None) -> None:
         self._tally, self._interval_s = tally, interval_s
@@ -79,20 +81,22 @@ class ProgressView:
             self._live.start()
 
     def update(self) -> None:
+        """Brings what is shown up to date, where it is time to."""
         if self._live is not None:
             done = self._tally.clips + self._tally.failed
             self._live.update(self._task, completed=done, description=self._tally.line())
         elif time.monotonic() >= self._next_line:
             self._next_line = time.monotonic() + self._interval_s
-            self._say()
+            self._print()
 
     def close(self) -> None:
+        """Shows the final counts."""
         if self._live is not None:
             self.update()
             self._live.stop()
         else:
-            self._say()
+            self._print()
 
-    def _say(self) -> None:
+    def _print(self) -> None:
         self._stream.write(f"progress: {self._tally.line()}\n")
         self._stream.flush()

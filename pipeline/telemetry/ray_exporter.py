@@ -1,4 +1,4 @@
-"""Numbers of a replica on their way to Prometheus, through the metrics port of its Ray node."""
+"""Exports the metrics of a replica to Prometheus, through the metrics port of its Ray node."""
 
 import logging
 import threading
@@ -17,17 +17,20 @@ INTERVAL_S = 1.0
 def export(
     read: Callable[[], list[Sample]], *, run_id: str, replica: str, closed: threading.Event
 ) -> None:
-    """Says the samples once a second from a thread of its own, until `closed`; outside of Ray
-    nobody would hear them, and nothing happens."""
+    """Exports the samples once a second from a thread of its own, until `closed`. Outside of Ray
+    nothing is exported."""
     if not ray.is_initialized():
         return
     thread = threading.Thread(
-        target=_tell, args=(read, run_id, replica, closed), name="metrics", daemon=True
+        target=_export_until_closed,
+        args=(read, run_id, replica, closed),
+        name="metrics",
+        daemon=True,
     )
     thread.start()
 
 
-def _tell(
+def _export_until_closed(
     read: Callable[[], list[Sample]], run_id: str, replica: str, closed: threading.Event
 ) -> None:
     instruments = {}
@@ -46,7 +49,7 @@ def _tell(
                     instrument.inc(sample.value, tags=tags)
                 else:
                     instrument.set(sample.value, tags=tags)
-        except Exception:  # metrics are for watching: no job ends for them
+        except Exception:  # a fault in the metrics must not end the job
             log.warning("replica=%s exports no more metrics", replica, exc_info=True)
             return
         if last:

@@ -1,17 +1,18 @@
 """Where the time of replicas goes, and how full their slots are.
 
-A replica keeps one `ReplicaTimes` that only grows; a copy rides on every status row, and the driver
-adds up the latest of each replica (`RunTimes`). The figures of a run:
+A replica keeps one `ReplicaTimes`, whose sums only grow, and sends a copy with every status row.
+The driver adds up the latest copy of each replica (`RunTimes`). The figures of a run:
 
-- window: from the first admission of a clip into an engine to the last commit, over all replicas.
-- model time: seconds that decode loops spend inside the engine, clock time. Text encoding, the
-  codec, audio coding and commits run beside the loop, in other threads: what they take from it
-  (cores, the interpreter's lock) shows as slower steps, so `model_cpu_s`, the processor time of the
-  loop's own thread, stands beside it. It is all of a step's work at one thread per replica.
-- overhead: 1 - model time / (replicas x window). Waiting for rows, for a commit, for the slower
-  replica at the end.
-- slot occupancy: share of the engine's rows that clips held, over the steps before the latest
-  admission, so while there was something to fill them with.
+- window: the time from the first admission of a clip into an engine to the last commit, over all
+  replicas.
+- model time: seconds of clock time that decode loops spend inside the engine. Text encoding, the
+  codec, audio encoding and commits run in other threads. What they take from the loop (cores, the
+  interpreter's lock) makes its steps slower. Therefore `model_cpu_s` gives the processor time of
+  the loop's own thread as well; with one thread per replica it holds all the work of the steps.
+- overhead: 1 - model time / (replicas x window). It is the time spent waiting: for rows, for a
+  commit, for the slowest replica at the end.
+- slot occupancy: the share of the engine's batch rows that clips held, over the steps before the
+  latest admission. Later steps are left out, because no clip was left to fill the slots with.
 """
 
 import time
@@ -27,19 +28,19 @@ Beside = Literal["conditioning_s", "decode_s", "encode_s", "commit_s"]
 
 @dataclass
 class ReplicaTimes:
-    """One replica so far; durations in seconds, moments in seconds since 1970.
+    """The times of one replica so far: durations in seconds, moments in seconds since 1970.
 
     Attributes:
         first_admission: When its first clip entered the engine.
-        last_commit: When its latest part stood on storage.
+        last_commit: When its latest part was published.
         model_s: Time of the decode loop inside the engine.
         model_cpu_s: Processor time of the loop's thread in there.
-        conditioning_s: Text encoding and what else makes a request of a row.
-        decode_s: Codes to audio.
-        encode_s: Measuring and coding audio.
-        commit_s: Publishing parts.
-        offered_rows: Rows of the engine, summed over the steps before the latest admission.
-        held_rows: Those of them that clips held.
+        conditioning_s: Time to make a request of a row: text encoding, melody, style.
+        decode_s: Time to decode codec tokens to audio.
+        encode_s: Time to measure and encode audio.
+        commit_s: Time to publish parts.
+        offered_rows: Batch rows of the engine, summed over the steps before the latest admission.
+        held_rows: How many of these clips held.
     """
 
     first_admission: float | None = None
@@ -55,7 +56,7 @@ class ReplicaTimes:
 
     @contextmanager
     def model(self) -> Iterator[None]:
-        """Around what the decode loop does inside the engine."""
+        """Times what the decode loop does inside the engine."""
         started, worked = time.perf_counter(), time.thread_time()
         try:
             yield
@@ -65,7 +66,7 @@ class ReplicaTimes:
 
     @contextmanager
     def beside(self, what: Beside) -> Iterator[None]:
-        """Around work beside the decode loop; each kind belongs to one thread."""
+        """Times work beside the decode loop; each kind is done by one thread."""
         started = time.perf_counter()
         try:
             yield
@@ -73,12 +74,12 @@ class ReplicaTimes:
             setattr(self, what, getattr(self, what) + time.perf_counter() - started)
 
     def admitted(self, offered_rows: int, held_rows: int) -> None:
-        """A clip enters the engine, which has offered and held that many rows so far."""
+        """Notes that a clip enters the engine, and the sums of its batch rows so far."""
         self.first_admission = self.first_admission or time.time()
         self.offered_rows, self.held_rows = offered_rows, held_rows
 
     def committed(self) -> None:
-        """A part stands."""
+        """Notes that a part was published just now."""
         self.last_commit = time.time()
 
 
@@ -90,32 +91,35 @@ TIMES_TYPE = pa.struct(
 
 @dataclass
 class RunTimes:
-    """All replicas of a run: the latest word of each."""
+    """The times of all replicas of a run: the latest copy from each."""
 
     replicas: dict[str, ReplicaTimes] = field(default_factory=dict)
 
-    def hear(self, replica: str, told: Mapping[str, Any]) -> None:
-        """Takes a replica's times as they stand in a status row; an older word changes nothing."""
-        times, known = ReplicaTimes(**told), self.replicas.get(replica)
+    def update(self, replica: str, columns: Mapping[str, Any]) -> None:
+        """Takes the times of a replica from a status row, unless newer ones are known: status rows
+        arrive out of order."""
+        times, known = ReplicaTimes(**columns), self.replicas.get(replica)
         if known is None or (times.model_s, times.commit_s) >= (known.model_s, known.commit_s):
             self.replicas[replica] = times
 
     @property
     def first_admission(self) -> float | None:
         """When the first clip entered an engine, seconds since 1970."""
-        return min((t.first_admission for t in self._words() if t.first_admission), default=None)
+        return min(
+            (t.first_admission for t in self.replicas.values() if t.first_admission), default=None
+        )
 
     @property
     def window_s(self) -> float:
         """From the first admission to the last commit; 0 before that."""
-        last = max((t.last_commit for t in self._words() if t.last_commit), default=0.0)
+        last = max((t.last_commit for t in self.replicas.values() if t.last_commit), default=0.0)
         return max(0.0, last - (self.first_admission or last))
 
     @property
     def slot_occupancy(self) -> float | None:
         """Share of rows held while rows waited; None before the first steps."""
-        offered = sum(t.offered_rows for t in self._words())
-        return sum(t.held_rows for t in self._words()) / offered if offered else None
+        offered = sum(t.offered_rows for t in self.replicas.values())
+        return sum(t.held_rows for t in self.replicas.values()) / offered if offered else None
 
     def overhead(self, n_replicas: int, *, cpu: bool = False) -> float | None:
         """Share of the window in which the model did not run; None before the first commit.
@@ -124,13 +128,10 @@ class RunTimes:
             n_replicas: Replicas that the run has.
             cpu: Count processor time of the decode loops instead of clock time.
         """
-        model_s = sum(t.model_cpu_s if cpu else t.model_s for t in self._words())
+        model_s = sum(t.model_cpu_s if cpu else t.model_s for t in self.replicas.values())
         return 1 - model_s / (n_replicas * self.window_s) if self.window_s else None
 
     def seconds(self) -> dict[str, float]:
         """Seconds by kind of work, over all replicas."""
         kinds = [f.name for f in fields(ReplicaTimes) if f.name.endswith("_s")]
-        return {kind: sum(getattr(t, kind) for t in self._words()) for kind in kinds}
-
-    def _words(self) -> list[ReplicaTimes]:
-        return list(self.replicas.values())
+        return {kind: sum(getattr(t, kind) for t in self.replicas.values()) for kind in kinds}

@@ -26,7 +26,7 @@ def test_by_default_the_samples_are_the_models_own() -> None:
     done = to_level(wav, RATE_HZ, measure(wav, RATE_HZ), AudioSettings())
     assert done.wav is wav
     assert (done.normalize_applied, done.gain_db, done.true_peak_limited) == ("none", 0.0, False)
-    assert done.quality == measure(wav, RATE_HZ)
+    assert done.measures == measure(wav, RATE_HZ)
 
 
 def test_by_default_what_would_be_cut_off_is_turned_down() -> None:
@@ -56,7 +56,7 @@ def test_a_sine_of_minus_20_db_reaches_its_target(
     done = levelled(sine(0.1), **settings)
 
     assert getattr(measure(done.wav, RATE_HZ), measure_name) == pytest.approx(expected, abs=0.01)
-    assert getattr(done.quality, measure_name) == pytest.approx(expected, abs=0.01)
+    assert getattr(done.measures, measure_name) == pytest.approx(expected, abs=0.01)
     assert done.gain_db == pytest.approx(gain_db, abs=0.03)
     assert (done.normalize_applied, done.true_peak_limited) == (settings["normalize"], False)
 
@@ -67,8 +67,8 @@ def test_clip_cuts_off_at_the_headroom_and_leaves_the_rest() -> None:
     top = np.float32(10 ** (-1 / 20))
     np.testing.assert_array_equal(done.wav, np.clip(wav, -top, top))
     assert (done.gain_db, done.normalize_applied) == (0.0, "clip")
-    assert done.quality.peak_dbfs == pytest.approx(-1.0, abs=1e-5)
-    assert done.quality.rms_dbfs == measure(done.wav, RATE_HZ).rms_dbfs
+    assert done.measures.peak_dbfs == pytest.approx(-1.0, abs=1e-5)
+    assert done.measures.rms_dbfs == measure(done.wav, RATE_HZ).rms_dbfs
 
 
 def test_the_compressor_bends_what_exceeds_full_scale() -> None:
@@ -77,7 +77,7 @@ def test_the_compressor_bends_what_exceeds_full_scale() -> None:
     bent = levelled(wav, normalize="loudness", target_lufs=-6, loudness_compressor=True)
     assert np.abs(loud.wav).max() > 1.0 > np.abs(bent.wav).max()
     np.testing.assert_array_equal(bent.wav, np.tanh(loud.wav))
-    assert bent.quality.loudness_lufs == measure(bent.wav, RATE_HZ).loudness_lufs
+    assert bent.measures.loudness_lufs == measure(bent.wav, RATE_HZ).loudness_lufs
 
 
 @pytest.mark.parametrize("strategy", ["none", "clip", "peak", "rms", "loudness"])
@@ -90,7 +90,7 @@ def test_the_ceiling_holds_between_the_samples_too(strategy: str) -> None:
 
     assert done.true_peak_limited
     assert measure(done.wav, RATE_HZ).true_peak_dbtp == pytest.approx(-2.0, abs=1e-3)
-    assert done.quality.true_peak_dbtp == pytest.approx(-2.0, abs=1e-6)
+    assert done.measures.true_peak_dbtp == pytest.approx(-2.0, abs=1e-6)
     free = levelled(wav, normalize=strategy, **settings)
     assert not free.true_peak_limited
     assert free.gain_db > done.gain_db
@@ -98,9 +98,9 @@ def test_the_ceiling_holds_between_the_samples_too(strategy: str) -> None:
 
 def test_0_1_s_has_no_loudness_and_falls_back_to_peak() -> None:
     done = levelled(sine(0.1, 0.1), normalize="loudness")
-    assert (done.normalize_applied, done.quality.loudness_lufs) == ("peak", None)
-    assert done.quality.loudness_reason == "shorter than 0.4 s"
-    assert done.quality.peak_dbfs == pytest.approx(-1.0, abs=1e-5)
+    assert (done.normalize_applied, done.measures.loudness_lufs) == ("peak", None)
+    assert done.measures.loudness_reason == "shorter than 0.4 s"
+    assert done.measures.peak_dbfs == pytest.approx(-1.0, abs=1e-5)
 
 
 @pytest.mark.parametrize("strategy", ["peak", "rms", "loudness"])
@@ -111,7 +111,7 @@ def test_silence_stays_silence(strategy: str, amplitude: float) -> None:
     done = levelled(wav, normalize=strategy)
     assert done.wav is wav
     assert (done.normalize_applied, done.gain_db) == ("peak", 0.0)
-    assert done.quality.silence_ratio == 1.0
+    assert done.measures.silence_ratio == 1.0
 
 
 def test_a_gain_makes_no_music_of_a_silent_end() -> None:
@@ -119,7 +119,7 @@ def test_a_gain_makes_no_music_of_a_silent_end() -> None:
     wav = np.concatenate([sine(0.1, 1.0), np.float32(10 ** (-70 / 20)) + SILENCE], axis=1)
     done = levelled(wav, normalize="peak")
     assert done.gain_db == pytest.approx(19.0, abs=0.01)
-    assert (done.quality.early_silence_s, done.quality.silence_ratio) == (1.0, 0.5)
+    assert (done.measures.early_silence_s, done.measures.silence_ratio) == (1.0, 0.5)
 
 
 @pytest.mark.parametrize("strategy", ["none", "clip", "peak", "rms", "loudness"])

@@ -9,8 +9,11 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from pipeline.audio import measure as quality
-from pipeline.audio.measure import FLOOR_DBFS, _k_weighting, measure
+from pipeline.audio import loudness
+from pipeline.audio import measure as measuring
+from pipeline.audio.loudness import k_weighting
+from pipeline.audio.measure import FLOOR_DBFS, after_gain, measure
+from pipeline.audio.measures_table import AudioMeasures
 
 RATE_HZ = 32_000
 Wav = NDArray[np.float32]
@@ -28,7 +31,7 @@ def noise(rms: float, duration_s: float = 3.0) -> Wav:
 
 # BS.1770-4 annex 1, table 1 and 2: the coefficients at 48 kHz.
 def test_k_weighting_is_the_standards_table_at_48_khz() -> None:
-    (shelf_b, shelf_a), (pass_b, pass_a) = _k_weighting(48_000)
+    (shelf_b, shelf_a), (pass_b, pass_a) = k_weighting(48_000)
     assert shelf_b == pytest.approx([1.53512485958697, -2.69169618940638, 1.19839281085285])
     assert shelf_a == pytest.approx([1.0, -1.69065929318241, 0.73248077421585])
     assert pass_b == [1.0, -2.0, 1.0]
@@ -38,11 +41,11 @@ def test_k_weighting_is_the_standards_table_at_48_khz() -> None:
 @pytest.mark.parametrize("rate_hz", [16_000, 24_000, 32_000, 44_100, 48_000])
 @pytest.mark.parametrize("level_db", [0.0, -20.0, -40.0])
 def test_a_997_hz_sine_has_its_level_minus_3_01_lufs(rate_hz: int, level_db: float) -> None:
-    quality = measure(sine(10 ** (level_db / 20), rate_hz=rate_hz), rate_hz)
-    assert quality.loudness_lufs == pytest.approx(level_db - 3.01, abs=0.05)
-    assert quality.rms_dbfs == pytest.approx(level_db - 3.01, abs=0.01)
-    assert quality.peak_dbfs == pytest.approx(level_db, abs=0.02)
-    assert quality.loudness_reason is None
+    made = measure(sine(10 ** (level_db / 20), rate_hz=rate_hz), rate_hz)
+    assert made.loudness_lufs == pytest.approx(level_db - 3.01, abs=0.05)
+    assert made.rms_dbfs == pytest.approx(level_db - 3.01, abs=0.01)
+    assert made.peak_dbfs == pytest.approx(level_db, abs=0.02)
+    assert made.loudness_reason is None
 
 
 def test_the_same_sine_on_both_channels_is_3_lu_louder() -> None:
@@ -67,16 +70,16 @@ def test_the_gates_leave_silence_and_quiet_passages_out_of_the_loudness() -> Non
 
 
 def test_overshoot_is_measured_and_not_clamped() -> None:
-    quality = measure(sine(2.0), RATE_HZ)
-    assert quality.peak_dbfs == pytest.approx(6.02, abs=0.02)
-    assert quality.loudness_lufs == pytest.approx(3.01, abs=0.05)
+    made = measure(sine(2.0), RATE_HZ)
+    assert made.peak_dbfs == pytest.approx(6.02, abs=0.02)
+    assert made.loudness_lufs == pytest.approx(3.01, abs=0.05)
 
 
 def test_a_full_scale_square_is_clipped_all_over() -> None:
     square = np.sign(sine(1.0, hz=100.25) + 1e-9).astype(np.float32)
-    quality = measure(square, RATE_HZ)
-    assert quality.clip_ratio == 1.0
-    assert quality.rms_dbfs == pytest.approx(0.0, abs=1e-6)
+    made = measure(square, RATE_HZ)
+    assert made.clip_ratio == 1.0
+    assert made.rms_dbfs == pytest.approx(0.0, abs=1e-6)
     assert measure(0.99 * square, RATE_HZ).clip_ratio == 0.0
 
 
@@ -94,12 +97,12 @@ def test_true_peak_sees_between_the_samples(hz: int, n_samples: int) -> None:
     fade = np.clip(np.minimum(t, t[::-1]) / 0.01, 0, 1)  # what is cut off rings
     wav = (0.5 * fade * np.sin(2 * np.pi * hz * t)).astype(np.float32)[None]
 
-    quality = measure(wav, RATE_HZ)
+    made = measure(wav, RATE_HZ)
 
-    assert quality.true_peak_dbtp == pytest.approx(-6.02, abs=0.2)
-    assert quality.true_peak_dbtp >= quality.peak_dbfs
+    assert made.true_peak_dbtp == pytest.approx(-6.02, abs=0.2)
+    assert made.true_peak_dbtp >= made.peak_dbfs
     if hz == 8000:
-        assert quality.peak_dbfs == pytest.approx(-9.03, abs=0.01)
+        assert made.peak_dbfs == pytest.approx(-9.03, abs=0.01)
 
 
 def test_true_peak_holds_the_ends() -> None:
@@ -114,17 +117,17 @@ def test_what_a_gain_does_to_the_measures_need_not_be_measured(gain_db: float) -
     wav = np.concatenate([sine(0.2) + 0.01, noise(0.05)])
     louder = (wav * 10 ** (gain_db / 20)).astype(np.float32)
 
-    derived = dataclasses.asdict(measure(wav, RATE_HZ).raised(louder, gain_db))
+    derived = dataclasses.asdict(after_gain(measure(wav, RATE_HZ), louder, gain_db))
 
     assert derived == pytest.approx(dataclasses.asdict(measure(louder, RATE_HZ)), abs=1e-4)
 
 
 def test_silence_has_floors_and_a_reason_in_place_of_infinities() -> None:
-    quality = measure(np.zeros((2, 2 * RATE_HZ), np.float32), RATE_HZ)
-    assert quality.peak_dbfs == quality.true_peak_dbtp == quality.rms_dbfs == FLOOR_DBFS
-    assert (quality.loudness_lufs, quality.loudness_reason) == (None, "silence")
-    assert (quality.silence_ratio, quality.early_silence_s) == (1.0, 2.0)
-    assert (quality.clip_ratio, quality.dc_offset, quality.spectral_flatness) == (0.0, 0.0, 0.0)
+    made = measure(np.zeros((2, 2 * RATE_HZ), np.float32), RATE_HZ)
+    assert made.peak_dbfs == made.true_peak_dbtp == made.rms_dbfs == FLOOR_DBFS
+    assert (made.loudness_lufs, made.loudness_reason) == (None, "silence")
+    assert (made.silence_ratio, made.early_silence_s) == (1.0, 2.0)
+    assert (made.clip_ratio, made.dc_offset, made.spectral_flatness) == (0.0, 0.0, 0.0)
 
 
 def test_dc_is_the_signed_mean_of_the_worst_channel() -> None:
@@ -133,10 +136,10 @@ def test_dc_is_the_signed_mean_of_the_worst_channel() -> None:
 
 
 def test_constant_dc_is_inaudible_yet_finite() -> None:
-    quality = measure(np.full((1, RATE_HZ), 0.5, np.float32), RATE_HZ)
-    assert quality.dc_offset == pytest.approx(0.5)
-    assert quality.silence_ratio == 0.0
-    _assert_finite(quality)
+    made = measure(np.full((1, RATE_HZ), 0.5, np.float32), RATE_HZ)
+    assert made.dc_offset == pytest.approx(0.5)
+    assert made.silence_ratio == 0.0
+    _assert_finite(made)
 
 
 def test_music_that_stops_early_shows_at_its_end_only() -> None:
@@ -163,11 +166,11 @@ def test_flatness_ignores_silent_frames() -> None:
 
 @pytest.mark.parametrize("n_samples", [1, 2, 320, 640, 3200, 12_799])
 def test_under_0_4_s_loudness_is_null_and_the_rest_is_measured(n_samples: int) -> None:
-    quality = measure(sine(0.5)[:, 7 : 7 + n_samples], RATE_HZ)
-    assert quality.loudness_lufs is None
-    assert quality.loudness_reason == "shorter than 0.4 s"
-    assert quality.peak_dbfs > -25.0
-    _assert_finite(quality)
+    made = measure(sine(0.5)[:, 7 : 7 + n_samples], RATE_HZ)
+    assert made.loudness_lufs is None
+    assert made.loudness_reason == "shorter than 0.4 s"
+    assert made.peak_dbfs > -25.0
+    _assert_finite(made)
 
 
 def test_0_4_s_is_enough_for_a_loudness() -> None:
@@ -196,8 +199,9 @@ def test_a_long_clip_is_measured_in_pieces_to_the_same_result(
     stereo = np.concatenate([wav, wav[:, ::-1]])
     whole = dataclasses.asdict(measure(stereo, RATE_HZ))
 
-    for name, size in (("BLOCKS_AT_ONCE", 3), ("WINDOWS_AT_ONCE", 5), ("FRAMES_AT_ONCE", 7)):
-        monkeypatch.setattr(quality, name, size)
+    monkeypatch.setattr(loudness, "BLOCKS_AT_ONCE", 3)
+    monkeypatch.setattr(measuring, "WINDOWS_AT_ONCE", 5)
+    monkeypatch.setattr(measuring, "FRAMES_AT_ONCE", 7)
 
     in_pieces = dataclasses.asdict(measure(stereo, RATE_HZ))
     assert in_pieces.pop("loudness_reason") is whole.pop("loudness_reason") is None
@@ -210,6 +214,6 @@ def _lufs(wav: Wav) -> float:
     return lufs
 
 
-def _assert_finite(quality: object) -> None:
-    for name, value in dataclasses.asdict(quality).items():  # type: ignore[call-overload]
+def _assert_finite(made: AudioMeasures) -> None:
+    for name, value in dataclasses.asdict(made).items():
         assert value is None or isinstance(value, str) or math.isfinite(value), name

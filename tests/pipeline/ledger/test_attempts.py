@@ -25,11 +25,11 @@ from pipeline.storage import Storage, open_storage
 from tests.pipeline.outputs import RUN, clip, commit, fail, hex_id, letter
 
 A, B, C = hex_id("a"), hex_id("b"), hex_id("c")
-SEAT = ActorIdentity("actor", "node 1")
+ACTOR = ActorIdentity("actor", "node 1")
 
 
 def after(dead: Attempt, settled: tuple[str, ...] = (), committed: bool = False) -> Attempt:
-    return next_attempt(dead, "second", SEAT, settled.__contains__, committed)
+    return next_attempt(dead, "second", ACTOR, settled.__contains__, committed)
 
 
 def in_hand(*clips: str, **values: Any) -> Attempt:
@@ -71,7 +71,7 @@ class TestBlame:
 
 class TestLog:
     def begin(self, storage: Storage, name: str, max_deaths: int = 8) -> AttemptLog:
-        return AttemptLog.begin(storage, RUN, name, SEAT, max_deaths)
+        return AttemptLog.begin(storage, RUN, name, ACTOR, max_deaths)
 
     def test_two_deaths_alone_keep_a_row_out(self, tmp_path: Path) -> None:
         storage = open_storage(str(tmp_path))
@@ -124,9 +124,9 @@ class TestGate:
 
     def gate(self, tmp_path: Path, *suspects: str) -> tuple[AdmissionQueue[str], AttemptLog]:
         storage = open_storage(str(tmp_path))
-        first = AttemptLog.begin(storage, RUN, "first", SEAT, 8)
+        first = AttemptLog.begin(storage, RUN, "first", ACTOR, 8)
         first.record_in_hand([*map(hex_id, suspects)], alone=False, suspects=[])
-        log = AttemptLog.begin(storage, RUN, "second", SEAT, 8)
+        log = AttemptLog.begin(storage, RUN, "second", ACTOR, 8)
         return AdmissionQueue(log, 3), log
 
     def fill(self, gate: AdmissionQueue[str], *names: str) -> None:

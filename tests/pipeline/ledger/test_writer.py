@@ -3,6 +3,7 @@
 import io
 import json
 import tarfile
+from dataclasses import fields, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -12,43 +13,70 @@ import pyarrow as pa
 import pytest
 
 from pipeline import ledger
+from pipeline.audio.measures_table import MEASURES, AudioMeasures
+from pipeline.ledger.clip_row import ClipRow, DeadLetterRow, Provenance
 from pipeline.ledger.id_set import NO_IDS, DoneSet, pack_ids
 from pipeline.ledger.lease import LeaseLostError
-from pipeline.ledger.writer import PartWriter
+from pipeline.ledger.writer import PartLimits, PartWriter
 from pipeline.storage import Storage, open_storage
 
 NOBODY = DoneSet(NO_IDS, NO_IDS)
+LIMITS = PartLimits(max_clips=3, max_bytes=100.0, max_age_s=60.0)
+RUN = "20260101T000000-abcdef"
 
 
-def row(number: int) -> dict[str, Any]:
-    """A clip's row, as far as the schema insists, the rest empty."""
-    empty = {pa.string(): "", pa.bool_(): True}
-    filled = {
-        field.name: None if field.nullable else empty.get(field.type, 0)
-        for field in ledger.CLIP_FIELDS
+def row(number: int, **changes: Any) -> ClipRow:
+    """A clip's row with little in it."""
+    filled: dict[str, Any] = {
+        field.name: 0 if field.type in ("int", "float") else None if "None" in field.type else ""
+        for field in fields(ClipRow)
     }
-    given: dict[str, Any] = {
+    measures = AudioMeasures(**dict.fromkeys(MEASURES, 0.0) | {"loudness_reason": None})
+    given = {
         "clip_id": f"{number:032x}",
         "row_key": f"{number:032x}",
         "id": f"r{number}",
+        "n_samples": 16_000,
+        "sample_rate_hz": 32_000,
+        "use_sampling": True,
+        "true_peak_limited": False,
+        "measures": measures,
+        "provenance": Provenance("tiny", "0" * 32, None, "none", "fp32", "cpu", 1, 4, "{}"),
+        "created_at": datetime.now(UTC),
     }
-    given |= {"n_samples": 16_000, "sample_rate_hz": 32_000}
-    return filled | given | {"created_at": datetime.now(UTC)}
+    return ClipRow(**filled | given | changes)
 
 
-def writer(storage: Storage, audio: Any = "files", **changes: Any) -> PartWriter:
+def dead_letter(number: int) -> DeadLetterRow:
+    return DeadLetterRow(
+        row_key=f"{number:032x}",
+        clip_id=None,
+        id=None,
+        take=None,
+        row=number,
+        source="m.parquet",
+        stage="manifest",
+        error_class="InvalidRow",
+        message="what is wrong",
+        attempts=1,
+        run_id=RUN,
+        created_at=datetime.now(UTC),
+        row_json="{}",
+    )
+
+
+def writer(
+    storage: Storage, audio: Any = "files", limits: PartLimits = LIMITS, **changes: Any
+) -> PartWriter:
     settings: dict[str, Any] = {
         "schema": ledger.clip_schema(pa.schema([]), audio),
-        "run_id": "20260101T000000-abcdef",
+        "run_id": RUN,
         "replica": "aaaaaa",
         "audio": audio,
         "audio_format": "flac",
-        "max_clips": 3,
-        "max_bytes": 100.0,
-        "max_age_s": 60.0,
         "guard": lambda: None,
     }
-    return PartWriter(storage, **(settings | changes))
+    return PartWriter(storage, limits=limits, **(settings | changes))
 
 
 @pytest.fixture
@@ -57,15 +85,16 @@ def storage(tmp_path: Path) -> Storage:
 
 
 def test_a_part_is_due_by_count_bytes_or_age(storage: Storage) -> None:
-    by_count, by_bytes, by_age = writer(storage), writer(storage), writer(storage, max_age_s=0.0)
+    by_count, by_bytes = writer(storage), writer(storage)
+    by_age = writer(storage, limits=replace(LIMITS, max_age_s=0.0))
     assert by_count.due_in_s() is None
 
     for number in range(2):
-        by_count.add_clip(row(number), b"x")
+        by_count.add_clip(row(number), b"x", {})
     assert 0 < (by_count.due_in_s() or 0) <= 60
-    by_count.add_clip(row(2), b"x")
-    by_bytes.add_clip(row(0), b"x" * 100)
-    by_age.add_clip(row(0), b"x")
+    by_count.add_clip(row(2), b"x", {})
+    by_bytes.add_clip(row(0), b"x" * 100, {})
+    by_age.add_clip(row(0), b"x", {})
 
     assert [w.due_in_s() for w in (by_count, by_bytes, by_age)] == [0.0, 0.0, 0.0]
 
@@ -74,7 +103,7 @@ def test_a_part_is_due_by_count_bytes_or_age(storage: Storage) -> None:
 def test_a_commit_names_audio_with_size_and_hash(audio: str, storage: Storage) -> None:
     parts = writer(storage, audio)
     for number in range(2):
-        parts.add_clip(row(number), b"audio %d" % number)
+        parts.add_clip(row(number), b"audio %d" % number, {})
     parts.commit(NOBODY)
 
     table = ledger.read_clips(storage)
@@ -94,7 +123,7 @@ def test_a_commit_names_audio_with_size_and_hash(audio: str, storage: Storage) -
 def test_what_somebody_else_committed_meanwhile_is_left_out(storage: Storage) -> None:
     parts = writer(storage)
     for number in range(2):
-        parts.add_clip(row(number), b"x")
+        parts.add_clip(row(number), b"x", {})
 
     parts.commit(DoneSet(np.unique(pack_ids([f"{0:032x}"])), NO_IDS))
 
@@ -106,7 +135,7 @@ def test_a_lost_lease_commits_nothing(storage: Storage) -> None:
         raise LeaseLostError("taken over")
 
     parts = writer(storage, guard=guard)
-    parts.add_clip(row(0), b"x")
+    parts.add_clip(row(0), b"x", {})
 
     with pytest.raises(LeaseLostError):
         parts.commit(NOBODY)
@@ -121,8 +150,32 @@ def test_audio_that_cannot_be_written_is_never_named(
 
     monkeypatch.setattr(storage, "put_many", full_disk)
     parts = writer(storage)
-    parts.add_clip(row(0), b"x")
+    parts.add_clip(row(0), b"x", {})
 
     with pytest.raises(OSError, match="No space"):
         parts.commit(NOBODY)
     assert ledger.list_parts(storage) == []
+
+
+def test_extra_columns_stand_beside_those_of_the_clip(storage: Storage) -> None:
+    schema = ledger.clip_schema(pa.schema([("mood", pa.string())]), "files")
+    parts = writer(storage, schema=schema)
+    parts.add_clip(row(0, prompt="a song"), b"x", {"mood": "calm"})
+    parts.commit(NOBODY)
+
+    (clip,) = ledger.read_clips(storage).to_pylist()
+    assert (clip["prompt"], clip["mood"]) == ("a song", "calm")
+
+
+def test_clips_and_dead_letters_are_counted_once_they_are_committed(storage: Storage) -> None:
+    parts = writer(storage)
+    parts.add_clip(row(0), b"abc", {})
+    parts.add_dead_letter(dead_letter(1))
+    assert parts.committed.clips == 0
+    parts.commit(NOBODY)
+
+    (failed,) = ledger.read_dead_letters(storage).to_pylist()
+    assert (failed["row"], failed["stage"], failed["message"]) == (1, "manifest", "what is wrong")
+    told = parts.committed
+    assert (told.parts, told.clips, told.audio_s, told.audio_bytes) == (1, 1, 0.5, 3)
+    assert told.failures == {("manifest", "InvalidRow"): 1}

@@ -126,7 +126,7 @@ def hang_with_the_lock() -> None:
 
     from pipeline.replica import watchdog
 
-    watchdog.DEAF_S = 1.0
+    watchdog.LOCKED_S = 1.0
     watchdog.Watchdog(0.5, lambda clips, words: None)
     time.sleep(0.1)
     ctypes.PyDLL(None).sleep(60)

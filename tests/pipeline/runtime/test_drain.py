@@ -87,7 +87,7 @@ class TestLeaving:
         with Lease.acquire(storage) as lease:
             assert not asks_to_drain(storage, 1)
             lease.ask_to_drain()
-            lease._write(held=True)  # a heartbeat after it
+            lease.beat()  # a heartbeat after it
             assert asks_to_drain(storage, 1)
             assert not asks_to_drain(storage, 2)
 

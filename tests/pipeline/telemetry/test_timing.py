@@ -10,8 +10,8 @@ from pipeline.telemetry.timing import TIMES_TYPE, ReplicaTimes, RunTimes
 
 def test_overhead_is_the_share_of_the_window_without_a_running_model() -> None:
     times = RunTimes()
-    times.hear("a", asdict(ReplicaTimes(100.0, 195.0, model_s=90.0, model_cpu_s=80.0)))
-    times.hear("b", asdict(ReplicaTimes(102.0, 200.0, model_s=96.0, model_cpu_s=90.0)))
+    times.update("a", asdict(ReplicaTimes(100.0, 195.0, model_s=90.0, model_cpu_s=80.0)))
+    times.update("b", asdict(ReplicaTimes(102.0, 200.0, model_s=96.0, model_cpu_s=90.0)))
 
     assert times.window_s == 100.0  # from the first of both to the last of both
     assert times.overhead(2) == pytest.approx(1 - 186 / 200)
@@ -23,7 +23,7 @@ def test_before_anything_is_committed_there_is_nothing_to_say() -> None:
     times = RunTimes()
     assert (times.window_s, times.overhead(1), times.slot_occupancy) == (0.0, None, None)
 
-    times.hear("a", asdict(ReplicaTimes(first_admission=100.0, model_s=5.0)))
+    times.update("a", asdict(ReplicaTimes(first_admission=100.0, model_s=5.0)))
 
     assert (times.window_s, times.overhead(1)) == (0.0, None)
 
@@ -31,8 +31,8 @@ def test_before_anything_is_committed_there_is_nothing_to_say() -> None:
 def test_an_older_word_of_a_replica_changes_nothing() -> None:
     """Tasks of one replica may end in any order."""
     times = RunTimes()
-    times.hear("a", asdict(ReplicaTimes(1.0, 3.0, model_s=2.0)))
-    times.hear("a", asdict(ReplicaTimes(1.0, 2.0, model_s=1.0)))
+    times.update("a", asdict(ReplicaTimes(1.0, 3.0, model_s=2.0)))
+    times.update("a", asdict(ReplicaTimes(1.0, 2.0, model_s=1.0)))
 
     assert times.replicas["a"].last_commit == 3.0
 
