@@ -1,4 +1,4 @@
-"""Plain configuration of the model and of one clip's sampling. Free of torch."""
+"""Plain data: where a model comes from, its shape, and one clip's sampling. Free of torch."""
 
 import math
 from dataclasses import dataclass
@@ -13,6 +13,33 @@ GUIDANCE_ROWS: dict[GuidanceKind, int] = {"none": 1, "single": 2, "double": 3}
 def n_frames(duration_us: int, frame_rate_hz: int) -> int:
     """Frames of a clip: rounded half up in integer microseconds, at least 1."""
     return max(1, (duration_us * frame_rate_hz + 500_000) // 1_000_000)
+
+
+@dataclass(frozen=True)
+class ModelSource:
+    """Where a model comes from.
+
+    Attributes:
+        name: `tiny`, a short name (`small`, `stereo-melody`, …), a Hugging Face hub id
+            (`facebook/musicgen-small`) or a local folder. A folder that is called like a short
+            name is written `./small`.
+        revision: Branch, tag or commit of a hub id.
+        text_encoder: Folder or hub id of a T5 in place of the checkpoint's.
+        codec: Folder or hub id of an EnCodec in place of the checkpoint's; a folder with a
+            `compression_state_dict.bin` will do.
+        style_encoder: Folder or hub id of a MERT in place of the one that a style model names.
+    """
+
+    name: str
+    revision: str | None = None
+    text_encoder: str | None = None
+    codec: str | None = None
+    style_encoder: str | None = None
+
+    @classmethod
+    def of(cls, source: "ModelSource | str") -> "ModelSource":
+        """`source` itself, or the source that consists of nothing but a name."""
+        return cls(source) if isinstance(source, str) else source
 
 
 @dataclass(frozen=True)

@@ -31,11 +31,10 @@ from transformers import (
 
 from musicgen.checkpoints.describe import DEFAULT_MAX_DURATION_S, ModelInfo, describe
 from musicgen.checkpoints.layout import CONFIG, OWN, WEIGHTS
-from musicgen.checkpoints.load import Checkpoint, load
+from musicgen.checkpoints.load import Checkpoint, Submodels, load
 from musicgen.checkpoints.transformers_names import transformers_lm
-from musicgen.codec.codec import CompressionModel
 from musicgen.conditioning.features import MertFeatures
-from musicgen.conditioning.text import TextEncoder
+from musicgen.config import ModelSource
 
 LAYOUT_VERSION = 1
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16}
@@ -44,26 +43,22 @@ State = dict[str, Tensor]
 
 
 def convert(
-    name: str,
+    source: ModelSource | str,
     folder: Path | str,
     *,
     dtype: Literal["fp32", "fp16"] = "fp32",
-    revision: str | None = None,
-    text_encoder: str | TextEncoder | None = None,
-    codec: str | CompressionModel | None = None,
-    style_encoder: str | MertFeatures | None = None,
+    submodels: Submodels | None = None,
 ) -> ModelInfo:
     """Reads a model as `MusicGen.get_pretrained` does and writes it to `folder`.
 
     Args:
-        name: Model, in any layout.
-        folder: Where to; it must not exist or be empty.
-        dtype: Of the stored tensors. fp16 halves the folder and rounds fp32 weights.
-        revision: Branch, tag or commit of a hub id.
-        text_encoder, codec, style_encoder: Sub-models from elsewhere.
+        source: The model in any layout, or its name alone.
+        folder: Where to write; it must not exist or be empty.
+        dtype: Number format of the stored tensors. fp16 halves the folder and rounds fp32 weights.
+        submodels: As `load` takes them.
 
     Returns:
-        What the folder is.
+        The description of the new folder.
 
     Raises:
         ValueError: The folder is not empty, or the model can't be read.
@@ -71,17 +66,11 @@ def convert(
     folder = Path(folder)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ValueError(f"{folder} is there and not empty; name a new folder")
-    info, checkpoint = load(
-        name,
-        revision=revision,
-        text_encoder=text_encoder,
-        codec=codec,
-        style_encoder=style_encoder,
-    )
+    info, checkpoint = load(source, submodels)
     if info.style is not None and checkpoint.style_features is None:
         raise ValueError(
-            f"model {name!r} came without {info.style.features_name}, which hears the style; say "
-            "style_encoder=<folder or hub id>, or the folder would not be complete"
+            f"model {info.name!r} came without {info.style.features_name}, which hears the style; "
+            "say style_encoder=<folder or hub id>, or the folder would not be complete"
         )
     folder.parent.mkdir(parents=True, exist_ok=True)
     unfinished = Path(mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))

@@ -4,6 +4,7 @@ from importlib.util import find_spec
 
 from manifests.check import ModelLimits as CheckLimits
 from musicgen.checkpoints.describe import ModelInfo, describe
+from musicgen.config import ModelSource
 from pipeline.config import JobConfig
 from pipeline.planning.expand import ModelLimits
 
@@ -11,11 +12,9 @@ from pipeline.planning.expand import ModelLimits
 def inspect_model(config: JobConfig) -> ModelInfo:
     """The checkpoint that the config names. ModelNotFoundError says what is missing and where."""
     return describe(
-        config.model,
-        revision=config.revision,
-        text_encoder=config.text_encoder,
-        codec=config.codec,
-        style_encoder=config.style_encoder,
+        ModelSource(
+            config.model, config.revision, config.text_encoder, config.codec, config.style_encoder
+        )
     )
 
 

@@ -3,6 +3,7 @@
 import torch
 
 from musicgen.checkpoints.describe import TINY
+from musicgen.config import ModelSource
 from musicgen.model import MusicGen
 from pipeline.config import JobConfig
 from pipeline.replica.malloc import keep_freed_memory
@@ -15,16 +16,10 @@ def load_model(settings: ReplicaSettings, device: str, dtype: str) -> MusicGen:
     if device == "cpu":
         keep_freed_memory()
     is_folder = info.revision is None and info.name != TINY
-    model = MusicGen.get_pretrained(
-        info.path if is_folder else info.name,  # a relative path is relative to the driver
-        device=device,
-        dtype=dtype,
-        revision=info.revision or config.revision,
-        text_encoder=config.text_encoder,
-        codec=config.codec,
-        style_encoder=config.style_encoder,
-        keep_lm=False,
-    )
+    name = info.path if is_folder else info.name  # a relative path is relative to the driver
+    revision = info.revision or config.revision
+    source = ModelSource(name, revision, config.text_encoder, config.codec, config.style_encoder)
+    model = MusicGen.get_pretrained(source, device, dtype, keep_lm=False)
     if model.info.weights_hash != info.weights_hash:
         raise RuntimeError(
             f"{model.info.path} on this node holds other weights ({model.info.weights_hash}) than "

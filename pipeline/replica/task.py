@@ -10,6 +10,7 @@ import torch
 from musicgen.config import SamplingParams
 from musicgen.engine.engine import Request
 from musicgen.model import MusicGen
+from musicgen.request_builder import GenerationRequest
 from pipeline.prepare.actor import SAMPLING
 
 
@@ -60,15 +61,17 @@ def request_of(task: ClipTask, model: MusicGen) -> Request:
         if spec["n_windows"] > 1:
             melody = melody.reshape(spec["n_windows"], -1)
     return model.make_request(
-        spec["clip_id"],
-        prompt=spec["prompt"],
-        n_frames=spec["n_frames"],
-        seed=spec["seed_used"],
-        sampling=SamplingParams(**{name: generation[name] for name in SAMPLING}),
-        melody_chroma=melody,
-        style=_samples(prepared["style"], model.audio_channels),
-        continuation=_samples(prepared["continuation"], model.audio_channels),
-        extend_stride_s=generation["extend_stride_s"],
+        GenerationRequest(
+            key=spec["clip_id"],
+            prompt=spec["prompt"],
+            n_frames=spec["n_frames"],
+            seed=spec["seed_used"],
+            sampling=SamplingParams(**{name: generation[name] for name in SAMPLING}),
+            melody_chroma=melody,
+            style=_samples(prepared["style"], model.audio_channels),
+            continuation=_samples(prepared["continuation"], model.audio_channels),
+            extend_stride_s=generation["extend_stride_s"],
+        )
     )
 
 

@@ -23,6 +23,7 @@ from torch import Tensor
 from musicgen.conditioning.fuser import fuse
 from musicgen.config import SamplingParams
 from musicgen.model import MusicGen
+from musicgen.request_builder import GenerationRequest
 from musicgen.tiny.evaluation.joints import joint_figures, joints_of
 from musicgen.tiny.training.card import write_card
 from musicgen.tiny.training.figures import GOALS, Entry, Table, as_json, missed
@@ -195,13 +196,8 @@ class Evaluation:
         lm, losses = self.model.lm, []
         for index, (text, wav) in enumerate(zip(self.captions(), self.clean, strict=True)):
             codes, _ = self.model.compression_model.encode(wav[None, None].to(self.model.device))
-            told = self.model.make_request(
-                str(index),
-                prompt=text,
-                n_frames=codes.shape[-1],
-                seed=0,
-                sampling=self.scope.sampling,
-            ).conditions
+            clip = GenerationRequest(str(index), text, codes.shape[-1], 0, self.scope.sampling)
+            told = self.model.make_request(clip).conditions
             row = fuse(told, lm.cfg.fuse, text=True, audio=True)
             losses.append(float(lm.compute_loss(codes, [row]).loss))
         return {"nats_per_token": Entry(float(np.mean(losses)), math.log(lm.cfg.card), None)}

@@ -136,7 +136,7 @@ class LanguageTraining:
         for group in self.optimiser.param_groups:
             group["lr"] = self.settings.learning_rate * warm * cosine(stage.progress)
         batch = draw(self.recipe, keyed, stage.step, stage.progress)
-        losses = self._losses(tokens, texts, batch, self._weights(tokens, batch))  # [K]
+        losses = self.losses(tokens, texts, batch, self.weights(tokens, batch))  # [K]
         scale = torch.tensor(self.settings.codebook_weights)
         loss = (losses * scale).sum() / scale.sum()
         self.optimiser.zero_grad(set_to_none=True)
@@ -149,8 +149,8 @@ class LanguageTraining:
                 mean.lerp_(parameter, 1 - factor)
         return float(loss.detach())
 
-    def _weights(self, tokens: Tokens, batch: Batch) -> Tensor:
-        """How much each frame counts: float [B, K, T]."""
+    def weights(self, tokens: Tokens, batch: Batch) -> Tensor:
+        """The weight of each code in the loss: float [B, K, T]."""
         onsets = cut(tokens.onsets[batch.rows], batch.first, batch.n_frames).float()  # [B, T]
         weights = 1 + (self.settings.onset_weight - 1) * onsets
         age = torch.arange(batch.n_frames) - batch.switch[:, None]  # frames of this piece so far
@@ -164,19 +164,23 @@ class LanguageTraining:
         weights = torch.where((age < 0) | lead_in, 0.0, weights)
         return weights[:, None].expand(-1, self.recipe.codec.n_codebooks, -1)
 
-    def _losses(
+    def losses(
         self, tokens: Tokens, texts: list[Tensor], batch: Batch, weights: Tensor | None
     ) -> Tensor:
+        """The loss of each codebook in nats: float [K]; `weights` [B, K, T], None counts all."""
         codes = cut(tokens.codes[batch.rows], batch.first, batch.n_frames)  # [B, K, T]
         before = torch.arange(batch.n_frames) < batch.switch[:, None]  # [B, T]
         codes = torch.where(before[:, None], codes.roll(1, dims=0), codes)
         with torch.autocast("cpu", torch.bfloat16, self.recipe.autocast):
-            conditions = self._conditions(tokens, texts, batch)
+            conditions = self.conditions(tokens, texts, batch)
             return self.language.lm.compute_loss(codes, conditions, weights).per_codebook
 
-    def _conditions(self, tokens: Tokens, texts: list[Tensor], batch: Batch) -> list[RowCondition]:
-        """As the engine lays them out: melody, then text at its own length. Zeros for none: as
-        many as the caption in the rows that guidance compares with, one for an empty prompt."""
+    def conditions(self, tokens: Tokens, texts: list[Tensor], batch: Batch) -> list[RowCondition]:
+        """Conditions in the engine's layout, one per row: melody, then text at its own length.
+
+        A row without text has zeros in its place: as many as its caption has tokens where the row
+        stands for guidance's null row, and one where it stands for an empty prompt.
+        """
         lm = self.language.lm
         assert lm.cfg.chroma is not None
         conditioners: Any = lm.condition_provider.conditioners
@@ -208,13 +212,13 @@ class LanguageTraining:
         found: dict[str, Any] = {}
         for view, (text, melody) in VIEWS.items():
             batches = list(self._test_batches(min(len(test), TEST_ROWS), text, melody))
-            losses = torch.stack([self._losses(test, texts, b, None) for b in batches])  # [n, K]
+            losses = torch.stack([self.losses(test, texts, b, None) for b in batches])  # [n, K]
             found[view] = [round(float(x), 3) for x in losses.mean(dim=0)]
             if view == "text":
                 first = torch.zeros(1, self.recipe.codec.n_codebooks, self.recipe.window_frames)
                 first[:, 0, :ONSET_FRAMES] = 1
                 notes = [
-                    self._losses(test, texts, b, first.expand(len(b.rows), -1, -1))[0]
+                    self.losses(test, texts, b, first.expand(len(b.rows), -1, -1))[0]
                     for b in batches
                 ]
                 found["first_note"] = float(torch.stack(notes).mean())
