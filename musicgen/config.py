@@ -110,7 +110,7 @@ class ChromaConfig:
 
 @dataclass(frozen=True)
 class StyleConfig:
-    """The style reader of a style model; the defaults are those of the released one.
+    """The style conditioner of a style model; the defaults are those of the released one.
 
     Attributes:
         dim: Width of its transformer.
@@ -119,17 +119,17 @@ class StyleConfig:
         ffn_dim: Width of its feed-forward layers.
         n_codebooks: Codebooks of its residual quantiser.
         bins: Entries of each of them.
-        eval_q: How many of them are used: the fewer, the vaguer the style.
-        ds_factor: Every how many feature frames one is kept.
-        excerpt_length_s: Seconds of the audio that are read.
-        features: What hears the audio.
+        eval_q: How many of them are used; fewer pass on less of the style.
+        ds_factor: Of every `ds_factor` feature frames one is kept.
+        excerpt_length_s: Seconds of the audio that are used.
+        features: Which feature extractor reads the audio.
         features_name: Hub id or folder of the feature extractor.
         feature_dim: Width of its features.
         feature_rate_hz: Feature frames per second.
-        feature_sample_rate_hz: Rate at which it hears.
-        encodec_n_q: Codebooks of EnCodec that are heard, where it is the extractor.
+        feature_sample_rate_hz: Sample rate of its input.
+        encodec_n_q: Codebooks of EnCodec that are used, if it is the feature extractor.
         feature_bins: Entries of each of those.
-        sample_rate_hz: Rate at which the audio comes: the model's.
+        sample_rate_hz: Sample rate of the audio: the model's.
     """
 
     dim: int = 512
@@ -182,7 +182,7 @@ class LMConfig:
         text_dim: Width of the text encoder.
         fuse: Whether text enters by cross-attention or, with the melody, as a prefix.
         chroma: Chromagram of a melody model, else None.
-        style: Style reader of a style model, else None.
+        style: Style conditioner of a style model, else None.
     """
 
     dim: int
@@ -229,7 +229,7 @@ class LMConfig:
 
     @property
     def special_token(self) -> int:
-        """Token that stands where the delay pattern holds no frame."""
+        """The token at places where the delay pattern holds no frame."""
         return self.card
 
     @property

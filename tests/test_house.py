@@ -52,10 +52,13 @@ def private_uses(text: str) -> list[str]:
             base = ast.unparse(node.value)
             if base not in ("self", "cls") and base.partition(".")[0] not in NOT_OURS:
                 found.append(ast.unparse(node))
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            if node.module.partition(".")[0] in PACKAGES:
-                found += [alias.name for alias in node.names if is_private(alias.name)]
+        elif isinstance(node, ast.ImportFrom) and is_ours(node.module or ""):
+            found += [alias.name for alias in node.names if is_private(alias.name)]
     return found
+
+
+def is_ours(module: str) -> bool:
+    return module.partition(".")[0] in PACKAGES
 
 
 def is_private(name: str) -> bool:

@@ -1,14 +1,15 @@
 """Writes a model as one self-contained folder of safetensors, which loads offline.
 
-Text and melody models get transformers' layout, so that transformers loads the folder too. What
-that has no place for (a style model, a codec of which only some codebooks are used) gets our own:
+Text and melody models are written in transformers' layout, so that transformers loads the folder
+too. A model that this layout can't represent (a style model, a codec of which only some codebooks
+are used) is written in our own:
 
 config.json: `model_type` "musicgen_batch", `layout_version`, `lm` (the fields of LMConfig),
     `channels`, `max_duration_s`, `codec_n_q`, and under `text_encoder`, `audio_encoder` and
     `style_encoder` the configurations that transformers writes for T5, EnCodec and HuBERT.
 model.safetensors: tensors `lm.*` (AudioCraft's names), `text_encoder.*`, `audio_encoder.*`,
     `style_encoder.*` (transformers' names).
-The tokenizer's files and README.md (the licence) as everywhere.
+The tokenizer's files and README.md (the licence) are the same in both layouts.
 """
 
 import dataclasses
@@ -101,7 +102,7 @@ def _write(folder: Path, info: ModelInfo, checkpoint: Checkpoint, dtype: torch.d
 
 
 def _fits_transformers(info: ModelInfo, checkpoint: Checkpoint) -> bool:
-    """Whether transformers has a place for everything that this model is."""
+    """Whether transformers' layout can represent this model."""
     cfg, codec = checkpoint.lm.cfg, checkpoint.codec
     n_chroma = cfg.chroma.n_chroma if cfg.chroma else 0
     return (
