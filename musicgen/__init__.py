@@ -1,19 +1,30 @@
-"""MusicGen: the model family and its batch engine, without Ray and without a job around it.
+"""MusicGen: the models and their batch engine, without Ray and without a job around them.
 
-Importing this package imports nothing heavy; `musicgen.MusicGen` loads torch on first use.
+Importing this package imports nothing heavy: `MusicGen` loads torch on first use, and `describe`
+reads a checkpoint's files without it.
 """
 
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from musicgen.checkpoints.describe import describe
+    from musicgen.config import ModelSource, SamplingParams
     from musicgen.model import MusicGen
 
-__all__ = ["MusicGen"]
+__all__ = ["ModelSource", "MusicGen", "SamplingParams", "describe"]
+
+_MODULES = {
+    "ModelSource": "musicgen.config",
+    "MusicGen": "musicgen.model",
+    "SamplingParams": "musicgen.config",
+    "describe": "musicgen.checkpoints.describe",
+}
 
 
 def __getattr__(name: str) -> object:
-    if name == "MusicGen":
-        from musicgen.model import MusicGen
+    """Import the module of a public name when that is first used."""
+    if name not in _MODULES:
+        raise AttributeError(f"module 'musicgen' has no attribute {name!r}")
+    from importlib import import_module
 
-        return MusicGen
-    raise AttributeError(f"module 'musicgen' has no attribute {name!r}")
+    return getattr(import_module(_MODULES[name]), name)

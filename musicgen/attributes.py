@@ -1,4 +1,4 @@
-"""What a clip is conditioned on, under AudioCraft's names: the carrier between API and readers."""
+"""The conditions of a clip as AudioCraft's API passes them: text and audio by name."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -9,20 +9,20 @@ from torch import Tensor
 
 from musicgen.checkpoints.describe import ModelInfo
 
-TEXT, AUDIO = "description", "self_wav"  # the two conditions that a MusicGen knows
+TEXT, AUDIO = "description", "self_wav"  # AudioCraft's names of the two conditions
 
 Wavs = Tensor | Sequence[Tensor | None]
 
 
 class WavCondition(NamedTuple):
-    """Audio of one clip.
+    """The audio that conditions one clip.
 
     Attributes:
-        wav: [1, C, N]; a single zero sample stands for "none".
-        length: Samples that count, [1]; 0 for "none".
+        wav: [1, C, N]; a single zero sample if there is no audio.
+        length: Number of valid samples, [1]; 0 if there is no audio.
         sample_rate: In Hz, one entry.
-        path: Where it came from, one entry.
-        seek_time: Where in the file it began, in seconds, one entry.
+        path: The file that it was read from, one entry.
+        seek_time: Where in the file it begins, in seconds, one entry.
     """
 
     wav: Tensor
@@ -33,12 +33,12 @@ class WavCondition(NamedTuple):
 
     @property
     def is_null(self) -> bool:
-        """Whether it stands for "none"."""
+        """Whether there is no audio."""
         return int(self.length) == 0
 
 
 class JointEmbedCondition(NamedTuple):
-    """Audio and text for a joint embedding (CLAP). No MusicGen reads it."""
+    """Audio and text for a joint embedding (CLAP), which no released MusicGen uses."""
 
     wav: Tensor
     text: list[str | None]
@@ -107,7 +107,7 @@ class ConditioningAttributes:
 
 
 def nullify_wav(sample_rate_hz: int) -> WavCondition:
-    """The audio condition that stands for "none"."""
+    """The condition of a clip without audio."""
     return WavCondition(torch.zeros(1, 1, 1), torch.zeros(1, dtype=torch.long), [sample_rate_hz])
 
 
@@ -118,15 +118,15 @@ def prepare_attributes(
     info: ModelInfo,
     name: str = "melody_wavs",
 ) -> list[ConditioningAttributes]:
-    """One carrier per clip.
+    """The conditions of a batch of clips, one entry per clip.
 
     Args:
         descriptions: Prompts; None and "" are none.
-        wavs: Audio that the clips follow: [B, C, N], [C, N] for one clip, a list of [C, N] and
-            None, or None.
-        sample_rate_hz: Of all `wavs`.
-        info: The model that they are for.
-        name: What error messages call `wavs`.
+        wavs: Melodies or styles: [B, C, N], [C, N] for one clip, a list of [C, N] and None, or
+            None.
+        sample_rate_hz: Sample rate of all `wavs`.
+        info: The model that the clips are for.
+        name: The name of `wavs` in error messages.
 
     Raises:
         ValueError: The lengths differ, an entry has another shape, or the model takes no audio.

@@ -1,4 +1,4 @@
-"""Waveforms on their way in: sample rate and channels."""
+"""Conversion of input audio to another sample rate and number of channels."""
 
 import math
 
@@ -15,8 +15,11 @@ ROLLOFF = 0.945  # cut-off as a share of the lower Nyquist frequency
 def resample(wav: Tensor, from_hz: int, to_hz: int) -> Tensor:
     """Band-limited sinc resampling [..., N] -> [..., N·to_hz // from_hz].
 
-    Edges see the first and last sample repeated instead of silence, and the length is the floor:
-    torchaudio alone pads with zeros and returns the ceiling.
+    The kernel is torchaudio's. Beyond the edges the first and last sample are repeated, and the
+    length is rounded down; torchaudio alone pads with zeros and rounds up.
+
+    Raises:
+        ValueError: A rate is not positive, or their ratio would need a kernel of over 120 MB.
     """
     if from_hz <= 0 or to_hz <= 0:
         raise ValueError(f"sample rates are positive, got {from_hz} Hz and {to_hz} Hz")
@@ -36,7 +39,14 @@ def resample(wav: Tensor, from_hz: int, to_hz: int) -> Tensor:
 
 
 def to_channels(wav: Tensor, channels: int) -> Tensor:
-    """[C, N] -> [channels, N]: the mean for mono, copies of a mono signal, else the first ones."""
+    """Convert [C, N] to [channels, N].
+
+    Mono is the mean of all channels, a mono signal is copied to every channel, and of more
+    channels than wanted the first are kept.
+
+    Raises:
+        ValueError: Of several channels there are fewer than wanted.
+    """
     if channels == 1:
         return wav.mean(dim=-2, keepdim=True)
     if wav.shape[-2] == 1:

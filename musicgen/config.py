@@ -1,4 +1,4 @@
-"""Plain configuration of the model and of one clip's sampling. Free of torch."""
+"""Plain data: where a model comes from, its shape, and one clip's sampling. Free of torch."""
 
 import math
 from dataclasses import dataclass
@@ -32,6 +32,33 @@ def resampling_ratio(from_hz: int, to_hz: int) -> tuple[int, int]:
 def n_frames(duration_us: int, frame_rate_hz: int) -> int:
     """Frames of a clip: rounded half up in integer microseconds, at least 1."""
     return max(1, (duration_us * frame_rate_hz + 500_000) // 1_000_000)
+
+
+@dataclass(frozen=True)
+class ModelSource:
+    """Where a model comes from.
+
+    Attributes:
+        name: `tiny`, a short name (`small`, `stereo-melody`, …), a Hugging Face hub id
+            (`facebook/musicgen-small`) or a local folder. A folder that is called like a short
+            name is written `./small`.
+        revision: Branch, tag or commit of a hub id.
+        text_encoder: Folder or hub id of a T5 in place of the checkpoint's.
+        codec: Folder or hub id of an EnCodec in place of the checkpoint's; a folder with a
+            `compression_state_dict.bin` will do.
+        style_encoder: Folder or hub id of a MERT in place of the one that a style model names.
+    """
+
+    name: str
+    revision: str | None = None
+    text_encoder: str | None = None
+    codec: str | None = None
+    style_encoder: str | None = None
+
+    @classmethod
+    def of(cls, source: "ModelSource | str") -> "ModelSource":
+        """`source` itself, or the source that consists of nothing but a name."""
+        return cls(source) if isinstance(source, str) else source
 
 
 @dataclass(frozen=True)
@@ -102,7 +129,7 @@ class ChromaConfig:
 
 @dataclass(frozen=True)
 class StyleConfig:
-    """The style reader of a style model; the defaults are those of the released one.
+    """The style conditioner of a style model; the defaults are those of the released one.
 
     Attributes:
         dim: Width of its transformer.
@@ -111,17 +138,17 @@ class StyleConfig:
         ffn_dim: Width of its feed-forward layers.
         n_codebooks: Codebooks of its residual quantiser.
         bins: Entries of each of them.
-        eval_q: How many of them are used: the fewer, the vaguer the style.
-        ds_factor: Every how many feature frames one is kept.
-        excerpt_length_s: Seconds of the audio that are read.
-        features: What hears the audio.
+        eval_q: How many of them are used; fewer pass on less of the style.
+        ds_factor: Of every `ds_factor` feature frames one is kept.
+        excerpt_length_s: Seconds of the audio that are used.
+        features: Which feature extractor reads the audio.
         features_name: Hub id or folder of the feature extractor.
         feature_dim: Width of its features.
         feature_rate_hz: Feature frames per second.
-        feature_sample_rate_hz: Rate at which it hears.
-        encodec_n_q: Codebooks of EnCodec that are heard, where it is the extractor.
+        feature_sample_rate_hz: Sample rate of its input.
+        encodec_n_q: Codebooks of EnCodec that are used, if it is the feature extractor.
         feature_bins: Entries of each of those.
-        sample_rate_hz: Rate at which the audio comes: the model's.
+        sample_rate_hz: Sample rate of the audio: the model's.
     """
 
     dim: int = 512
@@ -174,7 +201,7 @@ class LMConfig:
         text_dim: Width of the text encoder.
         fuse: Whether text enters by cross-attention or, with the melody, as a prefix.
         chroma: Chromagram of a melody model, else None.
-        style: Style reader of a style model, else None.
+        style: Style conditioner of a style model, else None.
     """
 
     dim: int
@@ -221,7 +248,7 @@ class LMConfig:
 
     @property
     def special_token(self) -> int:
-        """Token that stands where the delay pattern holds no frame."""
+        """The token at places where the delay pattern holds no frame."""
         return self.card
 
     @property

@@ -1,6 +1,6 @@
-"""A loaded model as a job uses it: requests for its engine, audio from its codes."""
+"""A loaded model as a job uses it: it makes engines and requests, and decodes codes to audio."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 
@@ -12,12 +12,12 @@ from musicgen.checkpoints.describe import ModelInfo
 from musicgen.checkpoints.load import Checkpoint
 from musicgen.conditioning.chroma import ChromaExtractor
 from musicgen.conditioning.separation import load_separator
-from musicgen.config import SamplingParams, n_frames
-from musicgen.engine.engine import ROWS_PER_SLOT, Engine, Request
+from musicgen.config import StyleConfig, n_frames
+from musicgen.engine.engine import ROWS_PER_SLOT, Engine, EngineOptions, Request
 from musicgen.engine.request import Limits
 from musicgen.engine.weights import StepWeights, drop_weights, prepare
 from musicgen.registry import row_bytes
-from musicgen.request_builder import RequestBuilder
+from musicgen.request_builder import GenerationRequest, RequestBuilder
 from musicgen.transformer import sinusoid
 from musicgen.windows import plan_windows, stride_frames
 
@@ -25,17 +25,17 @@ LONGEST_S = 3600.0
 
 
 class LoadedModel:
-    """Language model, text encoder, codec and what reads melodies or styles, on one device.
+    """The models of one MusicGen on one device: language model, text encoder, codec, conditioners.
 
-    A clip depends on its own prompt, audio, parameters and seed, never on its batch-mates.
+    A clip depends on its own prompt, audio, parameters and seed, never on other clips.
 
     Args:
         info: The model.
-        checkpoint: Its parts.
-        device: Where all of it computes.
-        dtype: What the language model computes in.
-        keep_lm: Whether `lm` stays usable. Without, it never enters the GPU and is freed once the
-            engine's weights are made of it, so that memory holds them once, in `dtype`.
+        checkpoint: Its language model and sub-models.
+        device: The device of all of them.
+        dtype: Number format of the language model: fp32, bf16 or (GPU only) fp16.
+        keep_lm: Whether `lm` stays usable. If False it is never moved to the GPU and is freed once
+            the engine's weights are made of it, so that memory holds them once, in `dtype`.
     """
 
     def __init__(
@@ -73,7 +73,7 @@ class LoadedModel:
 
     @property
     def sample_rate(self) -> int:
-        """Of the audio that comes out, in Hz."""
+        """Sample rate of the generated audio, in Hz."""
         return self.info.sample_rate_hz
 
     @property
@@ -83,7 +83,7 @@ class LoadedModel:
 
     @property
     def audio_channels(self) -> int:
-        """Of the audio that comes out."""
+        """Channels of the generated audio."""
         return self.info.channels
 
     @property
@@ -91,27 +91,35 @@ class LoadedModel:
         """Longest window in seconds; longer clips are made in several."""
         return self.info.max_duration_s
 
+    @property
+    def style(self) -> StyleConfig | None:
+        """Parameters of the style conditioner for the next requests; None if the model has none."""
+        return self._requests.style
+
     def make_engine(
         self, slots: int, *, graphs: bool | None = None, longest_first: bool = False
     ) -> Engine:
-        """An engine of 2 · `slots` rows for windows of up to `max_duration`; engines of one model
-        share their weights. See `Engine` for the options."""
+        """A new engine of 2 · `slots` rows for windows of up to `max_duration`.
+
+        Engines of one model share their weights. `EngineOptions` explains the parameters.
+        """
         limits = self._limits(slots)
-        return Engine(
-            self.lm,
+        options = EngineOptions(
             slots=slots,
             max_frames=limits.max_frames,
             max_text_tokens=limits.max_text_tokens,
             max_audio_frames=limits.max_audio_frames,
             dtype=self.dtype,
-            weights=self._prepared(limits.n_cells(self.lm.cfg)),
             graphs=graphs,
             longest_first=longest_first,
         )
+        return Engine(self.lm, options, self._prepared(limits.n_cells(self.lm.cfg)))
 
     def slots_that_fit(self, reserve_bytes: int) -> int | None:
-        """Slots for which the GPU's free memory has room, `reserve_bytes` left aside for the codec,
-        text encoding and what steps need beside the caches; None on a CPU."""
+        """How many slots fit into the GPU's free memory; None on a CPU.
+
+        `reserve_bytes` are kept free for the codec, the text encoder and the activations of steps.
+        """
         if self.device.type != "cuda":
             return None
         self._prepared(self._limits(1).n_cells(self.lm.cfg))
@@ -141,7 +149,7 @@ class LoadedModel:
         )
 
     def _prepared(self, n_cells: int) -> StepWeights:
-        """The engine's weights, made once; with more positions if a style's prefix has grown."""
+        """The engine's weights, made once; with more positions if the style prefix has grown."""
         if self._weights is None:
             self._weights = prepare(self.lm, self.dtype, n_cells, device=self.device)
             if not self._keep_lm:
@@ -153,9 +161,10 @@ class LoadedModel:
 
     @contextmanager
     def beside_the_engine(self) -> Iterator[None]:
-        """Around work for other clips than those in the engine, in another thread than its own.
+        """A context for work (text encoding, codec) in a thread other than the engine's.
 
-        On a GPU that work gets a stream of its own, and is complete at the end of the block.
+        On a GPU the work runs on a CUDA stream of its own, so that it does not wait for decode
+        steps; it is complete at the end of the context.
         """
         if self._side is None:
             yield
@@ -164,46 +173,13 @@ class LoadedModel:
             yield
         self._side.synchronize()
 
-    def make_request(
-        self,
-        key: str,
-        *,
-        prompt: str | None,
-        n_frames: int,
-        seed: int,
-        sampling: SamplingParams,
-        melody_chroma: Sequence[int] | Sequence[Sequence[int]] | Tensor | None = None,
-        style: Tensor | None = None,
-        continuation: Tensor | None = None,
-        extend_stride_s: float | None = None,
-    ) -> Request:
-        """What the engine needs for one clip.
-
-        Args:
-            key: Comes back with the clip.
-            prompt: Text; None and "" are none.
-            n_frames: Length of the clip, its continuation prompt included.
-            seed: 0 … 2^63 − 1.
-            sampling: How tokens are chosen.
-            melody_chroma: Pitch classes from `melody_chroma`, for a melody model.
-            style: Audio [C, N] at the model's sample rate, for a style model.
-            continuation: Audio [C, N] at the model's sample rate that the clip begins with.
-            extend_stride_s: By how much windows move on, in a clip longer than one.
+    def make_request(self, clip: GenerationRequest) -> Request:
+        """Encodes the inputs of one clip; the result is what `Engine.submit` takes.
 
         Raises:
-            ValueError: this clip can't be made; the message says why and what would help.
+            ValueError: This clip can't be made; the message says why and what would help.
         """
-        return self._requests.make(
-            key,
-            prompt=prompt,
-            n_frames=n_frames,
-            seed=seed,
-            sampling=sampling,
-            melody_chroma=melody_chroma,
-            style=style,
-            continuation=continuation,
-            extend_stride_s=extend_stride_s,
-        )
+        return self._requests.make(clip)
 
     def melody_chroma(
         self,
@@ -214,9 +190,21 @@ class LoadedModel:
         n_prompt: int = 0,
         extend_stride_s: float | None = None,
     ) -> Tensor:
-        """Pitch classes of a melody [C, N], what `make_request` takes for a clip of `n_frames`.
+        """The chromagram of a melody: the loudest pitch class of each frame.
 
-        [n], or [windows, n] for a clip longer than one window, of which each hears its own part.
+        Args:
+            wav: The melody [C, N].
+            sample_rate_hz: Its sample rate.
+            n_frames: Length of the clip that will follow it, in frames.
+            n_prompt: Frames of that clip that a continuation prompt gives.
+            extend_stride_s: As in `GenerationRequest`.
+
+        Returns:
+            Pitch classes int64 [n]; for a clip longer than one window [windows, n], one row for
+            the part of the melody under each window.
+
+        Raises:
+            ValueError: The model takes no melody, or the audio is empty or not finite.
         """
         if self.chroma is None:
             raise ValueError(
@@ -236,7 +224,7 @@ class LoadedModel:
         )
 
     def own_audio(self, wav: Tensor, sample_rate_hz: int) -> Tensor:
-        """`wav` [C, N] at the model's sample rate and channels."""
+        """`wav` [C, N] resampled and mixed to the model's sample rate and channels."""
         return to_channels(resample(wav, sample_rate_hz, self.sample_rate), self.audio_channels)
 
     def decode(self, codes: Tensor) -> Tensor:

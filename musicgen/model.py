@@ -1,4 +1,4 @@
-"""MusicGen under AudioCraft's names: prompts, melodies, styles and openings become audio."""
+"""AudioCraft's Python API: `MusicGen` turns prompts, melodies and styles into audio."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -6,18 +6,15 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import EncodecModel, HubertModel
 
 from musicgen.attributes import ConditioningAttributes, Wavs, prepare_attributes
 from musicgen.checkpoints.describe import ModelInfo
-from musicgen.checkpoints.load import Checkpoint, load
-from musicgen.codec.codec import CompressionModel
-from musicgen.conditioning.features import MertFeatures
-from musicgen.conditioning.text import TextEncoder
-from musicgen.config import SamplingParams
+from musicgen.checkpoints.load import Checkpoint, Submodels, load
+from musicgen.config import ModelSource, SamplingParams
 from musicgen.engine.engine import Request
 from musicgen.engine.runner import MAX_SLOTS, Progress, Runner, log_progress
 from musicgen.loaded import LoadedModel
+from musicgen.request_builder import GenerationRequest
 from musicgen.windows import default_stride_s, stride_frames
 
 DEFAULT_DURATION_S = 15.0  # until set_generation_params is called
@@ -27,14 +24,14 @@ Sampling = Sequence[SamplingParams | None]
 
 
 class MusicGen(LoadedModel):
-    """A loaded model.
+    """A loaded model with the methods of AudioCraft's class of the same name.
 
-    `generate` and its kin are for scripts and notebooks; a job uses `make_engine`, `make_request`
-    and `decode` and lets clips of different lengths and parameters run side by side.
+    The `generate` methods are for scripts and notebooks. A job uses `make_engine`, `make_request`
+    and `decode`, so that clips of different lengths and parameters run side by side.
 
-    There is no global generator: where a call gives no `seeds`, row i has seed i. Beyond
-    AudioCraft's arguments each of them takes, one per clip, `seeds` and `sampling`: parameters that
-    replace those of `set_generation_params` where they are not None.
+    Two arguments of the `generate` methods are not AudioCraft's, and give one value per clip:
+    `seeds` (row i has seed i by default; there is no global generator) and `sampling`, which
+    replaces the parameters of `set_generation_params` where it is not None.
     """
 
     def __init__(
@@ -56,40 +53,32 @@ class MusicGen(LoadedModel):
     @classmethod
     def get_pretrained(
         cls,
-        name: str = "facebook/musicgen-melody",
+        name: ModelSource | str = "facebook/musicgen-melody",
         device: torch.device | str | None = None,
         dtype: str = "fp32",
         *,
-        revision: str | None = None,
-        text_encoder: str | TextEncoder | None = None,
-        codec: str | EncodecModel | CompressionModel | None = None,
-        style_encoder: str | MertFeatures | HubertModel | None = None,
+        submodels: Submodels | None = None,
         max_slots: int = MAX_SLOTS,
         keep_lm: bool = True,
     ) -> "MusicGen":
-        """Loads `tiny`, a short name, a hub id or a local folder (see `files.describe`).
+        """Loads a model.
 
         Args:
-            name: Which model.
-            device: CUDA where there is one unless given.
-            dtype: What the language model computes in; T5 and EnCodec stay fp32.
-            revision: Branch, tag or commit of a hub id.
-            text_encoder: A T5 in place of the checkpoint's own: folder, hub id or module.
-            codec: An EnCodec likewise.
-            style_encoder: A MERT likewise.
-            max_slots: Clips that `generate` and its kin run side by side.
-            keep_lm: Whether `lm` itself stays usable, beside the engine's copy of its weights; a
-                job says False and holds them once.
+            name: `tiny`, a short name, a hub id, a local folder, or a `ModelSource`, which can
+                also name a revision and sub-models from elsewhere.
+            device: Where the model computes; None takes CUDA where there is a GPU, else the CPU.
+            dtype: fp32, bf16 or (GPU only) fp16 for the language model; T5 and EnCodec stay fp32.
+            submodels: A T5, an EnCodec or a MERT that is loaded already.
+            max_slots: How many clips `generate` and the other methods like it run side by side.
+            keep_lm: Whether `lm` stays usable beside the engine's copy of its weights. False holds
+                the weights once, as a job does.
+
+        Raises:
+            ValueError: The model is not found or can't be read; the message says why.
         """
         if device is None:
             device = "cuda" if torch.cuda.is_available() else "cpu"
-        info, checkpoint = load(
-            name,
-            revision=revision,
-            text_encoder=text_encoder,
-            codec=codec,
-            style_encoder=style_encoder,
-        )
+        info, checkpoint = load(name, submodels)
         return cls(info, checkpoint, device, dtype, max_slots, keep_lm)
 
     def set_generation_params(
@@ -104,16 +93,23 @@ class MusicGen(LoadedModel):
         two_step_cfg: bool = False,
         extend_stride: float | None = None,
     ) -> None:
-        """Sets what `generate` and its kin use from now on.
+        """Sets the parameters of the next calls of the `generate` methods.
+
+        Names, order and defaults of the arguments are AudioCraft's, so that scripts may pass them
+        by name or by position.
 
         Args:
             use_sampling, top_k, top_p, temperature, cfg_coef, cfg_coef_beta: See `SamplingParams`.
-            duration: In seconds, the prompt of a continuation included. Past `max_duration` a clip
-                is made in windows.
-            two_step_cfg: Whether guidance takes its passes one after the other. It changes no
-                number: here the passes never meet, and the coefficient is the one that is passed.
-            extend_stride: Seconds by which windows move on; the rest of a window is their overlap.
-                Unless given 18 where a window has 30 s, and 0.6 of a shorter one.
+            duration: Length in seconds, the prompt of a continuation included. A clip longer than
+                `max_duration` is made in overlapping windows.
+            two_step_cfg: Accepted for AudioCraft's sake and without effect. There it runs the
+                passes of guidance one after the other; here they never influence each other.
+            extend_stride: Seconds between the beginnings of two windows; the rest of a window
+                overlaps with the one before. The default is 18 s for windows of 30 s, and 0.6 of a
+                shorter window.
+
+        Raises:
+            ValueError: A value is out of range.
         """
         if extend_stride is None:
             extend_stride = default_stride_s(self.max_duration)
@@ -139,15 +135,20 @@ class MusicGen(LoadedModel):
         ds_factor: int | None = None,
         encodec_n_q: int | None = None,
     ) -> None:
-        """Sets how a style model listens from now on.
+        """Sets the parameters of the style conditioner for the next calls.
 
         Args:
-            eval_q: Codebooks that the style passes: the fewer, the freer the music.
-            excerpt_length: Seconds of the audio that are heard.
-            ds_factor: Every how many feature frames one is kept; None leaves it.
-            encodec_n_q: Codebooks of EnCodec, where that is what hears; None leaves it.
+            eval_q: Codebooks of the residual quantiser that are used; with fewer of them the music
+                follows the style less closely.
+            excerpt_length: Seconds of the audio that are used.
+            ds_factor: Of every `ds_factor` feature frames one is kept; None leaves it as it is.
+            encodec_n_q: Codebooks of EnCodec that are used, if EnCodec is the feature extractor;
+                None leaves it as it is.
+
+        Raises:
+            ValueError: A value is out of range, or the model is no style model.
         """
-        style = self._requests.style
+        style = self.style
         if style is None:
             raise ValueError(
                 f"model {self.name!r} reads no style; use a style model (facebook/musicgen-style)"
@@ -159,10 +160,10 @@ class MusicGen(LoadedModel):
             ds_factor=style.ds_factor if ds_factor is None else ds_factor,
             encodec_n_q=style.encodec_n_q if encodec_n_q is None else encodec_n_q,
         )
-        self._runner.forget()  # prefixes may be longer now
+        self._runner.forget()  # the style prefix may be longer than the engine's
 
     def set_custom_progress_callback(self, progress_callback: Progress | None = None) -> None:
-        """Calls `progress_callback(steps done, steps in all)` where a call has progress=True."""
+        """Sets what is called with (steps done, steps in all) after each step if progress=True."""
         self._on_progress = progress_callback
 
     def generate(
@@ -173,9 +174,21 @@ class MusicGen(LoadedModel):
         seeds: Sequence[int] | None = None,
         sampling: Sampling | None = None,
     ) -> Generated:
-        """One clip per description: audio [B, C, N], with `return_tokens` also codes [B, K, T].
+        """Generates one clip per description.
 
-        `progress` reports steps.
+        Args:
+            descriptions: Prompts; None and "" are no text.
+            progress: Whether steps are reported, by the callback or by `logging`.
+            return_tokens: Whether the codes are returned too.
+            seeds: One per clip.
+            sampling: One per clip; None keeps the parameters of `set_generation_params`.
+
+        Returns:
+            Audio float32 [B, C, N]; with `return_tokens` the pair of it and codes int64 [B, K, T].
+
+        Raises:
+            ValueError: An argument is out of range, or lists have different lengths.
+            RuntimeError: A clip failed while it was generated.
         """
         clips = prepare_attributes(descriptions, None, self.sample_rate, self.info)
         return self._generate(clips, None, progress, return_tokens, seeds, sampling)
@@ -188,7 +201,7 @@ class MusicGen(LoadedModel):
         seeds: Sequence[int] | None = None,
         sampling: Sampling | None = None,
     ) -> Generated:
-        """`num_samples` clips of whatever the model likes; returns as `generate`."""
+        """Generates `num_samples` clips without any condition; the rest as in `generate`."""
         if num_samples < 1:
             raise ValueError(f"num_samples={num_samples} must be at least 1")
         return self.generate([None] * num_samples, progress, return_tokens, seeds, sampling)
@@ -203,13 +216,16 @@ class MusicGen(LoadedModel):
         seeds: Sequence[int] | None = None,
         sampling: Sampling | None = None,
     ) -> Generated:
-        """Clips that follow melodies, on a style model styles; returns as `generate`.
+        """Generates clips that follow melodies, or styles if the model is a style model.
 
         Args:
             descriptions: One per clip.
             melody_wavs: [B, C, N], [C, N] for one clip, a list of [C, N] and None, or None.
-            melody_sample_rate: Of all melodies, in Hz.
+            melody_sample_rate: Sample rate of all melodies, in Hz.
             progress, return_tokens, seeds, sampling: As in `generate`.
+
+        Returns:
+            As `generate`.
         """
         clips = prepare_attributes(descriptions, melody_wavs, melody_sample_rate, self.info)
         return self._generate(clips, None, progress, return_tokens, seeds, sampling)
@@ -224,9 +240,16 @@ class MusicGen(LoadedModel):
         seeds: Sequence[int] | None = None,
         sampling: Sampling | None = None,
     ) -> Generated:
-        """Clips that begin with `prompt` [B, C, N] or [C, N]; returns as `generate`.
+        """Generates clips that continue audio; returns as `generate`.
 
-        The duration includes the prompt, and the prompt (through the codec) is part of the audio.
+        The duration includes the prompt, and the audio begins with the prompt as the codec
+        reproduces it.
+
+        Args:
+            prompt: Audio [B, C, N] or, for one clip, [C, N].
+            prompt_sample_rate: Its sample rate, in Hz.
+            descriptions: One per clip; None is no text for any of them.
+            progress, return_tokens, seeds, sampling: As in `generate`.
         """
         prompt = prompt[None] if prompt.ndim == 2 else prompt
         if prompt.ndim != 3:
@@ -286,13 +309,15 @@ class MusicGen(LoadedModel):
         elif clip.audio is not None:
             style = self.own_audio(clip.audio, clip.audio_rate_hz)
         return self.make_request(
-            str(row),
-            prompt=clip.description,
-            n_frames=total,
-            seed=seed,
-            sampling=sampling or self.sampling,
-            melody_chroma=melody,
-            style=style,
-            continuation=prompt,
-            extend_stride_s=self.extend_stride,
+            GenerationRequest(
+                key=str(row),
+                prompt=clip.description,
+                n_frames=total,
+                seed=seed,
+                sampling=sampling or self.sampling,
+                melody_chroma=melody,
+                style=style,
+                continuation=prompt,
+                extend_stride_s=self.extend_stride,
+            )
         )

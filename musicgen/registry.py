@@ -44,9 +44,9 @@ class Member:
     Attributes:
         name: Short name.
         hub_id: Its repository on the Hugging Face hub.
-        channels: Of its audio.
+        channels: Channels of its audio.
         lm: Shape of its language model.
-        licence: Of its weights.
+        licence: Licence of its weights.
     """
 
     name: str
@@ -57,7 +57,7 @@ class Member:
 
     @property
     def kind(self) -> Kind:
-        """What it listens to beside text."""
+        """The condition that it takes beside text; "text" where it takes none."""
         if self.lm.style is not None:
             return "style"
         return "text" if self.lm.chroma is None else "melody"
@@ -69,7 +69,7 @@ class Member:
 
     @property
     def n_parameters(self) -> int:
-        """Parameters of everything that is loaded: language model, T5, EnCodec, MERT."""
+        """Parameters of all models that are loaded: language model, T5, EnCodec, MERT."""
         features = MERT_PARAMETERS if self.lm.style is not None else 0
         return self.lm_parameters + T5_PARAMETERS + CODEC_PARAMETERS + features
 

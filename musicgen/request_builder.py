@@ -1,6 +1,10 @@
-"""One clip's wishes become what the engine runs: conditions, length, seed and opening codes."""
+"""Turns the description of one clip into a request to the engine.
+
+Text, melody, style and the audio to continue are encoded here: the engine sees vectors and codes.
+"""
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -20,17 +24,53 @@ from musicgen.windows import Window, plan_windows, stride_frames
 
 MAX_SEED = 2**63 - 1
 
+PitchClasses = Sequence[int] | Sequence[Sequence[int]] | Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class GenerationRequest:
+    """One clip in the caller's terms.
+
+    Attributes:
+        key: Names the clip in the engine's output.
+        prompt: Text; None and "" are no text.
+        n_frames: Length of the clip in frames, its continuation prompt included.
+        seed: 0 … 2^63 - 1.
+        sampling: How tokens are chosen and guided.
+        melody_chroma: For a melody model, pitch classes as `LoadedModel.melody_chroma` gives them:
+            [n], or [windows, n] for a clip longer than one window.
+        style: For a style model, audio [C, N] at the model's sample rate.
+        continuation: Audio [C, N] at the model's sample rate that the clip begins with.
+        extend_stride_s: Seconds between the beginnings of two windows, for a clip longer than one;
+            None takes the default (`musicgen.windows.default_stride_s`).
+    """
+
+    key: str
+    prompt: str | None
+    n_frames: int
+    seed: int
+    sampling: SamplingParams
+    melody_chroma: PitchClasses | None = None
+    style: Tensor | None = None
+    continuation: Tensor | None = None
+    extend_stride_s: float | None = None
+
 
 class RequestBuilder:
     """Makes requests for one model, each clip on its own: no clip is padded to another's length.
 
     Args:
         info: The model.
-        lm: Its language model; the conditions' projections are in it.
+        lm: Its language model, which holds the projections of the conditions.
         text_encoder: Its T5.
         codec: Its EnCodec.
-        style_features: What hears the audio of a style; without it a style model makes clips
-            without a style only.
+        style_features: Its feature extractor for styles (MERT or EnCodec). Without it a style model
+            makes only clips without a style.
+
+    Attributes:
+        style: Parameters of the style conditioner for the next requests; None: the model has none.
+        max_frames: Frames of one window at most.
+        conditioners: The projections of the conditions by name, `description` and `self_wav`.
     """
 
     def __init__(
@@ -46,75 +86,62 @@ class RequestBuilder:
         self.text_encoder = text_encoder
         self.codec = codec
         self.style_features = style_features
-        self.style = lm.cfg.style  # how styles are read from now on; None: the model reads none
-        self.max_frames = round(info.max_duration_s * info.frame_rate_hz)  # of one window
-        self._conditioners = lm.condition_provider.conditioners
+        self.style = lm.cfg.style
+        self.max_frames = round(info.max_duration_s * info.frame_rate_hz)
+        self.conditioners = lm.condition_provider.conditioners
 
     @property
     def device(self) -> torch.device:
-        """Where the conditions are computed."""
+        """The device on which conditions are computed."""
         device: torch.device = self.text_encoder.model.device
         return device
 
     @torch.no_grad()
-    def make(
-        self,
-        key: str,
-        *,
-        prompt: str | None,
-        n_frames: int,
-        seed: int,
-        sampling: SamplingParams,
-        melody_chroma: Sequence[int] | Sequence[Sequence[int]] | Tensor | None = None,
-        style: Tensor | None = None,
-        continuation: Tensor | None = None,
-        extend_stride_s: float | None = None,
-    ) -> Request:
-        """What the engine needs for one clip; see `MusicGen.make_request`."""
-        if n_frames < 1:
-            raise ValueError(f"a clip has at least one frame, not {n_frames}; raise the duration")
-        if not 0 <= seed <= MAX_SEED:
-            raise ValueError(f"seed={seed} lies outside 0 … 2^63 - 1")
-        opening = None if continuation is None else self._opening(continuation, n_frames)
-        windows = self._windows(n_frames, opening, extend_stride_s)
-        conditions = self._conditions(prompt, melody_chroma, style, seed, windows)
-        same = len(windows) == 1 or (melody_chroma is None and style is None)
-        if style is not None:  # heard now, beside the decode loop; a window's prefix is small
+    def make(self, clip: GenerationRequest) -> Request:
+        """The engine's request for one clip; see `LoadedModel.make_request`."""
+        if clip.n_frames < 1:
+            raise ValueError(
+                f"a clip has at least one frame, not {clip.n_frames}; raise the duration"
+            )
+        if not 0 <= clip.seed <= MAX_SEED:
+            raise ValueError(f"seed={clip.seed} lies outside 0 … 2^63 - 1")
+        opening = None
+        if clip.continuation is not None:
+            opening = self._opening(clip.continuation, clip.n_frames)
+        windows = self._windows(clip, opening)
+        conditions = self._conditions(clip, windows)
+        same = len(windows) == 1 or (clip.melody_chroma is None and clip.style is None)
+        if clip.style is not None:  # encoded here and not by the engine's thread, which decodes
             conditions = [conditions(window) for window in range(len(windows))].__getitem__
         return Request(
-            key=key,
+            key=clip.key,
             conditions=conditions(0),
-            n_frames=n_frames,
-            seed=seed,
-            sampling=sampling,
+            n_frames=clip.n_frames,
+            seed=clip.seed,
+            sampling=clip.sampling,
             prompt_codes=opening,
             windows=windows,
             later_conditions=None if same else conditions,
         )
 
-    def _windows(
-        self, n_frames: int, opening: Tensor | None, extend_stride_s: float | None
-    ) -> tuple[Window, ...]:
+    def _windows(self, clip: GenerationRequest, opening: Tensor | None) -> tuple[Window, ...]:
         stride = None
-        if n_frames > self.max_frames:
-            stride = stride_frames(extend_stride_s, self.info.frame_rate_hz, self.max_frames)
+        if clip.n_frames > self.max_frames:
+            stride = stride_frames(clip.extend_stride_s, self.info.frame_rate_hz, self.max_frames)
         n_prompt = 0 if opening is None else opening.shape[-1]
-        return plan_windows(n_frames, window=self.max_frames, stride=stride, n_prompt=n_prompt)
+        return plan_windows(clip.n_frames, window=self.max_frames, stride=stride, n_prompt=n_prompt)
 
     def _conditions(
-        self,
-        prompt: str | None,
-        melody_chroma: Sequence[int] | Sequence[Sequence[int]] | Tensor | None,
-        style: Tensor | None,
-        seed: int,
-        windows: tuple[Window, ...],
+        self, clip: GenerationRequest, windows: tuple[Window, ...]
     ) -> Callable[[int], ClipConditions]:
-        """What gives the conditions of each window; everything is checked before it is returned."""
-        text = self._text(prompt)  # [L, D]
+        """The function from a window's index to its conditions. All inputs are checked first."""
+        style = clip.style
+        text = self._text(clip.prompt)  # [L, D]
         if self.info.kind == "melody":
             null = self._melody(torch.zeros(1, dtype=torch.long))
-            melody = None if melody_chroma is None else self._per_window(melody_chroma, windows)
-        elif melody_chroma is not None:
+            chroma = clip.melody_chroma
+            melody = None if chroma is None else self._per_window(chroma, windows)
+        elif clip.melody_chroma is not None:
             raise ValueError(f"model {self.info.name!r} takes no melody; leave the melody out")
         if style is not None:
             self._check_style(style)
@@ -128,23 +155,19 @@ class RequestBuilder:
                 return ClipConditions(text)
             if style is None:
                 return ClipConditions(text, None, torch.zeros(1, self.dim, device=self.device))
-            audio = self._style(style, seed, window)
+            audio = self._style(style, clip.seed, window)
             return ClipConditions(text, audio, torch.zeros_like(audio))
 
         return conditions
 
     def _text(self, prompt: str | None) -> Tensor:
         hidden = self.text_encoder.encode(prompt)  # [L, text_dim]
-        if hidden is None:  # exactly zero: the projection's bias does not leak into "no text"
+        if hidden is None:  # no text is exactly zero, without the projection's bias
             return torch.zeros(1, self.dim, device=self.device)
         return self._project("description", hidden)  # [L, D]
 
-    def _per_window(
-        self,
-        chroma: Sequence[int] | Sequence[Sequence[int]] | Tensor,
-        windows: tuple[Window, ...],
-    ) -> Tensor:
-        """Pitch classes of every window: [windows, n]."""
+    def _per_window(self, chroma: PitchClasses, windows: tuple[Window, ...]) -> Tensor:
+        """Pitch classes of every window, checked: int64 [windows, n]."""
         assert self.info.chroma is not None
         n_chroma = self.info.chroma.n_chroma
         index = torch.as_tensor(chroma, dtype=torch.long)
@@ -159,14 +182,14 @@ class RequestBuilder:
         return index
 
     def _melody(self, index: Tensor) -> Tensor:
-        """The prefix [P, D] of pitch classes [n]; [0] is "no melody"."""
+        """The prefix [P, D] of pitch classes [n]; [0] stands for no melody."""
         assert self.info.chroma is not None
         n_chroma, length = self.info.chroma.n_chroma, self.info.chroma.chroma_length
         one_hot = F.one_hot(tile(index.to(self.device), length), n_chroma).float()  # [P, n_chroma]
         return self._project("self_wav", one_hot)  # [P, D]
 
     def _project(self, condition: str, values: Tensor) -> Tensor:
-        projected: Tensor = self._conditioners[condition].get_submodule("output_proj")(values)
+        projected: Tensor = self.conditioners[condition].get_submodule("output_proj")(values)
         return projected
 
     def _check_style(self, wav: Tensor) -> None:
@@ -191,16 +214,16 @@ class RequestBuilder:
             )
 
     def _style(self, wav: Tensor, seed: int, window: int) -> Tensor:
-        """The prefix [P, D] of the excerpt that the clip's seed chooses for this window."""
+        """The prefix [P, D] of the excerpt of `wav` [C, N] that the seed chooses for a window."""
         assert self.style is not None
         assert self.style_features is not None
-        reader = self._conditioners["self_wav"]
-        assert isinstance(reader, StyleConditioner)
+        conditioner = self.conditioners["self_wav"]
+        assert isinstance(conditioner, StyleConditioner)
         n_excerpt = int(self.style.excerpt_length_s * self.info.sample_rate_hz)
         start = excerpt_start(seed, window, wav.shape[-1], n_excerpt)
         excerpt = wav[:, start : start + n_excerpt].float().to(self.device)  # [C, n]
         features = self.style_features(excerpt, self.info.sample_rate_hz)
-        prefix: Tensor = reader(features, self.style)  # [P, D]
+        prefix: Tensor = conditioner(features, self.style)  # [P, D]
         return prefix
 
     def _opening(self, wav: Tensor, n_frames: int) -> Tensor:

@@ -1,4 +1,7 @@
-"""The decoder in its reference form: whole sequences, plain modules, AudioCraft's names."""
+"""The transformer as plain modules over whole sequences; parameter names are AudioCraft's.
+
+The engine runs the same weights step by step (`musicgen.engine.step`) and is tested against this.
+"""
 
 from collections.abc import Callable
 
@@ -28,7 +31,8 @@ def merge_heads(x: Tensor) -> Tensor:
 class Attention(nn.Module):
     """Multi-head attention with a fused input projection (rows q, k, v) and no biases.
 
-    `attend` is the attention itself; whoever has a faster one for his case may replace it.
+    The attribute `attend` computes the attention of queries, keys and values [B, H, S, D / H]; the
+    training of the bundled model replaces it by a function that is faster there.
     """
 
     def __init__(self, dim: int, n_heads: int) -> None:
@@ -70,7 +74,8 @@ class Layer(nn.Module):
         self.norm_cross = nn.LayerNorm(dim) if cross else None
 
     def forward(self, x: Tensor, memory: Tensor | None, mask: Tensor | None) -> Tensor:
-        """One layer over `x` [B, S, D]; `memory` [B, L, D] and `mask` [B, 1, 1, L] as given."""
+        """One layer over `x` [B, S, D]; cross-attention reads `memory` [B, L, D] under `mask`
+        [B, 1, 1, L]."""
         x = x + self.self_attn(self.norm1(x))
         if self.cross_attention is not None and self.norm_cross is not None:
             x = x + self.cross_attention(self.norm_cross(x), memory, mask)
@@ -79,7 +84,7 @@ class Layer(nn.Module):
 
 
 class Transformer(nn.Module):
-    """The stack of layers, with positions counted from the first vector of a row."""
+    """The stack of layers; positions are counted from the first vector of a row's prefix."""
 
     def __init__(self, dim: int, n_heads: int, n_layers: int, ffn_dim: int, *, cross: bool) -> None:
         super().__init__()

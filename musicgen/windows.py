@@ -1,7 +1,7 @@
 """Clips longer than the model's window: overlapping windows, in whole frames. Free of torch.
 
-A window begins `stride` frames after the one before, so that it opens with the last
-`window - stride` frames of that one; the last window is as short as the clip's end makes it.
+A window begins `stride` frames after the one before, so its first `window - stride` frames are the
+last ones of that window; the last window ends with the clip and may be shorter.
 """
 
 import math
@@ -19,8 +19,8 @@ class Window:
     Attributes:
         index: Which one, from 0.
         first_frame: Where it begins in the clip.
-        n_frames: Its length, the opening included.
-        n_prompt: Frames of its opening: already known, `n_prompt < n_frames`.
+        n_frames: Its length, the known frames at its beginning included.
+        n_prompt: How many frames at its beginning are already known, less than `n_frames`.
     """
 
     index: int
@@ -42,13 +42,14 @@ class Window:
 def plan_windows(
     total: int, *, window: int, stride: int | None = None, n_prompt: int = 0
 ) -> tuple[Window, ...]:
-    """Windows that make a clip of `total` frames: each adds what follows the one before.
+    """The windows of a clip of `total` frames; each adds the frames after those of the one before.
 
     Args:
         total: Frames of the clip, its prompt included.
         window: Frames of one window at most.
         stride: Frames between the beginnings of two windows; None where the clip needs only one.
-        n_prompt: Frames of the clip that are given. Windows that would lie in them are left out.
+        n_prompt: Frames at the beginning of the clip that are given. Windows that would lie within
+            them are left out.
 
     Raises:
         ValueError: The clip or its prompt is too long, or the stride leaves no overlap.
@@ -79,9 +80,9 @@ def plan_windows(
 
 
 def default_stride_s(max_duration_s: float) -> float:
-    """By how much the windows of a model of up to `max_duration_s` move on unless told otherwise.
+    """The default stride of a model whose windows have up to `max_duration_s` seconds.
 
-    AudioCraft's 18 s where a window has 30 s, and the same share of a shorter one.
+    It is AudioCraft's 18 s for windows of 30 s, and the same share of a shorter window.
     """
     return min(LONGEST_STRIDE_S, STRIDE_SHARE * max_duration_s)
 

@@ -17,6 +17,7 @@ from pydantic import (
 from pydantic.fields import FieldInfo
 
 from manifests.schema import GenerationDefaults
+from musicgen.config import ModelSource
 from pipeline.audio.settings import AudioSettings, QualitySettings
 from pipeline.ledger.settings import PartsSettings
 
@@ -116,6 +117,13 @@ class ModelSettings(BaseModel):
         if name is None or not Path(name).expanduser().is_dir():
             return name
         return str(Path(name).expanduser().absolute())
+
+    @property
+    def source(self) -> ModelSource:
+        """The same for `musicgen`, which finds and loads it."""
+        return ModelSource(
+            self.name, self.revision, self.text_encoder, self.codec, self.style_encoder
+        )
 
 
 class EngineSettings(BaseModel):

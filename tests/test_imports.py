@@ -106,6 +106,13 @@ def test_packages_import_only_what_they_may() -> None:
         assert packages <= MAY_IMPORT[name.split(".")[0]], name
 
 
+def test_nothing_that_ships_imports_how_the_bundled_model_is_made() -> None:
+    made = ("musicgen.tiny.training", "musicgen.tiny.evaluation")
+    for name, path in modules():
+        if not within(name, made):
+            assert not [other for other in imported(path) if within(other, made)], name
+
+
 def test_no_import_runs_in_a_circle() -> None:
     known = dict(modules())
     TopologicalSorter(

@@ -1,7 +1,7 @@
 """AudioCraft's checkpoints: `state_dict.bin` and `compression_state_dict.bin`, and their YAML.
 
 Both files are pickles of tensors and text. They are read with torch's restricted unpickler, which
-knows nothing else: no code of a checkpoint is ever executed. torch is imported when one is read.
+accepts nothing else, so no code of a checkpoint is ever executed. torch is imported only then.
 """
 
 import re
@@ -31,13 +31,15 @@ CODEC_NAMES = (
 
 @dataclass(frozen=True)
 class Package:
-    """One of the two files.
+    """The content of one of the two files.
+
+    A file holds tensors and a configuration, or nothing but the name of another model.
 
     Attributes:
-        path: Where it lies.
-        state: Its tensors; empty in a pointer.
-        cfg: Its configuration; empty in a pointer.
-        pretrained: What a pointer points at, else None.
+        path: The file.
+        state: Its tensors; empty if it only names another model.
+        cfg: Its configuration; empty if it only names another model.
+        pretrained: The model that it names, else None.
     """
 
     path: Path
@@ -47,7 +49,11 @@ class Package:
 
 
 def read_package(path: Path) -> Package:
-    """Reads a file, full or pointer, of any release. Tensors stay on disk until they are used."""
+    """Reads a file of any release. Tensors stay on disk until they are used.
+
+    Raises:
+        CheckpointError: The file is damaged, or is not one of AudioCraft's.
+    """
     content = _unpickle(path)
     if not isinstance(content, Mapping):
         raise CheckpointError(f"{path}: holds no dictionary; it is no checkpoint of AudioCraft")
@@ -65,7 +71,11 @@ def read_package(path: Path) -> Package:
 
 
 def read_full_package(path: Path) -> Package:
-    """A `compression_state_dict.bin` that holds an EnCodec itself."""
+    """Reads a `compression_state_dict.bin` that holds an EnCodec itself.
+
+    Raises:
+        CheckpointError: As `read_package`, or the file only names another model.
+    """
     package = read_package(path)
     if package.pretrained is not None:
         raise CheckpointError(
@@ -75,7 +85,7 @@ def read_full_package(path: Path) -> Package:
 
 
 def read_tensors(path: Path) -> "dict[str, Tensor]":
-    """A pickle that is nothing but a dictionary of tensors."""
+    """Reads a pickle that is a dictionary of tensors."""
     return dict(_unpickle(path))
 
 

@@ -1,4 +1,4 @@
-"""The YAML in AudioCraft's checkpoints, in our words and, for EnCodec, in transformers'.
+"""Translates the YAML in AudioCraft's checkpoints to our configuration and transformers' EnCodec's.
 
 What a MusicGen is made of is translated; a switch that is set to what no MusicGen has is an error
 that names it. Free of torch.
@@ -35,7 +35,7 @@ STYLE_SCALES = {"xsmall": (256, 8, 4), "default": (512, 8, 8), "large": (1024, 1
 
 @dataclass(frozen=True)
 class LMSettings:
-    """What the language model's file says beside its tensors.
+    """The configuration in the language model's file.
 
     Attributes:
         lm: Shape of the model.
@@ -196,7 +196,7 @@ def _style(package: Package, audio: dict[str, Any], sample_rate_hz: int) -> Styl
 
 
 def codec_config(package: Package) -> dict[str, Any]:
-    """The YAML of `compression_state_dict.bin` in the words of transformers' EncodecConfig."""
+    """The YAML of `compression_state_dict.bin` as transformers' EncodecConfig."""
     try:
         return _codec_config(package.cfg, package.path)
     except (KeyError, TypeError, AttributeError) as error:

@@ -1,14 +1,15 @@
 """Writes a model as one self-contained folder of safetensors, which loads offline.
 
-Text and melody models get transformers' layout, so that transformers loads the folder too. What
-that has no place for (a style model, a codec of which only some codebooks are used) gets our own:
+Text and melody models are written in transformers' layout, so that transformers loads the folder
+too. A model that this layout can't represent (a style model, a codec of which only some codebooks
+are used) is written in our own:
 
 config.json: `model_type` "musicgen_batch", `layout_version`, `lm` (the fields of LMConfig),
     `channels`, `max_duration_s`, `codec_n_q`, and under `text_encoder`, `audio_encoder` and
     `style_encoder` the configurations that transformers writes for T5, EnCodec and HuBERT.
 model.safetensors: tensors `lm.*` (AudioCraft's names), `text_encoder.*`, `audio_encoder.*`,
     `style_encoder.*` (transformers' names).
-The tokenizer's files and README.md (the licence) as everywhere.
+The tokenizer's files and README.md (the licence) are the same in both layouts.
 """
 
 import dataclasses
@@ -31,11 +32,10 @@ from transformers import (
 
 from musicgen.checkpoints.describe import DEFAULT_MAX_DURATION_S, ModelInfo, describe
 from musicgen.checkpoints.layout import CONFIG, OWN, WEIGHTS
-from musicgen.checkpoints.load import Checkpoint, load
+from musicgen.checkpoints.load import Checkpoint, Submodels, load
 from musicgen.checkpoints.transformers_names import transformers_lm
-from musicgen.codec.codec import CompressionModel
 from musicgen.conditioning.features import MertFeatures
-from musicgen.conditioning.text import TextEncoder
+from musicgen.config import ModelSource
 
 LAYOUT_VERSION = 1
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16}
@@ -44,26 +44,22 @@ State = dict[str, Tensor]
 
 
 def convert(
-    name: str,
+    source: ModelSource | str,
     folder: Path | str,
     *,
     dtype: Literal["fp32", "fp16"] = "fp32",
-    revision: str | None = None,
-    text_encoder: str | TextEncoder | None = None,
-    codec: str | CompressionModel | None = None,
-    style_encoder: str | MertFeatures | None = None,
+    submodels: Submodels | None = None,
 ) -> ModelInfo:
     """Reads a model as `MusicGen.get_pretrained` does and writes it to `folder`.
 
     Args:
-        name: Model, in any layout.
-        folder: Where to; it must not exist or be empty.
-        dtype: Of the stored tensors. fp16 halves the folder and rounds fp32 weights.
-        revision: Branch, tag or commit of a hub id.
-        text_encoder, codec, style_encoder: Sub-models from elsewhere.
+        source: The model in any layout, or its name alone.
+        folder: Where to write; it must not exist or be empty.
+        dtype: Number format of the stored tensors. fp16 halves the folder and rounds fp32 weights.
+        submodels: As `load` takes them.
 
     Returns:
-        What the folder is.
+        The description of the new folder.
 
     Raises:
         ValueError: The folder is not empty, or the model can't be read.
@@ -71,17 +67,11 @@ def convert(
     folder = Path(folder)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ValueError(f"{folder} is there and not empty; name a new folder")
-    info, checkpoint = load(
-        name,
-        revision=revision,
-        text_encoder=text_encoder,
-        codec=codec,
-        style_encoder=style_encoder,
-    )
+    info, checkpoint = load(source, submodels)
     if info.style is not None and checkpoint.style_features is None:
         raise ValueError(
-            f"model {name!r} came without {info.style.features_name}, which hears the style; say "
-            "style_encoder=<folder or hub id>, or the folder would not be complete"
+            f"model {info.name!r} came without {info.style.features_name}, which hears the style; "
+            "say style_encoder=<folder or hub id>, or the folder would not be complete"
         )
     folder.parent.mkdir(parents=True, exist_ok=True)
     unfinished = Path(mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
@@ -112,7 +102,7 @@ def _write(folder: Path, info: ModelInfo, checkpoint: Checkpoint, dtype: torch.d
 
 
 def _fits_transformers(info: ModelInfo, checkpoint: Checkpoint) -> bool:
-    """Whether transformers has a place for everything that this model is."""
+    """Whether transformers' layout can represent this model."""
     cfg, codec = checkpoint.lm.cfg, checkpoint.codec
     n_chroma = cfg.chroma.n_chroma if cfg.chroma else 0
     return (

@@ -1,15 +1,15 @@
-"""Which folder a model name means, and what is in it: read without torch, in milliseconds.
+"""Finds the folder that a model name means and reads what is in it, in milliseconds, without torch.
 
 A checkpoint is a folder in one of three layouts:
 
 transformers: `config.json`, safetensors weights (one file or shards with an index), a tokenizer.
-own: the same files, written by `musicgen.checkpoints.convert` for models that transformers has no
-    layout for.
+own: the same files, written by `musicgen.checkpoints.convert` for models that transformers can't
+    represent.
 audiocraft: `state_dict.bin` and `compression_state_dict.bin`. T5 (and MERT, and mostly EnCodec) are
     not in them: they are found by the name that the checkpoint gives, or where the user says. (To
     describe such a folder torch is needed, and imported.)
 
-It comes from this package (`tiny`), from a local path, or from the Hugging Face hub.
+The folder is part of this package (`tiny`), a local path, or a snapshot from the Hugging Face hub.
 """
 
 import re
@@ -35,16 +35,16 @@ from musicgen.checkpoints.layout import (
 from musicgen.checkpoints.submodel_folders import (
     GIVEN,
     HUB_FILES,
-    Parts,
+    SubmodelFolders,
     codec_facts,
     codec_rates,
     find_audiocraft_parts,
     find_parts,
 )
-from musicgen.config import ChromaConfig, LMConfig, StyleConfig
+from musicgen.config import ChromaConfig, LMConfig, ModelSource, StyleConfig
 from musicgen.registry import SHORT_NAMES, Kind
 
-__all__ = ["ModelInfo", "ModelNotFoundError", "Parts", "checkpoint_files", "describe"]
+__all__ = ["ModelInfo", "ModelNotFoundError", "checkpoint_files", "describe"]
 
 TINY = "tiny"
 TINY_FOLDER = Path(__file__).parents[1] / "tiny" / "checkpoint"
@@ -57,7 +57,7 @@ SPDX = {"cc-by-nc-4.0": "CC-BY-NC-4.0", "apache-2.0": "Apache-2.0", "mit": "MIT"
 
 @dataclass(frozen=True)
 class ModelInfo:
-    """What a run must know about a model before it is loaded."""
+    """Facts about a model that are known before its weights are loaded."""
 
     name: str  # as the user gave it
     path: str  # the folder that it means
@@ -68,58 +68,42 @@ class ModelInfo:
     hop_samples: int  # audio samples per frame
     n_codebooks: int
     max_duration_s: float  # longest clip of one window
-    chroma: ChromaConfig | None  # how a melody is read; None: the model takes none
+    chroma: ChromaConfig | None  # the melody's chromagram; None: the model takes no melody
     weights_hash: str  # 32 hex digits over weight, config and tokenizer files
     revision: str | None  # of a hub snapshot
     weights_licence: str
-    style: StyleConfig | None = None  # how a style is read; None: the model takes none
+    style: StyleConfig | None = None  # the style conditioner; None: the model takes no style
     codec_n_q: int | None = None  # codebooks of the codec that are used; None: all
     layout: Layout = "transformers"
-    parts: Parts = field(default_factory=Parts)
+    submodels: SubmodelFolders = field(default_factory=SubmodelFolders)
 
 
-def describe(
-    name_or_path: str,
-    *,
-    revision: str | None = None,
-    text_encoder: str | None = None,
-    codec: str | None = None,
-    style_encoder: str | None = None,
-) -> ModelInfo:
-    """Finds the checkpoint that `name_or_path` means and reads what it is.
-
-    Args:
-        name_or_path: `tiny`, a short name (`small`, `stereo-melody`, …), a hub id
-            (`facebook/musicgen-small`) or a local folder. A folder that is called like a short
-            name is written `./small`.
-        revision: branch, tag or commit of a hub id.
-        text_encoder: folder or hub id of a T5 in place of the checkpoint's.
-        codec: folder or hub id of an EnCodec in place of the checkpoint's; a folder with a
-            `compression_state_dict.bin` will do.
-        style_encoder: folder or hub id of a MERT in place of the one that a style model names.
+def describe(source: ModelSource | str) -> ModelInfo:
+    """Finds the checkpoint that `source` (or a name alone) means and reads what it is.
 
     Raises:
-        ModelNotFoundError: nothing there, or a file of it is missing, truncated or of another kind.
-        CheckpointError: the files are there, but what they hold is not known.
+        ModelNotFoundError: There is no such checkpoint, or a file of it is missing, truncated or
+            of another kind.
+        CheckpointError: The files are there, but this version does not know what they hold.
     """
-    folder, commit = _find(name_or_path, revision)
-    given = Parts(text_encoder, codec, style_encoder)
+    source = ModelSource.of(source)
+    folder, commit = _find(source.name, source.revision)
     layout = layout_of(folder)
     if layout == "audiocraft":
-        facts, parts = _describe_audiocraft(folder, given)
+        facts, submodels = _describe_audiocraft(folder, source)
     else:
         read = _describe_own if layout == "own" else _describe_transformers
-        facts, parts = read(folder), find_parts(given)
-    if parts.codec not in (None, GIVEN):
-        facts |= codec_facts(folder, parts.codec, facts["sample_rate_hz"])
+        facts, submodels = read(folder), find_parts(source)
+    if submodels.codec not in (None, GIVEN):
+        facts |= codec_facts(folder, submodels.codec, facts["sample_rate_hz"])
     return ModelInfo(
-        name=name_or_path,
+        name=source.name,
         path=str(folder),
-        weights_hash=_hash(folder, layout, parts),
+        weights_hash=_hash(folder, layout, submodels),
         revision=commit,
-        weights_licence=_licence(folder, name_or_path),
+        weights_licence=_licence(folder, source.name),
         layout=layout,
-        parts=parts,
+        submodels=submodels,
         **facts,
     )
 
@@ -173,15 +157,17 @@ def own_lm_config(folder: Path) -> LMConfig:
 
 
 def kind_of(lm: LMConfig) -> Kind:
-    """What a language model listens to beside text."""
+    """The condition that a language model takes beside text; "text" where it takes none."""
     if lm.style is not None:
         return "style"
     return "text" if lm.chroma is None else "melody"
 
 
-def _describe_audiocraft(folder: Path, given: Parts) -> tuple[dict[str, Any], Parts]:
+def _describe_audiocraft(
+    folder: Path, source: ModelSource
+) -> tuple[dict[str, Any], SubmodelFolders]:
     settings = read_lm_settings(read_package(folder / LM_FILE))
-    parts = find_audiocraft_parts(folder, given, settings.text_encoder, settings.lm.style)
+    submodels = find_audiocraft_parts(folder, source, settings.text_encoder, settings.lm.style)
     facts = {
         "kind": kind_of(settings.lm),
         "channels": settings.channels,
@@ -192,11 +178,11 @@ def _describe_audiocraft(folder: Path, given: Parts) -> tuple[dict[str, Any], Pa
         "codec_n_q": settings.codec_n_q,
         "sample_rate_hz": settings.sample_rate_hz,
     }
-    if parts.codec is None:
+    if submodels.codec is None:
         facts |= codec_facts(folder, str(folder), settings.sample_rate_hz)
-    elif parts.codec == GIVEN:  # its own numbers replace these when it is there
+    elif submodels.codec == GIVEN:  # `load` replaces these by the rates of the module
         facts |= {"frame_rate_hz": 50, "hop_samples": settings.sample_rate_hz // 50}
-    return facts, parts
+    return facts, submodels
 
 
 def _find(name: str, revision: str | None) -> tuple[Path, str | None]:
@@ -229,13 +215,13 @@ def _no_revision(name: str, revision: str | None) -> None:
         )
 
 
-def _hash(folder: Path, layout: Layout, parts: Parts) -> str:
-    """Over the checkpoint's files and those of the sub-models that stand beside it."""
+def _hash(folder: Path, layout: Layout, submodels: SubmodelFolders) -> str:
+    """The hash of the checkpoint's files and of those of sub-models from elsewhere."""
     names = checkpoint_files(folder)
-    if layout == "audiocraft" and parts.codec is not None:
-        names = [LM_FILE]  # a pointer is as good as what it points at
+    if layout == "audiocraft" and submodels.codec is not None:
+        names = [LM_FILE]  # the EnCodec is hashed below, in the folder that it comes from
     files = [(name, folder / name) for name in names]
-    for role, part in vars(parts).items():
+    for role, part in vars(submodels).items():
         if part == GIVEN:
             files.append((f"{role}/{GIVEN}", Path()))
         elif part is not None:
@@ -244,7 +230,7 @@ def _hash(folder: Path, layout: Layout, parts: Parts) -> str:
 
 
 def _chroma(folder: Path, config: dict[str, Any], sample_rate_hz: int) -> ChromaConfig:
-    """The melody reader's numbers; the defaults are those of the released melody models."""
+    """The parameters of the chromagram; defaults are those of the released melody models."""
     features: dict[str, Any] = {}
     for name in FEATURES:
         if (folder / name).is_file():
@@ -260,7 +246,7 @@ def _chroma(folder: Path, config: dict[str, Any], sample_rate_hz: int) -> Chroma
 
 
 def _licence(folder: Path, name: str) -> str:
-    """The `license:` of the model card's front matter, else what is known of the name."""
+    """The `license:` of the model card's front matter, else the licence of facebook's models."""
     card = folder / "README.md"
     if card.is_file():
         text = card.read_text(encoding="utf-8", errors="replace")

@@ -1,4 +1,4 @@
-"""What can be wrong with a checkpoint, and how other libraries' errors are quoted."""
+"""Errors of checkpoints, and the quotation of other libraries' errors in them."""
 
 
 class ModelNotFoundError(ValueError):
@@ -10,5 +10,5 @@ class CheckpointError(ValueError):
 
 
 def first_line(error: Exception) -> str:
-    """What an error says, on one line."""
+    """The first line of an error's text."""
     return (str(error).strip().splitlines() or [""])[0]

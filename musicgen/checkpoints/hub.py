@@ -1,6 +1,6 @@
-"""Which folder a name means: a local one, or a repository of the Hugging Face hub. Free of torch.
+"""Finds the folder of a name: a local one, or a snapshot from the Hugging Face hub. Free of torch.
 
-The local cache of the hub is asked first, so a model that was downloaded once works offline.
+The hub's local cache is tried first, so a model that was downloaded once works offline.
 """
 
 import re
@@ -11,7 +11,7 @@ from pathlib import Path
 from musicgen.checkpoints.errors import ModelNotFoundError, first_line
 
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
-# What the hub once listed without an owner, and AudioCraft's checkpoints still do.
+# Repositories that AudioCraft's checkpoints name without the owner that they have on the hub.
 MOVED = {name: f"google-t5/{name}" for name in ("t5-small", "t5-base", "t5-large", "t5-3b")}
 POINTER = "//pretrained/"  # AudioCraft's mark of a hub id
 
@@ -77,8 +77,11 @@ def part_folder(
         patterns: Files to fetch from the hub.
         fallback: Files to fetch where those are not enough (older repositories).
         check: Raises ModelNotFoundError for a folder that lacks something.
-        what: What it is, for the error.
-        way_out: What else the user can do, for the error.
+        what: The kind of sub-model, for the error.
+        way_out: What the user can do instead, for the error.
+
+    Raises:
+        ModelNotFoundError: There is no such folder or repository, or it is not complete.
     """
     bare = name.removeprefix(POINTER)
     folder = local_folder(bare)

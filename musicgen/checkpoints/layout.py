@@ -1,4 +1,4 @@
-"""Files of a checkpoint: which there must be, whether they are whole, and their hash. No torch."""
+"""The files of a checkpoint: which must exist, whether they are complete, their hash. No torch."""
 
 import json
 import struct
@@ -22,7 +22,7 @@ Layout = Literal["transformers", "own", "audiocraft"]
 
 
 def layout_of(folder: Path) -> Layout:
-    """How the checkpoint in `folder` is laid out; safetensors are preferred where it has both."""
+    """The layout of the checkpoint in `folder`; if it has two, the one with safetensors."""
     has_safetensors = (folder / WEIGHTS).is_file() or (folder / INDEX).is_file()
     if (folder / LM_FILE).is_file() and not ((folder / CONFIG).is_file() and has_safetensors):
         return "audiocraft"
@@ -45,7 +45,7 @@ def checkpoint_files(folder: Path) -> list[str]:
 
 
 def part_files(folder: Path) -> list[str]:
-    """The same of a sub-model's folder."""
+    """As `checkpoint_files`, for the folder of a sub-model."""
     if (folder / CODEC_FILE).is_file():
         return [CODEC_FILE]
     pickled = [PICKLED] if (folder / PICKLED).is_file() else []
@@ -108,7 +108,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def _check_safetensors(path: Path) -> None:
-    """Compares the file's size with what its own header promises."""
+    """Raises ModelNotFoundError if the file's size is not the one in its own header."""
     size = path.stat().st_size
     with path.open("rb") as file:
         head = file.read(8)
@@ -132,7 +132,7 @@ def _check_safetensors(path: Path) -> None:
 def hash_files(files: list[tuple[str, Path]]) -> str:
     """blake2b-128 over label, size and bytes of each file; once per process and file state.
 
-    A label without a file (`Path()`) counts by itself.
+    For a label without a file (`Path()`) only the label is hashed.
     """
     return _hash_files(tuple((label, str(path), *_size_and_mtime(path)) for label, path in files))
 

@@ -1,4 +1,4 @@
-"""Weights: a checkpoint in any layout becomes our language model, T5, EnCodec and MERT."""
+"""Reads the weights of a checkpoint in any layout: language model, T5, EnCodec and MERT."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -41,75 +41,80 @@ from musicgen.checkpoints.transformers_names import MELODY_PROJECTION, POSITIONS
 from musicgen.codec.codec import CompressionModel
 from musicgen.conditioning.features import CodecFeatures, MertFeatures
 from musicgen.conditioning.text import TextEncoder
-from musicgen.config import LMConfig
+from musicgen.config import LMConfig, ModelSource
 from musicgen.lm.model import LMModel
 
-__all__ = ["Checkpoint", "CheckpointError", "load", "load_checkpoint"]
+__all__ = ["Checkpoint", "CheckpointError", "Submodels", "load", "load_checkpoint"]
 
 PARTS = ("lm", "text_encoder", "audio_encoder", "style_encoder")  # prefixes in our own layout
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """The models of a MusicGen, in fp32 on the CPU."""
+    """The models of a MusicGen, in fp32 on the CPU.
+
+    Attributes:
+        lm: The language model.
+        text: T5 and its tokenizer.
+        codec: EnCodec.
+        style_features: The feature extractor of a style model, or None.
+    """
 
     lm: LMModel
     text: TextEncoder
     codec: CompressionModel
-    style_features: nn.Module | None = None  # what hears the audio of a style
+    style_features: nn.Module | None = None
 
 
 @dataclass(frozen=True)
-class Given:
-    """Sub-models that the caller brings along."""
+class Submodels:
+    """Sub-models that the caller has loaded already; None: they are read from files.
 
-    text: TextEncoder | None = None
+    Attributes:
+        text_encoder: A T5 with its tokenizer.
+        codec: An EnCodec.
+        style_encoder: A MERT.
+    """
+
+    text_encoder: TextEncoder | None = None
     codec: EncodecModel | CompressionModel | None = None
     style_encoder: MertFeatures | HubertModel | None = None
 
 
 def load(
-    name: str,
-    *,
-    revision: str | None = None,
-    text_encoder: str | TextEncoder | None = None,
-    codec: str | EncodecModel | CompressionModel | None = None,
-    style_encoder: str | MertFeatures | HubertModel | None = None,
+    source: ModelSource | str, submodels: Submodels | None = None
 ) -> tuple[ModelInfo, Checkpoint]:
-    """Describes and reads a model; sub-models are taken from elsewhere where the caller says so.
+    """Describes and reads a model.
 
     Args:
-        name: As `files.describe` takes it.
-        revision: Branch, tag or commit of a hub id.
-        text_encoder: Folder or hub id of a T5, or one with its tokenizer.
-        codec: Folder or hub id of an EnCodec, or one.
-        style_encoder: Folder or hub id of a MERT, or one.
+        source: The model, or its name alone.
+        submodels: Loaded modules in place of the checkpoint's own and of those that `source` names.
+
+    Raises:
+        ModelNotFoundError: As `describe`.
+        CheckpointError: As `describe`, or the sub-models do not fit each other.
     """
-    overrides = {"text_encoder": text_encoder, "codec": codec, "style_encoder": style_encoder}
-    names = {
-        role: part if part is None or isinstance(part, str) else GIVEN
-        for role, part in overrides.items()
-    }
-    info = describe(name, revision=revision, **names)
-    given = Given(
-        text=None if isinstance(text_encoder, str) else text_encoder,
-        codec=None if isinstance(codec, str) else codec,
-        style_encoder=None if isinstance(style_encoder, str) else style_encoder,
-    )
+    source, given = ModelSource.of(source), submodels or Submodels()
+    roles = {role: GIVEN for role, module in vars(given).items() if module is not None}
+    info = describe(replace(source, **roles))
     checkpoint = load_checkpoint(info, given)
     codec_model = checkpoint.codec
     if codec_model.sample_rate != info.sample_rate_hz:
         raise CheckpointError(
-            f"the codec makes {codec_model.sample_rate} Hz, model {name!r} {info.sample_rate_hz} "
-            "Hz; they do not belong together"
+            f"the codec makes {codec_model.sample_rate} Hz, model {source.name!r} "
+            f"{info.sample_rate_hz} Hz; they do not belong together"
         )
     rates = {"frame_rate_hz": codec_model.frame_rate, "hop_samples": codec_model.hop_samples}
     return replace(info, **rates), checkpoint
 
 
-def load_checkpoint(info: ModelInfo, given: Given | None = None) -> Checkpoint:
-    """Reads the models that `info` (from `describe`) points at."""
-    given = given or Given()
+def load_checkpoint(info: ModelInfo, given: Submodels | None = None) -> Checkpoint:
+    """Reads the models that `info` (from `describe`) points at, except the `given` ones.
+
+    Raises:
+        CheckpointError: Weights are missing or of another shape, or sub-models do not fit.
+    """
+    given = given or Submodels()
     read = {"transformers": _read_transformers, "own": _read_own, "audiocraft": _read_audiocraft}
     lm, text, codec, style_encoder = read[info.layout](info, given)
     if text.dim != lm.cfg.text_dim:
@@ -134,39 +139,39 @@ def load_checkpoint(info: ModelInfo, given: Given | None = None) -> Checkpoint:
 Models = tuple[LMModel, TextEncoder, EncodecModel | CompressionModel, MertFeatures | None]
 
 
-def _text(info: ModelInfo, given: Given) -> TextEncoder | None:
-    """The text encoder that is not the checkpoint's own."""
-    if given.text is not None or info.parts.text_encoder in (None, GIVEN):
-        return given.text
-    return load_text(Path(info.parts.text_encoder))
+def _text(info: ModelInfo, given: Submodels) -> TextEncoder | None:
+    """The text encoder where it does not come from the checkpoint's own folder, else None."""
+    if given.text_encoder is not None or info.submodels.text_encoder in (None, GIVEN):
+        return given.text_encoder
+    return load_text(Path(info.submodels.text_encoder))
 
 
-def _codec(info: ModelInfo, given: Given) -> EncodecModel | CompressionModel | None:
-    if given.codec is not None or info.parts.codec in (None, GIVEN):
+def _codec(info: ModelInfo, given: Submodels) -> EncodecModel | CompressionModel | None:
+    if given.codec is not None or info.submodels.codec in (None, GIVEN):
         return given.codec
-    return load_codec(Path(info.parts.codec))
+    return load_codec(Path(info.submodels.codec))
 
 
-def _style_encoder(info: ModelInfo, given: Given) -> MertFeatures | None:
+def _style_encoder(info: ModelInfo, given: Submodels) -> MertFeatures | None:
     if isinstance(given.style_encoder, HubertModel):
         return MertFeatures(given.style_encoder)
-    if given.style_encoder is not None or info.parts.style_encoder in (None, GIVEN):
+    if given.style_encoder is not None or info.submodels.style_encoder in (None, GIVEN):
         return given.style_encoder
-    return load_style_encoder(Path(info.parts.style_encoder))
+    return load_style_encoder(Path(info.submodels.style_encoder))
 
 
-def _read_audiocraft(info: ModelInfo, given: Given) -> Models:
+def _read_audiocraft(info: ModelInfo, given: Submodels) -> Models:
     package = read_package(Path(info.path) / LM_FILE)
     settings = read_lm_settings(package)
     state = {name: as_fp32(tensor) for name, tensor in lm_state(package).items()}
     text = _text(info, given)
-    assert text is not None  # describe() found it, or the caller gave it
+    assert text is not None  # `describe` raises where there is no T5
     codec = _codec(info, given) or load_codec(Path(info.path))
     lm = _build_lm(package.path, settings.lm, state)
     return lm, text, codec, _style_encoder(info, given)
 
 
-def _read_own(info: ModelInfo, given: Given) -> Models:
+def _read_own(info: ModelInfo, given: Submodels) -> Models:
     folder = Path(info.path)
     config = read_json(folder / CONFIG)
     states = _split(tensors(folder), PARTS)
@@ -182,7 +187,7 @@ def _read_own(info: ModelInfo, given: Given) -> Models:
     )
 
 
-def _read_transformers(info: ModelInfo, given: Given) -> Models:
+def _read_transformers(info: ModelInfo, given: Submodels) -> Models:
     folder = Path(info.path)
     config = read_json(folder / CONFIG)
     config |= {name: config.get(name, {}) for name in ("text_encoder", "audio_encoder", "decoder")}
@@ -201,7 +206,7 @@ def _read_transformers(info: ModelInfo, given: Given) -> Models:
 
 
 def _text_and_codec(
-    info: ModelInfo, given: Given, config: dict[str, Any], states: dict[str, State]
+    info: ModelInfo, given: Submodels, config: dict[str, Any], states: dict[str, State]
 ) -> tuple[TextEncoder, EncodecModel | CompressionModel]:
     folder = Path(info.path)
     text, codec = _text(info, given), _codec(info, given)

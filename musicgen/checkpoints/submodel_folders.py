@@ -1,7 +1,7 @@
 """Sub-models: where a checkpoint's T5, EnCodec and MERT are. Free of torch."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,16 +19,16 @@ from musicgen.checkpoints.layout import (
     part_files,
     read_json,
 )
-from musicgen.config import StyleConfig
+from musicgen.config import ModelSource, StyleConfig
 
 HUB_FILES = [CONFIG, INDEX, "*.safetensors", *TOKENIZERS, *FEATURES, *TOKENIZER_EXTRAS, "README.md"]
 
-GIVEN = "(given as a module)"  # stands for a sub-model that the caller brings along
+GIVEN = "(given as a module)"  # stands for a sub-model that the caller has loaded already
 
 
 @dataclass(frozen=True)
-class Parts:
-    """Folders of sub-models that do not come from the checkpoint's own; None: they do.
+class SubmodelFolders:
+    """Folders of the sub-models that are not in the checkpoint's own folder; None: it is there.
 
     Attributes:
         text_encoder: The T5 and its tokenizer.
@@ -42,10 +42,22 @@ class Parts:
 
 
 def find_audiocraft_parts(
-    folder: Path, given: Parts, text_encoder: str, style: StyleConfig | None
-) -> Parts:
-    found = find_parts(Parts(given.text_encoder or text_encoder, given.codec))
-    codec, style_encoder = found.codec, given.style_encoder
+    folder: Path, source: ModelSource, text_encoder: str, style: StyleConfig | None
+) -> SubmodelFolders:
+    """Finds the sub-models of a checkpoint in AudioCraft's layout, which holds no T5 and no MERT.
+
+    Args:
+        folder: The checkpoint.
+        source: What the user asked for; its sub-models replace those that the checkpoint names.
+        text_encoder: The T5 that the checkpoint names.
+        style: Its style conditioner, or None.
+
+    Raises:
+        ModelNotFoundError: A T5 or an EnCodec is missing, or a sub-model that the user asked for.
+    """
+    wanted = replace(source, text_encoder=source.text_encoder or text_encoder, style_encoder=None)
+    found = find_parts(wanted)
+    codec, style_encoder = found.codec, source.style_encoder
     if codec is None:
         codec = _codec_reference(folder)
     if style is not None and style.features == "mert" and style_encoder != GIVEN:
@@ -54,12 +66,12 @@ def find_audiocraft_parts(
         except ModelNotFoundError:
             if style_encoder is not None:
                 raise
-            # Without it text still works; a row with a style says what is missing.
-    return Parts(found.text_encoder, codec, style_encoder)
+            # Text works without MERT; a request with a style says what is missing.
+    return SubmodelFolders(found.text_encoder, codec, style_encoder)
 
 
 def _codec_reference(folder: Path) -> str | None:
-    """Where the checkpoint's EnCodec is, None: in `compression_state_dict.bin` itself."""
+    """The folder that holds the checkpoint's EnCodec; None: `compression_state_dict.bin` does."""
     if not (folder / CODEC_FILE).is_file():
         raise ModelNotFoundError(
             f"{folder}: no {CODEC_FILE}; add it, or say codec=<folder or hub id>"
@@ -68,11 +80,13 @@ def _codec_reference(folder: Path) -> str | None:
     return None if package.pretrained is None else _part("codec", package.pretrained)
 
 
-def find_parts(given: Parts) -> Parts:
-    return Parts(
+def find_parts(source: ModelSource) -> SubmodelFolders:
+    """Finds the sub-models that `source` names. ModelNotFoundError says which one is missing."""
+    named = {role.name: getattr(source, role.name) for role in fields(SubmodelFolders)}
+    return SubmodelFolders(
         **{
             role: name if name in (None, GIVEN) else _part(role, name)
-            for role, name in vars(given).items()
+            for role, name in named.items()
         }
     )
 
@@ -86,7 +100,11 @@ def _part(role: str, name: str) -> str:
 
 
 def codec_facts(folder: Path, codec: str, sample_rate_hz: int) -> dict[str, Any]:
-    """Rates of the EnCodec in folder `codec`; they must be those of the model."""
+    """Rates of the EnCodec in folder `codec`, as `codec_rates`.
+
+    Raises:
+        CheckpointError: Its sample rate is not the model's.
+    """
     where = Path(codec) / CODEC_FILE
     if where.is_file():
         config = codec_config(read_full_package(where))
@@ -103,6 +121,15 @@ def codec_facts(folder: Path, codec: str, sample_rate_hz: int) -> dict[str, Any]
 
 
 def codec_rates(where: Path, codec: dict[str, Any]) -> dict[str, int]:
+    """Sample rate (Hz), frame rate (Hz) and samples per frame of a codec's configuration.
+
+    Args:
+        where: The file that it was read from, for the error.
+        codec: What transformers writes for an EnCodec.
+
+    Raises:
+        ModelNotFoundError: A second is no whole number of frames.
+    """
     sample_rate_hz = int(codec.get("sampling_rate", 24_000))  # EncodecConfig's default
     hop_samples = math.prod(codec.get("upsampling_ratios", (8, 5, 4, 2)))
     if sample_rate_hz % hop_samples:

@@ -1,4 +1,4 @@
-"""T5, EnCodec and MERT: from a configuration and tensors to the module that runs.
+"""Builds T5, EnCodec and MERT from a configuration and tensors.
 
 Tensors come from safetensors, or from a pickle through torch's restricted unpickler, which executes
 nothing. Every tensor must find its place: a missing, left-over or wrongly shaped one is an error
@@ -55,9 +55,9 @@ def tensors(folder: Path) -> Iterator[tuple[str, Tensor]]:
 
 
 def as_fp32(tensor: Tensor) -> Tensor:
-    """Half precision becomes single; integers stay.
+    """A copy of `tensor`, in float32 if it holds floating-point numbers.
 
-    Always a copy: what is read may be mapped, and a file may be replaced while the model lives.
+    It is always a copy: `tensor` may be mapped from a file that is replaced while the model lives.
     """
     return tensor.to(torch.float32 if tensor.is_floating_point() else tensor.dtype, copy=True)
 
@@ -158,7 +158,7 @@ def build_compression_model(
     card: int,
     n_used: int | None = None,
 ) -> CompressionModel:
-    """The codec as a language model of `n_codebooks` streams of `card` tokens sees it.
+    """The codec for a language model of `n_codebooks` token streams of `card` tokens each.
 
     Args:
         where: The checkpoint, for the error.
@@ -190,7 +190,7 @@ def renamed_weight_norm(state: State) -> State:
 
 
 def load_strictly(where: Path, part: str, model: nn.Module, state: State) -> None:
-    """Fills `model` with exactly `state`, or says what does not fit."""
+    """Loads `state` into `model`. CheckpointError names missing, unknown and misshapen tensors."""
     expected = model.state_dict()
     wrong = {
         "missing": sorted(expected.keys() - state.keys()),

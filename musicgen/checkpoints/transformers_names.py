@@ -1,4 +1,4 @@
-"""transformers' names of the language model's tensors, and ours (AudioCraft's)."""
+"""Renames the language model's tensors between transformers' names and ours (AudioCraft's)."""
 
 import re
 

@@ -1,9 +1,8 @@
-"""EnCodec: audio to codes and back, one clip at a time, so that no clip depends on its mates.
+"""EnCodec: audio to codes and back, one clip at a time, so that no clip depends on another.
 
-Long clips are decoded in pieces that give the samples of one decode: the LSTM carries its state
-from piece to piece, and the convolutions around it, which look only a few frames to either side,
-see that much of the neighbouring pieces. What is held in memory beside the audio does not grow
-with the clip.
+Long clips are decoded in pieces whose samples are those of a single decode: the LSTM's state is
+carried from piece to piece, and each piece includes as many frames of its neighbours as the
+receptive field of the convolutions needs. Beside the audio, memory does not grow with the clip.
 """
 
 import math
@@ -16,14 +15,14 @@ from transformers import EncodecModel
 from musicgen.codec.fast_layers import replace_slow_layers
 
 WHOLE_FRAMES = 1500  # 30 s at 50 Hz: one window of the language model is decoded as a whole
-PIECE_FRAMES = 1000  # longer clips take less memory than that, beside their audio
+PIECE_FRAMES = 1000  # longer clips are decoded in pieces of this length
 
 
 class CompressionModel(nn.Module):
-    """The codec under AudioCraft's names, around transformers' EnCodec.
+    """A wrapper around transformers' EnCodec with the methods of AudioCraft's CompressionModel.
 
-    A stereo MusicGen has a mono codec: left and right are coded each on its own and their codebooks
-    interleaved (1L, 1R, 2L, 2R, …).
+    A stereo MusicGen has a mono codec: left and right are encoded separately and their codebooks
+    are interleaved (1L, 1R, 2L, 2R, …).
 
     Args:
         model: the EnCodec, with its weights; its layers that are slow on a CPU are replaced.
@@ -64,9 +63,17 @@ class CompressionModel(nn.Module):
 
     @torch.no_grad()
     def encode(self, wav: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Codes [B, K, T] of `wav` [B, C, N], T = ceil(N / hop), and the scale that AudioCraft has.
+        """Encode audio.
 
-        The scale [B, 1] is None unless the codec normalises (no released MusicGen's does).
+        Args:
+            wav: Audio [B, C, N] at `sample_rate`.
+
+        Returns:
+            Codes int64 [B, K, T] with T = ceil(N / hop), and the scale [B, 1] by which a codec that
+            normalises has divided the audio; None otherwise (as in all released MusicGens).
+
+        Raises:
+            ValueError: `wav` has another shape or no samples.
         """
         if wav.ndim != 3 or wav.shape[1] != self.channels or wav.shape[2] == 0:
             raise ValueError(
@@ -79,9 +86,20 @@ class CompressionModel(nn.Module):
 
     @torch.no_grad()
     def decode(self, codes: Tensor, scale: Tensor | None = None) -> Tensor:
-        """Audio [B, C, T·hop] of `codes` [B, K, T]; the same bits for a clip in any batch.
+        """Decode codes; a clip gives the same bits in any batch.
 
-        Clips of more than `WHOLE_FRAMES` frames are decoded in pieces (to 1e-6 the same samples).
+        Clips of more than `WHOLE_FRAMES` frames are decoded in pieces, which gives the samples of a
+        single decode to within 1e-6.
+
+        Args:
+            codes: int64 [B, K, T].
+            scale: What `encode` returned, [B, 1] or None.
+
+        Returns:
+            Audio float32 [B, C, T·hop].
+
+        Raises:
+            ValueError: `codes` has another shape, or a code is out of range.
         """
         if codes.ndim != 3 or not 1 <= codes.shape[1] <= self.total_codebooks:
             raise ValueError(
@@ -111,7 +129,7 @@ class CompressionModel(nn.Module):
         return self._dequantize(codes)
 
     def quantize(self, wav: Tensor) -> Tensor:
-        """Codes [K, T] of `wav` [C, N] by the codec itself, whatever the model makes of stereo."""
+        """Codes [K, T] of `wav` [C, N], which has the EnCodec's own channels (not interleaved)."""
         latents = self.model.encoder(wav[None])  # [1, D, T]
         codes: Tensor = self.model.quantizer.encode(latents)  # [K, 1, T]
         return codes[:, 0]
@@ -134,10 +152,10 @@ class CompressionModel(nn.Module):
 
 
 class PieceDecoder:
-    """The decoder over `codes` [K, T], piece by piece: iterating gives audio [C, n] in order.
+    """Decodes `codes` [K, T] in pieces; iterating gives consecutive pieces of audio [C, n].
 
-    Between LSTM and audio lie `reach` frames: what a piece of the LSTM's output makes certain ends
-    that much before the piece does.
+    The convolutions behind the LSTM have a receptive field of `reach` frames to either side, so a
+    piece of the LSTM's output decides the audio up to `reach` frames before the piece's end.
     """
 
     def __init__(self, model: EncodecModel, codes: Tensor, piece: int = PIECE_FRAMES) -> None:
@@ -150,7 +168,7 @@ class PieceDecoder:
 
     def __iter__(self) -> Iterator[Tensor]:
         n_frames, done, state = self.codes.shape[-1], 0, None
-        seen, seen_from = None, 0  # the LSTM's output that is still needed, and its first frame
+        seen, seen_from = None, 0  # output of the LSTM that is still needed, and its first frame
         for start in range(0, n_frames, self.piece):
             end = min(start + self.piece, n_frames)
             out, state = self._recur(start, end, state)  # [1, W, piece]
@@ -166,7 +184,7 @@ class PieceDecoder:
     def _recur(
         self, start: int, end: int, state: tuple[Tensor, Tensor] | None
     ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-        """First convolution and LSTM for frames start … end."""
+        """Output [1, W, end - start] and new state of the first convolution and the LSTM."""
         left = max(start - self.lead, 0)
         latents = self.quantizer.decode(self.codes[:, None, left : end + self.lead])  # [1, D, n]
         x = self.first(latents)[..., start - left : end - left]  # [1, W, n]
@@ -181,7 +199,7 @@ class PieceDecoder:
 
 
 def _reach(layers: list[nn.Module]) -> int:
-    """How many frames to either side `layers` look, rounded up generously."""
+    """An upper bound of the receptive field of `layers`, in frames to either side."""
     frames, rate = 1.0, 1  # rate: positions per frame
     for layer in (module for outer in layers for module in outer.modules()):
         if isinstance(layer, nn.ConvTranspose1d):

@@ -1,4 +1,4 @@
-"""Melody: which of the twelve pitch classes is the loudest, frame by frame."""
+"""The chromagram of a melody: which of the twelve pitch classes is the loudest in each frame."""
 
 from collections.abc import Sequence
 
@@ -17,13 +17,13 @@ CENTRE_OCTAVES, SPREAD_OCTAVES = 5.0, 2.0  # bins near 880 Hz weigh most
 
 
 class ChromaExtractor:
-    """Reads a melody as a row of pitch classes.
+    """Computes the loudest pitch class of each frame of a melody, as AudioCraft's ChromaExtractor.
 
-    One item at a time, so a melody is never padded to the length of another one.
+    It takes one melody at a time, so that none is padded to the length of another.
 
     Args:
-        config: Its numbers.
-        separator: What takes the melody out of a mix first; None reads the mix.
+        config: Parameters of the chromagram.
+        separator: Extracts the melody from a mix first; None takes the mix as it is.
     """
 
     def __init__(self, config: ChromaConfig, separator: Separator | None = None) -> None:
@@ -34,19 +34,22 @@ class ChromaExtractor:
         self.fbanks = chroma_filter_bank(config.sample_rate_hz, config.n_fft, config.n_chroma)
 
     def __call__(self, wav: Tensor, sample_rate_hz: int) -> Tensor:
-        """Pitch class of every frame of `wav` [C, N], at most `chroma_length` of them: [n] int64.
+        """Pitch class of every frame of `wav` [C, N], at most `chroma_length` of them: int64 [n].
 
-        Silence is pitch class 0, as in the reference.
+        Silence is pitch class 0, as in AudioCraft.
+
+        Raises:
+            ValueError: `wav` is empty or not finite.
         """
         return self._classes(*self._lead(wav, sample_rate_hz))
 
     @property
     def separation(self) -> str:
-        """What provenance says about the separation."""
+        """Name of the separation, for the provenance of a clip."""
         return separation_name(self.separator)
 
     def _lead(self, wav: Tensor, sample_rate_hz: int) -> tuple[Tensor, int]:
-        """What carries the melody of `wav` [C, N], and its rate."""
+        """The audio that carries the melody of `wav` [C, N], and its sample rate."""
         self._check(wav)
         if self.separator is None:
             return wav, sample_rate_hz
@@ -68,30 +71,34 @@ class ChromaExtractor:
     ) -> Tensor:
         """Pitch classes of a clip made in several windows: int64 [W, chroma_length].
 
-        The melody repeats without end, and each window hears it for a whole window's length from
-        where the window begins: the waveform rolls. (A clip of one window repeats the frames.)
+        The waveform is repeated without end, and each window takes a full window's length of it
+        from where the window begins in the clip, as in AudioCraft. (In a clip of one window the
+        frames are repeated instead of the waveform.)
 
         Args:
             wav: The melody [C, N].
-            sample_rate_hz: Its rate.
-            windows: The clip's.
-            frame_rate_hz: Of the frames that the windows count.
-            window_frames: Those of a full window.
+            sample_rate_hz: Its sample rate.
+            windows: The windows of the clip.
+            frame_rate_hz: Frame rate in which windows are counted.
+            window_frames: Frames of a full window.
         """
         rate = self.config.sample_rate_hz
-        lead, lead_rate = self._lead(wav, sample_rate_hz)  # once, of the melody as it is
+        lead, lead_rate = self._lead(wav, sample_rate_hz)  # separated once, before it is repeated
         mono = resample(lead.double().mean(dim=0), lead_rate, rate)  # [N]
         mono = mono if len(mono) else mono.new_zeros(1)
-        heard = torch.arange(window_frames * rate // frame_rate_hz)
+        offsets = torch.arange(window_frames * rate // frame_rate_hz)
         rows = []
         for window in windows:
             first = window.first_frame * rate // frame_rate_hz
-            rolled = mono[(first + heard) % len(mono)][None]  # [1, N]
+            rolled = mono[(first + offsets) % len(mono)][None]  # [1, N]
             rows.append(tile(self._classes(rolled, rate), self.config.chroma_length))
         return torch.stack(rows)  # [W, chroma_length]
 
     def energies(self, wav: Tensor, sample_rate_hz: int) -> Tensor:
-        """Share of each pitch class in each frame, the loudest = 1: [n, n_chroma] float64."""
+        """The energy of each pitch class, scaled to 1 for the loudest: float64 [n, n_chroma].
+
+        The power spectrum of a Hann-windowed STFT, weighted by `chroma_filter_bank`.
+        """
         n_fft, hop = self.config.n_fft, self.config.hop_length
         self._check(wav)
         # Later samples reach no frame that is kept (one second covers the resampler's kernel).
@@ -118,15 +125,16 @@ class ChromaExtractor:
 
 
 def tile(index: Tensor, length: int) -> Tensor:
-    """Repeats the frames of a melody up to `length`, or cuts them there: [n] -> [length]."""
+    """Repeat the frames of a melody up to `length`, or cut them there: [n] -> [length]."""
     return index.repeat(-(-length // len(index)))[:length]
 
 
 def chroma_filter_bank(sample_rate_hz: int, n_fft: int, n_chroma: int) -> Tensor:
-    """What each frequency bin counts for each pitch class, C first: [n_chroma, n_fft // 2 + 1].
+    """The weight of each frequency bin in each pitch class, C first: [n_chroma, n_fft // 2 + 1].
 
-    A bin is a Gaussian over pitch classes, as wide as the bin itself but at least one class, with
-    unit L2 norm, times a Gaussian over octaves that favours the range in which melodies lie.
+    The formula is that of librosa.filters.chroma, which AudioCraft uses: a bin is a Gaussian over
+    pitch classes, as wide as the bin itself but at least one class, with unit L2 norm, times a
+    Gaussian over octaves that favours the range in which melodies lie.
     """
     n_bins = n_fft // 2 + 1
     hz = torch.arange(1, n_bins + 1, dtype=torch.float64) * sample_rate_hz / n_fft

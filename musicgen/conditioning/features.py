@@ -1,8 +1,8 @@
-"""What hears the audio of a style: MERT's last hidden states, or EnCodec's codes.
+"""Feature extractors for the audio of a style: MERT's last hidden states, or EnCodec's codes.
 
 MERT-v1-95M is a HuBERT without its extras (no constant-Q branch, no relaxed attention): the same
-modules, the same tensor names. So transformers' own HubertModel runs it, and the code that its
-repository carries is never executed.
+modules, the same tensor names. So transformers' own HubertModel runs it, and the code in MERT's
+repository is never executed.
 """
 
 import torch
@@ -14,11 +14,11 @@ from musicgen.codec.codec import CompressionModel
 
 
 class MertFeatures(nn.Module):
-    """MERT.
+    """MERT as a feature extractor.
 
     Args:
-        model: With its weights.
-        sample_rate_hz: Rate at which it hears.
+        model: The MERT, with its weights.
+        sample_rate_hz: Sample rate of its input.
     """
 
     def __init__(self, model: HubertModel, sample_rate_hz: int = 24_000) -> None:
@@ -28,14 +28,14 @@ class MertFeatures(nn.Module):
 
     @torch.no_grad()
     def forward(self, wav: Tensor, sample_rate_hz: int) -> Tensor:
-        """States [n, feature_dim] of `wav` [C, N]; the level is left as it is."""
+        """Hidden states [n, feature_dim] of `wav` [C, N], which is not normalised."""
         mono = resample(wav.mean(dim=0), sample_rate_hz, self.sample_rate_hz)  # [N]
         hidden: Tensor = self.model(mono[None]).last_hidden_state  # [1, n, feature_dim]
         return hidden[0]
 
 
 class CodecFeatures(nn.Module):
-    """EnCodec: the model's own."""
+    """The model's own EnCodec as a feature extractor."""
 
     def __init__(self, codec: CompressionModel) -> None:
         super().__init__()

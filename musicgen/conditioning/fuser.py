@@ -1,7 +1,8 @@
-"""How a clip's conditions enter the rows that the language model runs.
+"""Turns the conditions of a clip into those of its rows in the batch.
 
-Prefix order is melody, text, tokens. Text has its exact length in every row of its clip, so that a
-row never depends on its batch-mates; a null row keeps as many (zero) text slots as its clip's text.
+A row's order is melody, text, tokens. Text has its exact length in every row of its clip, so that a
+row never depends on other clips; in a null row zeros take the place of the text, as many as it has
+tokens.
 """
 
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ class ClipConditions:
     Attributes:
         text: Text embeddings [L, D], L >= 1; zeros [1, D] for an empty prompt.
         audio: Melody prefix [P, D], or None.
-        null_audio: The prefix [P, D] that stands for "no melody"; None on a text model.
+        null_audio: The prefix [P, D] of a row without a melody or style; None on a text model.
     """
 
     text: Tensor
@@ -32,8 +33,8 @@ class RowCondition:
     """Conditions of one row.
 
     Attributes:
-        cross: Keys of the cross-attention [L, D]; None makes its output exactly zero.
-        prefix: What precedes the tokens [P + L, D], or None.
+        cross: Text [L, D] for cross-attention; None makes the output of cross-attention exactly 0.
+        prefix: Vectors [P + L, D] that precede the tokens, or None.
     """
 
     cross: Tensor | None = None
@@ -41,7 +42,7 @@ class RowCondition:
 
 
 def fuse(clip: ClipConditions, method: FuseMethod, *, text: bool, audio: bool) -> RowCondition:
-    """The row of `clip` that keeps its text and its audio, or has them nulled."""
+    """The condition of one row of `clip`, in which text and audio are kept or nulled."""
     if method == "cross":
         return RowCondition(cross=clip.text if text else None)
     words = clip.text if text else torch.zeros_like(clip.text)  # [L, D]

@@ -1,7 +1,7 @@
-"""Source separation: the voice and the lead of a melody, without drums and bass.
+"""Source separation: takes drums and bass out of the audio that a melody is read from.
 
-A hook: where the `demucs` package is installed, its htdemucs is used as in AudioCraft (vocals and
-other, summed), else melodies are read from the plain mix. Demucs shifts its input by a random
+If the `demucs` package is installed, its htdemucs is used as in AudioCraft (vocals and other are
+summed); otherwise melodies are read from the mix as it is. Demucs shifts its input by a random
 offset unless told otherwise; here the shift is always zero: the same audio gives the same melody.
 """
 
@@ -15,17 +15,17 @@ from torch import Tensor
 
 from musicgen.audio import resample, to_channels
 
-PLAIN_MIX = "none"  # what provenance says where nothing is separated
+PLAIN_MIX = "none"  # name of the separation where none takes place
 MODEL = "htdemucs"
 STEMS = ("vocals", "other")
 
 
 class Separator(Protocol):
-    """Takes out of a recording what carries its melody."""
+    """Extracts from a recording the part that carries its melody."""
 
     @property
     def name(self) -> str:
-        """What provenance says."""
+        """Name of the separation, for the provenance of a clip."""
         ...
 
     def __call__(self, wav: Tensor, sample_rate_hz: int) -> Tensor:
@@ -34,7 +34,7 @@ class Separator(Protocol):
 
 
 class DemucsSeparator:
-    """htdemucs.
+    """Separation by htdemucs.
 
     Args:
         model: A loaded Demucs model; by default htdemucs, which Demucs finds and loads itself.
@@ -78,7 +78,7 @@ class DemucsSeparator:
         kept = [stems[self.model.sources.index(stem)] for stem in STEMS]
         lead = torch.stack(kept).sum(dim=0).mean(dim=0, keepdim=True).cpu()  # [1, N]
         lead = resample(lead, model_rate_hz, sample_rate_hz)
-        # Two floors may have cost a sample: silence in its place.
+        # Each resampling rounds the length down, so samples may be missing: pad with silence.
         return torch.nn.functional.pad(lead, (0, n_samples - lead.shape[-1]))
 
 
@@ -89,5 +89,5 @@ def load_separator() -> Separator | None:
 
 
 def separation_name(separator: Separator | None) -> str:
-    """What provenance says about the separation of melodies."""
+    """Name of a separation, for the provenance of a clip."""
     return PLAIN_MIX if separator is None else separator.name

@@ -1,8 +1,8 @@
-"""Style: what a few seconds of audio sound like, told in a few quantised vectors.
+"""The style conditioner (Rouard et al. 2024): a few seconds of audio become a prefix.
 
 Features of an excerpt (MERT's or EnCodec's, see `features`) pass a bidirectional transformer, are
-normalised by running statistics, thinned out, and squeezed through a residual quantiser: the fewer
-of its codebooks are used, the less of the audio comes through.
+normalised by running statistics, downsampled, and quantised by a residual quantiser: the fewer of
+its codebooks are used, the less of the audio is passed on.
 """
 
 from hashlib import blake2b
@@ -16,10 +16,10 @@ from musicgen.transformer import Layer, sinusoid
 
 
 class StyleConditioner(nn.Module):
-    """Reads features of one clip's excerpt; parameter names are AudioCraft's.
+    """Turns the features of one excerpt into a prefix; parameter names are AudioCraft's.
 
     Args:
-        cfg: Its shape.
+        cfg: Shape and default parameters.
         output_dim: Width D of the language model.
     """
 
@@ -68,7 +68,7 @@ class StyleConditioner(nn.Module):
 
     def normalised(self, x: Tensor) -> Tensor:
         """Zero mean and unit variance by the statistics of the training: [n, W]."""
-        norm = self.batch_norm  # never in training mode: a clip must not depend on its mates
+        norm = self.batch_norm  # not called: in training mode a clip would depend on others
         return F.batch_norm(x, norm.running_mean, norm.running_var, eps=norm.eps)
 
 
@@ -88,13 +88,13 @@ class StyleTransformer(nn.Module):
         for layer in self.layers:
             assert isinstance(layer, Layer)
             seen = layer.norm1(x)
-            x = x + layer.self_attn(seen, memory=seen)  # as its own memory: in both directions
+            x = x + layer.self_attn(seen, memory=seen)  # given a memory, attention is not causal
             x = x + layer.linear2(F.gelu(layer.linear1(layer.norm2(x))))
         return x[0]
 
 
 class ResidualQuantizer(nn.Module):
-    """Each codebook quantises what the ones before it left over."""
+    """A residual quantiser: each codebook quantises the error that the ones before it left."""
 
     def __init__(self, n_codebooks: int, bins: int, dim: int) -> None:
         super().__init__()
@@ -137,7 +137,13 @@ class _Codebook(nn.Module):
 
 
 def excerpt_start(seed: int, window: int, n_samples: int, n_excerpt: int) -> int:
-    """Where the excerpt of a clip begins: hashed from its seed and, past 30 s, its window's index.
+    """The first sample of an excerpt, chosen by a hash of the clip's seed and the window's index.
+
+    Args:
+        seed: The seed of the clip.
+        window: Index of the window, 0 in a clip of one window.
+        n_samples: Samples of the audio.
+        n_excerpt: Samples of the excerpt.
 
     Raises:
         ValueError: The audio is shorter than the excerpt.

@@ -1,4 +1,4 @@
-"""Text: T5 once per distinct prompt, in fp32 and at the prompt's exact length."""
+"""The text encoder: T5 in fp32, run once per distinct prompt at the prompt's exact length."""
 
 from collections.abc import Callable
 from functools import lru_cache
@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from transformers import T5EncoderModel
 
-MAX_TOKENS = 512  # far above any prompt a MusicGen was trained on; keeps one row from taking it all
+MAX_TOKENS = 512  # far above any prompt of the training; bounds the caches of the engine
 CACHED_PROMPTS = 256
 
 
@@ -19,9 +19,9 @@ class TextEncoder(nn.Module):
     nothing else.
 
     Args:
-        model: the T5 encoder, with its weights.
-        tokenizer: anything that turns a string into an object with `input_ids`.
-        max_tokens: longer prompts are refused.
+        model: The T5 encoder, with its weights.
+        tokenizer: A function from a string to an object with `input_ids`.
+        max_tokens: Longer prompts are refused.
     """
 
     def __init__(
@@ -41,7 +41,10 @@ class TextEncoder(nn.Module):
     def encode(self, prompt: str | None) -> Tensor | None:
         """Hidden states [L, text_dim] of `prompt`; None where there is no text (None or "").
 
-        A lone blank is text, as in the reference.
+        A single blank is text, as in AudioCraft.
+
+        Raises:
+            ValueError: The prompt has more than `max_tokens` tokens.
         """
         return self._cached(prompt) if prompt else None
 

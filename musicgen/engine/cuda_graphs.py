@@ -1,8 +1,8 @@
-"""How a step is launched: eagerly, or as a CUDA graph of its shape.
+"""Launching a decode step: eagerly, or as a CUDA graph of its shape.
 
-A GPU finishes most kernels of a step sooner than Python can ask for the next one. A graph asks for
-all of them at once. What `decode_step` does depends on nothing but the step's shape and tensors
-that stay where they are, so one graph per shape is enough: one per 64 cache cells, times the few
+A GPU finishes most kernels of a step sooner than Python can launch the next one; a graph launches
+all of them at once. `decode_step` depends on nothing but the step's shape and on tensors that stay
+at their addresses, so one graph per shape is enough: one per 64 cache cells, times the few
 combinations of sampling filters that clips ask for.
 """
 
@@ -15,31 +15,30 @@ import torch
 from musicgen.engine.step import DecodeState, StepShape, decode_step
 from musicgen.engine.weights import StepWeights
 
-MAX_GRAPHS = 256  # all lengths of a window with ten sampling filters; the oldest go first
+MAX_GRAPHS = 256  # all lengths of a window with ten sampling filters; the least recent goes first
 
 Step = Callable[[StepShape], None]
 
 
 class Graph(Protocol):
-    """What was captured."""
+    """A captured sequence of kernel launches."""
 
     def replay(self) -> None:
-        """Run it again."""
+        """Launch it again."""
 
 
 Capture = Callable[[Callable[[], None]], Graph]
 
 
 class GraphedStep:
-    """Runs a shape eagerly the first time, captures it the second time, replays it ever after.
+    """Runs a shape eagerly the first time, captures it the second time, then replays it.
 
-    The eager run is a step like any other, and what libraries set up at their first call is set up
-    by it, outside of the capture.
+    The eager run also lets libraries initialise themselves outside of the capture.
 
     Args:
         weights: The model.
-        state: The rows; its tensors must stay where they are until `forget`.
-        capture: Records what a function launches, without running it.
+        state: The rows; its tensors must keep their addresses until `forget`.
+        capture: Records the kernels that a function launches, without running them.
     """
 
     def __init__(self, weights: StepWeights, state: DecodeState, capture: Capture) -> None:
@@ -69,8 +68,8 @@ class GraphedStep:
 class CudaCapture:
     """Captures CUDA graphs that share one memory pool.
 
-    Other threads decode and encode meanwhile, so only this thread's calls are held to what a
-    capture allows.
+    Other threads use the GPU meanwhile (codec, text encoder), so the capture restricts only the
+    calls of this thread.
     """
 
     def __init__(self) -> None:
@@ -84,7 +83,7 @@ class CudaCapture:
 
 
 class EagerStep:
-    """Launches every kernel of every step from Python: the twin of `GraphedStep`."""
+    """Launches every kernel of every step from Python; the alternative to `GraphedStep`."""
 
     def __init__(self, weights: StepWeights, state: DecodeState) -> None:
         self._weights, self._state = weights, state
@@ -95,13 +94,22 @@ class EagerStep:
         decode_step(self._weights, self._state, shape)
 
     def forget(self) -> None:
-        """Nothing is kept."""
+        """Do nothing: an eager step keeps no graphs."""
 
 
-def make_stepper(
+def make_step(
     weights: StepWeights, state: DecodeState, *, graphs: bool | None = None
 ) -> GraphedStep | EagerStep:
-    """A launcher for `state`; `graphs` says whether by CUDA graphs, None where there is CUDA."""
+    """The function that runs steps over `state`.
+
+    Args:
+        weights: The model.
+        state: The rows.
+        graphs: Whether steps run as CUDA graphs; None where the model is on CUDA.
+
+    Raises:
+        ValueError: `graphs` is True and the model is not on CUDA.
+    """
     on_cuda = weights.device.type == "cuda"
     if graphs and not on_cuda:
         raise ValueError("graphs=True needs CUDA; leave it out")

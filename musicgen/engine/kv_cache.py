@@ -1,10 +1,11 @@
-"""Keys and values of the cells that attention has seen, and how one query per row reads them.
+"""The key-value cache, and attention of one query per row over it.
 
-Two forms hold the same numbers. `Cache` reads by two batched products: the form of a GPU, and the
-plain one of a CPU. `BagCache` reads by weighted sums of table rows (`torch.embedding_bag`), which
-on a CPU gets two to three times as much out of memory: scores are sums of key blocks weighted by
-the query, outputs are sums of values weighted by the softmax. Both add one cell after the other, so
-that cells which the mask hides (a share of exactly 0) leave the bits of a sum unchanged.
+Two classes hold the same numbers in different layouts. `Cache` computes attention by two batched
+matrix products; a GPU uses it, and so does a CPU without packed weights. `BagCache` computes it by
+weighted sums of table rows (`torch.embedding_bag`), which reads memory two to three times as fast
+on a CPU: scores are sums of key blocks weighted by the query, outputs are sums of values weighted
+by the softmax. Both add one cell after the other, so that cells which the mask hides (a weight of
+exactly 0) leave the bits of a sum unchanged.
 """
 
 from dataclasses import dataclass
@@ -17,7 +18,12 @@ from musicgen.engine.weights import StepWeights
 
 @dataclass(frozen=True)
 class Bags:
-    """Which rows of a table each sum takes: int32 indices [n], and where each bag begins [bags]."""
+    """Groups of table rows, each of which `torch.embedding_bag` sums up.
+
+    Attributes:
+        rows: Indices of the table rows of all bags, one bag after the other: int32 [n].
+        starts: Where in `rows` each bag begins: int32 [bags].
+    """
 
     rows: Tensor
     starts: Tensor
@@ -29,21 +35,21 @@ class Bags:
         starts = torch.arange(0, len(heads) * n, size, dtype=torch.int32)
         return cls(rows.flatten(), starts)
 
-    def sums(self, table: Tensor, shares: Tensor) -> Tensor:
-        """Sums [bags, width] of rows of `table` [N, width], weighted by `shares` [n]."""
+    def sums(self, table: Tensor, weights: Tensor) -> Tensor:
+        """Sums [bags, width] of rows of `table` [N, width], weighted by `weights` [n]."""
         summed: Tensor = torch.embedding_bag(
-            table, self.rows, self.starts, mode=0, per_sample_weights=shares
+            table, self.rows, self.starts, mode=0, per_sample_weights=weights
         )[0]
         return summed
 
 
 @dataclass(frozen=True)
-class Reading:
-    """What one step reads of a cache, the same for all layers.
+class CellsToRead:
+    """The cells that one step reads, the same in the caches of all layers.
 
     Attributes:
         bias: Added to scores, float32 [rows, 1, cells]: 0 where a cell is seen, else -inf.
-        keys, values: The rows of a `BagCache`'s tables.
+        keys, values: The same cells as rows of a `BagCache`'s tables; None for a `Cache`.
     """
 
     bias: Tensor
@@ -55,9 +61,9 @@ Index = tuple[Tensor | slice, ...]
 
 
 @dataclass(frozen=True)
-class Seats:
-    """Which cell of each row is written next: where that is in a cache's keys and in its values,
-    the same for all layers."""
+class CellsToWrite:
+    """The cell of each row that one step writes, as an index into a cache's keys and one into its
+    values, the same in the caches of all layers."""
 
     keys: Index
     values: Index
@@ -72,23 +78,23 @@ class Cache:
 
     @property
     def n_cells(self) -> int:
-        """How many a row has."""
+        """Cells of a row."""
         return self.values.shape[2]
 
     def wipe(self, rows: list[int]) -> None:
-        """Zero `rows`, so that what stands there can't reach the next clip through the mask."""
+        """Zero `rows`: a NaN in a masked cell would still reach the next clip."""
         self.keys[rows] = 0
         self.values[rows] = 0
 
-    def seats(self, rows: Tensor, cells: Tensor) -> Seats:
-        """Where `append` writes: `cells` [rows] of `rows` [rows]."""
+    def cells_to_write(self, rows: Tensor, cells: Tensor) -> CellsToWrite:
+        """The argument of `append` for cell `cells[i]` of row `rows[i]`, int64 [n] each."""
         at = (rows, slice(None), cells)
-        return Seats(at, at)
+        return CellsToWrite(at, at)
 
-    def append(self, seats: Seats, keys: Tensor, values: Tensor) -> None:
+    def append(self, cells: CellsToWrite, keys: Tensor, values: Tensor) -> None:
         """Write `keys` and `values` [rows, H, D / H], one cell of each row."""
-        self.keys[seats.keys] = keys.to(self.keys.dtype)
-        self.values[seats.values] = values.to(self.values.dtype)
+        self.keys[cells.keys] = keys.to(self.keys.dtype)
+        self.values[cells.values] = values.to(self.values.dtype)
 
     def fill(self, rows: list[int], keys: Tensor, values: Tensor) -> None:
         """Write the first n cells of `rows`: [rows, H, n, D / H] each."""
@@ -100,49 +106,54 @@ class Cache:
         """Keys and values of the first `n` cells of `rows`: [rows, H, n, D / H] each."""
         return self.keys[rows, :, :n], self.values[rows, :, :n]
 
-    def reading(self, n_seen: Tensor, n_cells: int, rows: Tensor | None = None) -> Reading:
-        """How to read the first `n_cells` of some rows, of which each sees `n_seen` [rows].
+    def cells_to_read(
+        self, n_seen: Tensor, n_cells: int, rows: Tensor | None = None
+    ) -> CellsToRead:
+        """The argument of `attend` for queries of the rows `rows`.
 
         Args:
-            n_seen: Cells that each row sees.
-            n_cells: Cells that are read.
-            rows: Which rows [rows]; None, and that alone here, the first ones.
+            n_seen: Cells that each row sees: int64 [n].
+            n_cells: Cells that are read, the others masked; at least the largest `n_seen`.
+            rows: The rows, int64 [n]; None takes the first n. This layout supports only None.
         """
         assert rows is None
-        return Reading(key_bias(n_seen, n_cells))
+        return CellsToRead(key_bias(n_seen, n_cells))
 
-    def attend(self, q: Tensor, reading: Reading) -> Tensor:
-        """The heads' output [rows, D] for queries `q` [rows, H, D / H], the scores' scale in them.
+    def attend(self, q: Tensor, cells: CellsToRead) -> Tensor:
+        """The heads' output [rows, D] for queries `q` [rows, H, D / H], scaled by 1 / sqrt(D / H).
 
-        Faster than `scaled_dot_product_attention` with one query on a CPU, and indifferent to the
-        row's position, which that is not. Keys on the left are read faster than on the right.
+        For one query on a CPU this is faster than `scaled_dot_product_attention`, whose bits also
+        depend on the row's position. The product with keys as its left operand is the faster one.
         """
         n_rows, n_heads, head_dim = q.shape
-        n_cells = reading.bias.shape[-1]
+        n_cells = cells.bias.shape[-1]
         keys = self.keys[:n_rows, :, :n_cells].flatten(0, 1)  # [rows * H, cells, D / H], a view
         values = self.values[:n_rows, :, :n_cells].flatten(0, 1)
         q = q.to(keys.dtype).reshape(n_rows * n_heads, head_dim, 1)
         scores = torch.bmm(keys, q).view(n_rows, n_heads, n_cells)
-        share = _softmax(scores, reading.bias).to(values.dtype)  # [rows, H, cells]
+        share = _softmax(scores, cells.bias).to(values.dtype)  # [rows, H, cells]
         out = torch.bmm(share.view(n_rows * n_heads, 1, n_cells), values)  # [rows * H, 1, D / H]
         return out.view(n_rows, n_heads * head_dim)
 
 
 @dataclass
 class BagCache(Cache):
-    """The same with keys in blocks, [R, H, cells / block, D / H, block]: of a block, one dimension
-    of all its keys is a row of the table."""
+    """A cache whose keys are stored in blocks of cells: [R, H, cells / block, D / H, block].
+
+    One dimension of all keys in a block is contiguous, so that scores are weighted sums of such
+    vectors. Values are laid out as in `Cache`.
+    """
 
     @property
     def block(self) -> int:
         """Cells per block of keys."""
         return self.keys.shape[-1]
 
-    def seats(self, rows: Tensor, cells: Tensor) -> Seats:
-        """Where `append` writes: `cells` [rows] of `rows` [rows]."""
+    def cells_to_write(self, rows: Tensor, cells: Tensor) -> CellsToWrite:
+        """The argument of `append` for cell `cells[i]` of row `rows[i]`, int64 [n] each."""
         blocks = torch.div(cells, self.block, rounding_mode="floor")
         every = slice(None)
-        return Seats((rows, every, blocks, every, cells % self.block), (rows, every, cells))
+        return CellsToWrite((rows, every, blocks, every, cells % self.block), (rows, every, cells))
 
     def fill(self, rows: list[int], keys: Tensor, values: Tensor) -> None:
         """Write the first n cells of `rows`: [rows, H, n, D / H] each."""
@@ -157,29 +168,34 @@ class BagCache(Cache):
         blocks = self.keys[rows, :, : -(-n // self.block)].transpose(-1, -2)
         return blocks.flatten(2, 3)[:, :, :n], self.values[rows, :, :n]
 
-    def reading(self, n_seen: Tensor, n_cells: int, rows: Tensor | None = None) -> Reading:
-        """How to read the first `n_cells` of any `rows` [rows], of which each sees `n_seen`."""
+    def cells_to_read(
+        self, n_seen: Tensor, n_cells: int, rows: Tensor | None = None
+    ) -> CellsToRead:
+        """As `Cache.cells_to_read`, for any rows."""
         _, n_heads, n_blocks, head_dim, block = self.keys.shape
         if rows is None:
             rows = torch.arange(len(n_seen))
         heads = (rows.int()[:, None] * n_heads + torch.arange(n_heads, dtype=torch.int32)).flatten()
-        return Reading(
+        return CellsToRead(
             key_bias(n_seen, n_cells),
             Bags.of(heads, n_blocks * head_dim, n_cells // block * head_dim, head_dim),
             Bags.of(heads, self.n_cells, n_cells, n_cells),
         )
 
-    def attend(self, q: Tensor, reading: Reading) -> Tensor:
-        """The heads' output [rows, D] for queries `q` [rows, H, D / H], their scale included."""
-        assert reading.keys is not None
-        assert reading.values is not None
+    def attend(self, q: Tensor, cells: CellsToRead) -> Tensor:
+        """The heads' output [rows, D] for queries `q` [rows, H, D / H], scaled by 1 / sqrt(D / H).
+
+        `cells` comes from `BagCache.cells_to_read`.
+        """
+        assert cells.keys is not None
+        assert cells.values is not None
         n_rows, n_heads, head_dim = q.shape
-        n_cells = reading.bias.shape[-1]
+        n_cells = cells.bias.shape[-1]
         repeated = q.to(self.keys.dtype)[:, :, None].expand(-1, -1, n_cells // self.block, -1)
-        scores = reading.keys.sums(self.keys.view(-1, self.block), repeated.reshape(-1))
-        share = _softmax(scores.view(n_rows, n_heads, n_cells), reading.bias)
+        scores = cells.keys.sums(self.keys.view(-1, self.block), repeated.reshape(-1))
+        share = _softmax(scores.view(n_rows, n_heads, n_cells), cells.bias)
         shares = share.to(self.values.dtype).view(-1)
-        out = reading.values.sums(self.values.view(-1, head_dim), shares)  # [rows * H, D / H]
+        out = cells.values.sums(self.values.view(-1, head_dim), shares)  # [rows * H, D / H]
         return out.view(n_rows, n_heads * head_dim)
 
 
@@ -190,13 +206,14 @@ def empty_cache(
     block: int,
     form: type[Cache] | None = None,
 ) -> Cache:
-    """A cache of zeros: what is masked must still be finite.
+    """A cache of zeros, because masked cells must still hold finite numbers.
 
     Args:
-        n_rows, n_cells: Its size.
-        weights: Whose keys and values it is for.
-        block: By how many cells it is read; divides `n_cells`.
-        form: None for the one that suits `weights`: bags beside packed linears.
+        n_rows: Rows R.
+        n_cells: Cells of a row.
+        weights: The model, which decides number format, device and layout.
+        block: Cells are read in multiples of this, which divides `n_cells`.
+        form: The layout; None takes `BagCache` beside packed linear layers, else `Cache`.
     """
     cfg = weights.cfg
     shape = (n_rows, cfg.n_heads, n_cells, cfg.head_dim)
@@ -208,7 +225,7 @@ def empty_cache(
 
 
 def grown(cache: Cache, n_cells: int, weights: StepWeights, block: int) -> Cache:
-    """A cache of `n_cells` that begins with what `cache` holds."""
+    """A copy of `cache` with `n_cells` cells; the new ones are zero."""
     new = empty_cache(len(cache.values), n_cells, weights, block)
     new.keys[:, :, : cache.keys.shape[2]] = cache.keys
     new.values[:, :, : cache.n_cells] = cache.values
@@ -216,7 +233,8 @@ def grown(cache: Cache, n_cells: int, weights: StepWeights, block: int) -> Cache
 
 
 def key_bias(n_seen: Tensor, n_keys: int) -> Tensor:
-    """What is added to scores, float32 [R, 1, n_keys]: 0 for the first `n_seen` [R], else -inf."""
+    """The mask that is added to scores, float32 [R, 1, n_keys]: 0 for the first `n_seen` [R] keys,
+    else -inf."""
     seen = torch.arange(n_keys, device=n_seen.device) < n_seen[:, None]  # [R, n_keys]
     return torch.where(seen, 0.0, -torch.inf)[:, None]
 

@@ -1,4 +1,4 @@
-"""What runs where: the number formats of a step and the linear layer that suits the device.
+"""Number formats of a step, and the fastest linear layer for each device.
 
 | dtype | linears, caches and attention | softmax, embeddings, norms, residual stream, logits |
 |---|---|---|
@@ -6,14 +6,14 @@
 | bf16 | bfloat16 | float32 |
 | fp16, GPU only | float16 | float32 |
 
-That is what torch.autocast does on a GPU, except that weights are converted once and not at every
+These are the formats of torch.autocast on a GPU, but weights are converted once instead of at every
 step.
 
-On a CPU with oneDNN the weights are also packed once into its blocked layout: several times as fast
-with few rows and, unlike the plain float32 linear, indifferent to row position, row count (from two
-rows on) and thread count. It also applies a GELU, or in float32 adds the residual, on the way out:
-the same bits without another pass over memory. Attention beside packed weights reads its caches by
-weighted sums instead of batched products (`musicgen.engine.kv_cache`).
+On a CPU with oneDNN the weights are also packed once into its blocked layout: such a layer is
+several times as fast with few rows and, unlike the plain float32 one, its bits do not depend on row
+position, row count (from two rows on) and thread count. It can also apply a GELU, or in float32 add
+the residual, in the same pass over memory and with the same bits. Beside packed weights, attention
+reads its caches by weighted sums instead of batched products (`musicgen.engine.kv_cache`).
 """
 
 from collections.abc import Callable
@@ -29,7 +29,11 @@ ResidualLinear = Callable[[Tensor, Tensor], Tensor]
 
 
 def compute_dtype(name: str, device: torch.device) -> torch.dtype:
-    """The number format called `name`, if `device` computes in it."""
+    """The number format called `name`.
+
+    Raises:
+        ValueError: There is no such format, or `device` does not compute in it.
+    """
     if name not in DTYPES:
         raise ValueError(f"dtype={name!r} must be one of {', '.join(DTYPES)}")
     if name == "fp16" and device.type == "cpu":
@@ -38,26 +42,28 @@ def compute_dtype(name: str, device: torch.device) -> torch.dtype:
 
 
 def upload(tensor: Tensor, device: torch.device) -> Tensor:
-    """`tensor` from the host on `device`; to a GPU from pinned memory, without waiting."""
+    """Copy `tensor` from the host to `device`; to a GPU from pinned memory, without waiting."""
     if device.type != "cuda":
         return tensor.to(device)
     return tensor.pin_memory().to(device, non_blocking=True)
 
 
 def text_block(*, packed: bool) -> int:
-    """Cells by which cross-attention reads texts: fewer where the form of attention leaves its sums
-    unchanged all the same."""
+    """Cross-attention reads text cells in multiples of this.
+
+    `BagCache` gives the same bits for every multiple of 16, batched products for multiples of 64.
+    """
     return 16 if packed else 64
 
 
 def can_pack(device: torch.device) -> bool:
-    """Whether linears on `device` run from weights packed by oneDNN."""
+    """Whether linear layers on `device` can run from weights packed by oneDNN."""
     return device.type == "cpu" and bool(torch.backends.mkldnn.is_available())  # type: ignore[no-untyped-call]
 
 
 def make_linear(weight: Tensor, dtype: torch.dtype, *, packed: bool, gelu: bool = False) -> Linear:
-    """The map [..., in] -> [..., out] of `weight` [out, in], in `dtype`, without a bias; then a
-    GELU, if asked for."""
+    """The linear map [..., in] -> [..., out] of `weight` [out, in], computed in `dtype`, without a
+    bias; with `gelu`, a GELU follows."""
     weight = weight.detach().to(dtype).contiguous()
     if packed:
         blocked = torch.ops.mkldnn._reorder_linear_weight(weight)
@@ -71,8 +77,8 @@ def make_linear(weight: Tensor, dtype: torch.dtype, *, packed: bool, gelu: bool 
 
 
 def make_residual_linear(weight: Tensor, dtype: torch.dtype, *, packed: bool) -> ResidualLinear:
-    """Adds the map [..., in] -> [..., out] of `weight` [out, in], in `dtype`, to the residual
-    stream float32 [..., out]."""
+    """The function from (residual float32 [..., out], x [..., in]) to residual plus the linear map
+    of `x` by `weight` [out, in], computed in `dtype`."""
     if packed and dtype == torch.float32:
         blocked = torch.ops.mkldnn._reorder_linear_weight(weight.detach().to(dtype).contiguous())
         apply = torch.ops.mkldnn._linear_pointwise.binary

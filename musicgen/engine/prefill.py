@@ -1,4 +1,7 @@
-"""Bringing one clip into its rows, alone, so that its numbers don't depend on who else is there."""
+"""Prefill: conditions and prompt of one clip enter the caches of its rows.
+
+A clip is prefilled alone, so that its numbers do not depend on other clips.
+"""
 
 import torch
 import torch.nn.functional as F
@@ -14,10 +17,16 @@ from musicgen.transformer import merge_heads, split_heads
 def fill_cross(
     weights: StepWeights, state: DecodeState, rows: list[int], conditions: list[RowCondition]
 ) -> bool:
-    """Keys and values of the text of each row, once per clip; zero for a row without text.
+    """Fill the cross-attention caches of `rows`; zeros stand for a row without text.
+
+    Args:
+        weights: The model.
+        state: Its `cross_caches` and `n_cross` are written in `rows`.
+        rows: The clip's rows.
+        conditions: One per row, with text [L, D] or none.
 
     Returns:
-        Whether the caches had to grow, and so are other tensors now.
+        Whether the caches had to grow, which replaces their tensors by new ones.
     """
     if not state.cross_caches:
         return False
@@ -39,7 +48,7 @@ def fill_cross(
 
 
 def _grow(weights: StepWeights, state: DecodeState, n_text: int) -> bool:
-    """Make room for `n_text` cells of text in every row; whether that was needed."""
+    """Grow the cross-attention caches to `n_text` cells; returns whether that was needed."""
     if n_text <= state.cross_caches[0].n_cells:
         return False
     n_cells, block = round_up(n_text), weights.text_block
@@ -54,7 +63,7 @@ def fill_prefix(
     conditions: list[RowCondition],
     tokens: Tensor,
 ) -> None:
-    """Feed a clip's prefix and the steps before its first decision.
+    """Run a clip's prefix and the steps before its first decision through the model.
 
     Args:
         weights: The model.

@@ -1,9 +1,8 @@
-"""What the engine is asked for, what it answers, and what it refuses."""
+"""Requests to the engine, its outputs, options and limits, and the checks of a request."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-import torch
 from torch import Tensor
 
 from musicgen.conditioning.fuser import ClipConditions
@@ -12,9 +11,11 @@ from musicgen.engine.step import round_up
 from musicgen.lm import delay_pattern
 from musicgen.windows import Window
 
+ROWS_PER_SLOT = 2
+
 
 class NonFiniteLogitsError(RuntimeError):
-    """A clip's logits became NaN or infinite."""
+    """The logits of a clip became NaN or infinite."""
 
 
 @dataclass(frozen=True)
@@ -22,13 +23,13 @@ class Request:
     """One clip to generate.
 
     Attributes:
-        key: Names the clip in its result.
-        conditions: What it is conditioned on, in its first window.
-        n_frames: Its length T, the prompt included.
+        key: Names the clip in its output.
+        conditions: Text and audio that condition its first window.
+        n_frames: Its length T in frames, the prompt included.
         seed: Key of its noise, 0 .. 2^63 - 1.
         sampling: How its tokens are chosen and guided.
         prompt_codes: Codes [K, T0] that it continues, T0 < T, or None.
-        windows: The windows that it is made in; none is one window over all of it.
+        windows: The windows that it is made in; an empty tuple is one window over the whole clip.
         later_conditions: Conditions of the window with a given index >= 1, computed when that
             window begins; None keeps those of the first.
     """
@@ -44,7 +45,7 @@ class Request:
 
     @property
     def plan(self) -> tuple[Window, ...]:
-        """Its windows, at least one."""
+        """The windows of the clip, at least one."""
         return self.windows or (Window(0, 0, self.n_frames, self.n_prompt),)
 
     def n_steps(self, max_delay: int) -> int:
@@ -52,14 +53,14 @@ class Request:
         return sum(window.n_new + max_delay for window in self.plan)
 
     def conditions_of(self, window: Window) -> ClipConditions:
-        """What `window` is conditioned on."""
+        """Text and audio that condition `window`."""
         if window.index == 0 or self.later_conditions is None:
             return self.conditions
         return self.later_conditions(window.index)
 
     @property
     def n_prompt(self) -> int:
-        """Frames T0 that are given."""
+        """Frames T0 of the prompt."""
         return 0 if self.prompt_codes is None else self.prompt_codes.shape[-1]
 
     @property
@@ -69,14 +70,14 @@ class Request:
 
 
 @dataclass(frozen=True)
-class Finished:
+class EngineOutput:
     """The outcome of one request.
 
     Attributes:
         key: The request's.
         codes: int64 [K, T] on the CPU, the prompt included; None if the clip failed.
-        error: Why it failed, or None.
-        n_steps: Decode steps that it took part in, over all of its windows.
+        error: The reason if the clip failed, else None.
+        n_steps: Decode steps that the clip took part in, over all of its windows.
     """
 
     key: str
@@ -85,46 +86,43 @@ class Finished:
     n_steps: int
 
 
-@dataclass(eq=False)
-class Task:
-    """A request and how far it is: the codes [K, known] of the windows that are behind it."""
+@dataclass(frozen=True)
+class EngineOptions:
+    """What is fixed when an engine is made.
 
-    request: Request
-    codes: Tensor | None
-    n_windows: int = 0
-    n_steps: int = 0
+    Attributes:
+        slots: Clips with single guidance that run side by side.
+        max_frames: Frames of the longest window.
+        max_text_tokens: Tokens of the longest text.
+        max_audio_frames: Frames of the longest melody or style prefix; None takes the model's.
+        dtype: fp32, bf16, or (GPU only) fp16.
+        packed: Whether linear layers run from packed weights; None where the device can.
+        graphs: Whether steps run as CUDA graphs; None where there is CUDA.
+        longest_first: Whether the longest waiting clip is admitted next; else the first one.
+    """
+
+    slots: int
+    max_frames: int
+    max_text_tokens: int = 512
+    max_audio_frames: int | None = None
+    dtype: str = "fp32"
+    packed: bool | None = None
+    graphs: bool | None = None
+    longest_first: bool = False
+
+    def __post_init__(self) -> None:
+        if self.slots < 1:
+            raise ValueError(f"--slots {self.slots}: the engine needs at least 1")
 
     @property
-    def window(self) -> Window:
-        """The one to run next, or now."""
-        return self.request.plan[self.n_windows]
-
-    @property
-    def n_frames_left(self) -> int:
-        """Frames that its windows have still to make."""
-        return sum(window.n_new for window in self.request.plan[self.n_windows :])
-
-    @property
-    def complete(self) -> bool:
-        """Whether all windows are behind it."""
-        return self.n_windows == len(self.request.plan)
-
-    def opening(self) -> Tensor | None:
-        """Codes [K, T0] that the next window begins with."""
-        if self.codes is None:
-            return None
-        return self.codes[:, self.window.first_frame :]
-
-    def add(self, codes: Tensor) -> None:
-        """Put the window's `codes` [K, T] behind it."""
-        new = codes[:, self.window.n_prompt :]
-        self.codes = new if self.codes is None else torch.cat([self.codes, new], dim=1)
-        self.n_windows += 1
+    def n_rows(self) -> int:
+        """Rows R of the engine."""
+        return ROWS_PER_SLOT * self.slots
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What an engine was made for.
+    """The largest request that an engine can run.
 
     Attributes:
         n_rows: Rows R.

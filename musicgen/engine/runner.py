@@ -1,4 +1,4 @@
-"""A list of clips, run to its end: what stands between `MusicGen.generate` and the engine."""
+"""Runs a list of clips to its end, for `MusicGen.generate` and the other methods like it."""
 
 import logging
 from collections.abc import Callable, Sequence
@@ -20,8 +20,8 @@ class Runner:
     """Runs requests side by side, whatever their lengths and guidance.
 
     Args:
-        make_engine: From a number of slots; the engine is kept while that number stays.
-        max_slots: Clips that run at once; the others wait for the first ones to end.
+        make_engine: Makes an engine of a number of slots; it is kept while that number stays.
+        max_slots: Clips that run at once; the others wait until one of them ends.
     """
 
     def __init__(self, make_engine: Callable[[int], Engine], max_slots: int = MAX_SLOTS) -> None:
@@ -30,13 +30,25 @@ class Runner:
         self._engine: tuple[int, Engine] | None = None
 
     def forget(self) -> None:
-        """Make a new engine the next time."""
+        """Drop the engine, so that the next run makes a new one."""
         self._engine = None
 
     def run(
         self, requests: Sequence[Request], max_delay: int, on_progress: Progress | None
     ) -> list[Tensor]:
-        """Codes [K, T] of every request, in order; the longest are made first."""
+        """Run all requests, the longest first.
+
+        Args:
+            requests: One per clip, with different keys.
+            max_delay: Largest delay of the model's codebooks, in steps.
+            on_progress: Called after every step with the steps done and the steps in all.
+
+        Returns:
+            Codes [K, T] of each request, in the order of `requests`.
+
+        Raises:
+            RuntimeError: A clip failed; the message names it and says why.
+        """
         longest_first = sorted(requests, key=lambda request: -request.n_frames)
         widest = sorted((request.n_rows for request in requests), reverse=True)
         slots = -(-sum(widest[: self.max_slots]) // ROWS_PER_SLOT)
@@ -58,13 +70,13 @@ class Runner:
                 if on_progress is not None:
                     on_progress(n_done, n_total)
         except BaseException:
-            self._engine = None  # and with it the clips that it still holds
+            self._engine = None  # it still holds clips of this run
             raise
         return [codes[request.key] for request in requests]
 
 
 def count_steps(requests: Sequence[Request], n_rows: int, max_delay: int) -> int:
-    """Steps in which an engine of `n_rows` rows runs `requests`: first come, first served."""
+    """Steps that an engine of `n_rows` rows takes for `requests`, admitted in their order."""
     running: list[tuple[int, int]] = []  # (step at which a clip ends, its rows), soonest first
     now, free = 0, n_rows
     for request in requests:
@@ -77,6 +89,6 @@ def count_steps(requests: Sequence[Request], n_rows: int, max_delay: int) -> int
 
 
 def log_progress(n_done: int, n_total: int) -> None:
-    """Reports every now and then through `logging`."""
+    """Logs every 50th step and the last one."""
     if n_done % LOGGED_STEPS == 0 or n_done == n_total:
         logger.info("step %d of %d", n_done, n_total)

@@ -1,10 +1,10 @@
 """One decode step over R rows: a pure function of weights, state and static shapes.
 
-Everything that a step reads or writes lies in tensors made once (`DecodeState`); nothing in a step
-waits for the host or depends on data. A row's numbers are the same bits in every row position,
-with any neighbours and for every `StepShape` that is large enough: keys are read in multiples of
-`KEY_BLOCK` with the tail masked, which leaves the sums unchanged, and every product is one that
-treats all rows alike.
+Everything that a step reads or writes lies in tensors that are allocated once (`DecodeState`); no
+operation of a step waits for the host, and none has a shape that depends on data. A row's numbers
+are the same bits in every row position, with any neighbours and for every `StepShape` that is large
+enough: keys are read in multiples of `KEY_BLOCK` with the tail masked, which leaves the sums
+unchanged, and every matrix product used here gives a row the same bits at any place in the batch.
 """
 
 from dataclasses import dataclass
@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from musicgen.engine.kv_cache import Cache, empty_cache
+from musicgen.engine.linear import upload
 from musicgen.engine.weights import StepWeights
 from musicgen.lm.delay_pattern import UNKNOWN
 from musicgen.lm.guidance import RowGuidance, mix
@@ -28,7 +29,7 @@ def round_up(n: int, block: int = KEY_BLOCK) -> int:
 
 @dataclass(frozen=True)
 class StepShape:
-    """All that decides the shapes inside a step.
+    """The static sizes of a step; two steps of equal shape launch the same kernels.
 
     Attributes:
         n_keys: Cache cells that self-attention reads, a multiple of `KEY_BLOCK`.
@@ -38,8 +39,8 @@ class StepShape:
         n_texts: How many of the rows that are computed, from the first one, may see a text.
         filters: What the sampling filters need.
         double: Whether any clip has double guidance.
-        n_rows: How many rows are computed, `DecodeState.rows`; None are all, in their order. The
-            logits of others are 0.
+        n_rows: How many rows are computed, those in `DecodeState.rows`; None computes all rows in
+            their order. The logits of rows that are not computed are 0.
     """
 
     n_keys: int
@@ -55,12 +56,12 @@ class StepShape:
 class DecodeState:
     """What R rows carry from step to step.
 
-    A row that no clip holds stays at step 0 of a sequence of special tokens: it computes, and
-    nobody reads it.
+    A row that no clip holds stays at step 0 of a sequence of special tokens: it is computed with
+    the others, and its result is never read.
 
     Attributes:
-        rows: Those that are computed where not all are: int64 [R], of which the step's shape says
-            how many count.
+        rows: Where not all rows are computed, those that are: the first `StepShape.n_rows` entries
+            of int64 [R].
         caches: Self-attention, one per layer.
         cross_caches: Cross-attention, one per layer; none on a prepend model.
         n_cross: Text cells that a row sees, at least 1: int64 [R].
@@ -70,7 +71,7 @@ class DecodeState:
         sequence: Delayed tokens, `UNKNOWN` where still to be decided: int64 [R, K, S].
         noise: The number that decides each of them, float64 [R, K, S].
         failed: Whether the row's clip ever had a logit that is not finite: bool [R].
-        guidance: How rows combine.
+        guidance: How the rows of a clip are mixed.
         sampling: How rows are sampled.
     """
 
@@ -111,9 +112,33 @@ class DecodeState:
             sampling=RowSampling.idle(n_rows, device),
         )
 
+    def begin(
+        self, rows: list[int], sequence: Tensor, noise: Tensor, *, n_prefix: int, step: int
+    ) -> None:
+        """Give `rows` to a clip: its tokens and noise [K, S], the cells before its step 0, and the
+        step that it feeds first."""
+        n_steps, device = sequence.shape[-1], self.sequence.device
+        self.sequence[rows, :, :n_steps] = upload(sequence, device)
+        self.noise[rows, :, :n_steps] = upload(noise, device)
+        self.n_prefix[rows] = n_prefix
+        self.step[rows] = step
+        self.running[rows] = 1
+        self.failed[rows] = False
+
+    def clear(self, rows: list[int], special_token: int, *, wipe: bool) -> None:
+        """Make `rows` idle; `wipe` also removes values (NaN) that a mask would not hide."""
+        self.running[rows] = 0
+        self.step[rows] = 0
+        self.n_prefix[rows] = 0
+        self.n_cross[rows] = 1
+        self.sequence[rows] = special_token
+        if wipe:
+            for cache in self.caches + self.cross_caches:
+                cache.wipe(rows)
+
 
 def decode_step(weights: StepWeights, state: DecodeState, shape: StepShape) -> None:
-    """Feed every row's current step, decide its next one and move on; all in place."""
+    """Run one decode step in place: feed each row's current step and decide its next tokens."""
     tokens = _column(state.sequence, state.step)  # [R, K]
     logits = step_logits(weights, state, shape, tokens)  # [R, K, card]
     leads = slice(shape.n_leads)
@@ -132,7 +157,7 @@ def decode_step(weights: StepWeights, state: DecodeState, shape: StepShape) -> N
 def step_logits(
     weights: StepWeights, state: DecodeState, shape: StepShape, tokens: Tensor
 ) -> Tensor:
-    """Logits float32 [R, K, card] after feeding `tokens` [R, K]; appends to the caches."""
+    """Logits float32 [R, K, card] of `tokens` [R, K], whose keys and values the caches get."""
     n_all, n_texts, n_heads = len(tokens), shape.n_texts, weights.cfg.n_heads
     position, n_cross = state.n_prefix + state.step, state.n_cross  # [R] each
     rows, some = torch.arange(n_all, device=tokens.device), None
@@ -140,11 +165,11 @@ def step_logits(
         rows = some = state.rows[: shape.n_rows]
         tokens, position, n_cross = tokens[rows], position[rows], n_cross[rows]
     n_rows = len(tokens)
-    seats = state.caches[0].seats(rows, position)
-    seen = state.caches[0].reading(position + 1, shape.n_keys, some)
+    written = state.caches[0].cells_to_write(rows, position)
+    seen = state.caches[0].cells_to_read(position + 1, shape.n_keys, some)
     if state.cross_caches:
         texts = None if some is None else some[:n_texts]
-        text = state.cross_caches[0].reading(n_cross[:n_texts], shape.n_cross_keys, texts)
+        text = state.cross_caches[0].cells_to_read(n_cross[:n_texts], shape.n_cross_keys, texts)
     x = weights.embed(tokens) + weights.positions[position]  # [n, D]
 
     for index, layer in enumerate(weights.layers):
@@ -152,7 +177,7 @@ def step_logits(
 
         def attend(qkv: Tensor, cache: Cache = cache) -> Tensor:
             q, k, v = qkv.view(n_rows, 3, n_heads, -1).unbind(1)  # [n, H, D / H] each
-            cache.append(seats, k, v)
+            cache.append(written, k, v)
             return cache.attend(q, seen)
 
         def attend_cross(query: Tensor, index: int = index) -> Tensor:

@@ -1,4 +1,4 @@
-"""The language model's weights as the engine runs them: fused, converted and packed once."""
+"""The language model's weights in the form that the engine uses: fused, converted, packed."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -73,9 +73,9 @@ class StepWeights:
 
     Attributes:
         cfg: Shape of the model.
-        packed: Whether linears run from packed weights.
-        free_rows: Up to how many rows, from two on, a row comes out with the same bits among any
-            number of them; 0 where the number matters.
+        packed: Whether linear layers run from packed weights.
+        free_rows: The largest batch up to which the result of a row has the same bits in a batch of
+            any size from two rows on; 0 if the size of the batch changes the bits.
         cache_dtype: Number format of caches and attention.
         embeddings: One table for all codebooks, float32 [K * (card + 1), D].
         offsets: Where each codebook's part begins: int64 [K].
@@ -98,12 +98,12 @@ class StepWeights:
 
     @property
     def text_block(self) -> int:
-        """Cells by which cross-attention reads texts."""
+        """Cross-attention reads text cells in multiples of this."""
         return text_block(packed=self.packed)
 
     @property
     def device(self) -> torch.device:
-        """Where the step runs."""
+        """The device of the steps."""
         return self.embeddings.device
 
     def embed(self, tokens: Tensor) -> Tensor:
@@ -130,10 +130,13 @@ def prepare(
     Args:
         lm: The model; it is left as it is.
         dtype: fp32, bf16 or fp16.
-        n_cells: Prefix and steps of the longest row.
-        packed: Whether linears run from packed weights; None where the device can.
-        device: Where the steps are to run; None where the model is. Weights get there one by one,
-            in `dtype`.
+        n_cells: Number of positions: prefix and steps of the longest row.
+        packed: Whether linear layers run from packed weights; None where the device can.
+        device: The device of the steps; None takes the model's. Weights are moved one by one, in
+            `dtype`, so that the device never holds a float32 copy of the model.
+
+    Raises:
+        ValueError: `dtype` is unknown, or the device does not compute in it.
     """
     cfg = lm.cfg
     device = device or lm.out_norm.weight.device
@@ -158,9 +161,17 @@ def prepare(
 
 
 def count_free_rows(maps: Sequence[tuple[Linear, int]]) -> int:
-    """Up to how many rows each map, of rows as wide as it says, gives a row the same bits among
-    any number of them; 0 if it does not. Which kernels do is a property of the machine, so this
-    one is asked, at the numbers of `PROBED_ROWS`."""
+    """The largest batch up to which the batch size does not change the bits of a row's result.
+
+    Whether it does depends on the machine's kernels, so they are run on random rows in batches of
+    `PROBED_ROWS`.
+
+    Args:
+        maps: Linear maps and the width of their input.
+
+    Returns:
+        The largest of `PROBED_ROWS`, or 0 if any map gives other bits in any of these batches.
+    """
     generator = torch.Generator().manual_seed(0)
     most = max(PROBED_ROWS)
     for linear, width in maps:
@@ -183,7 +194,7 @@ def _row_maps(layer: LayerWeights, heads: Linear, cfg: LMConfig) -> list[tuple[L
 
 
 def drop_weights(lm: LMModel) -> None:
-    """Free what `prepare` has copied; what projects conditions stays."""
+    """Free the weights that `prepare` has copied; the projections of the conditions stay."""
     for part in (lm.emb, lm.transformer, lm.out_norm, lm.linears):
         part.to("meta")
 
@@ -235,8 +246,8 @@ def _layer(layer: Layer, maps: _Maps) -> LayerWeights:
 
 
 def _scaled_query(attention: Attention) -> tuple[Tensor, Tensor]:
-    """Projections to queries [D, D] and to keys and values [2 D, D]; the queries come out with the
-    scale of the scores, 1 / sqrt(D / H), in them."""
+    """Projections to queries [D, D] and to keys and values [2 D, D]; the query projection includes
+    the scale of the scores, 1 / sqrt(D / H)."""
     weight = attention.in_proj_weight.detach()
     dim = weight.shape[1]
     return weight[:dim] * (dim // attention.n_heads) ** -0.5, weight[dim:]

@@ -1,6 +1,9 @@
-"""Classifier-free guidance: which rows a clip needs, and how their logits become one.
+"""Classifier-free guidance: the rows that a clip needs, and how their logits are mixed.
 
-none: the conditional row. single: conditional, null. double: text and audio, audio only, null.
+none:   one row, conditional.
+single: conditional and null rows; null + coef * (conditional - null).
+double: rows with text and audio, with audio only, and null (MusicGen-Style, Rouard et al. 2024);
+        null + coef * (audio + beta * (full - audio) - null).
 """
 
 from collections.abc import Sequence
@@ -36,8 +39,8 @@ class RowGuidance:
         null: The clip's row without any condition: int64 [R].
         coef: Guidance strength [R]; unused where not `guided`.
         beta: Strength of the text [R]; unused where not `double`.
-        guided: Whether the row mixes at all: bool [R].
-        double: Whether it does so in two stages: bool [R].
+        guided: Whether the row's logits are mixed: bool [R].
+        double: Whether they are mixed by double guidance: bool [R].
     """
 
     lead: Tensor
@@ -50,7 +53,7 @@ class RowGuidance:
 
     @classmethod
     def idle(cls, n_rows: int, device: torch.device) -> "RowGuidance":
-        """Rows that stand each for itself."""
+        """Rows without guidance: each leads itself and keeps its own logits."""
         own = torch.arange(n_rows, device=device)
         one = torch.ones(n_rows, device=device)
         no = torch.zeros(n_rows, dtype=torch.bool, device=device)

@@ -1,7 +1,7 @@
 """The language model: embeddings, transformer and heads over K delayed codebooks.
 
-`forward` is the reference: teacher-forced, differentiable, without a cache. The engine runs the
-same weights one step at a time and must agree with it.
+`forward` is the reference implementation: teacher-forced, differentiable, without a cache. The
+engine runs the same weights one step at a time; tests compare the two.
 """
 
 from typing import NamedTuple
@@ -29,7 +29,7 @@ class ConditionProjection(nn.Module):
 
 
 class ConditionProvider(nn.Module):
-    """What projects the text (`description`) and the melody or style (`self_wav`)."""
+    """The projections of text (`description`) and of melody or style (`self_wav`)."""
 
     def __init__(self, cfg: LMConfig) -> None:
         super().__init__()
@@ -82,7 +82,7 @@ class LMModel(nn.Module):
             row if condition.prefix is None else torch.cat([condition.prefix.to(row), row])
             for row, condition in zip(tokens, conditions, strict=True)
         ]  # B times [P + S, D]
-        # Padding comes last, where the causal order keeps it out of sight.
+        # Padding comes last, where causal attention never reads it.
         x = pad_sequence(rows, batch_first=True)  # [B, max(P) + S, D]
         x = self.transformer(x, *self._memory(conditions, x))
         x = torch.stack(
@@ -96,14 +96,17 @@ class LMModel(nn.Module):
     ) -> LMLoss:
         """Cross-entropy of `codes` under teacher forcing, as AudioCraft trains.
 
-        The sequence fed ends with step T, so codebook k, which lags by delay_k, is judged on its
+        The input ends with step T, so the loss of codebook k, which lags by delay_k, covers its
         first T - delay_k frames.
 
         Args:
-            codes: What should come out [B, K, T], T greater than the largest delay.
+            codes: The target [B, K, T], T greater than the largest delay.
             conditions: One per row.
-            mask: Which codes count, bool, or how much each of them, float >= 0: [B, K, T]. None
-                counts all. A codebook of which none counts has loss 0.
+            mask: Weight of each code in the loss, bool or float >= 0: [B, K, T]. None counts all
+                equally. The loss of a codebook without any weight is 0.
+
+        Raises:
+            ValueError: `codes` has another shape.
         """
         n_frames, delays = codes.shape[-1], self.cfg.delays
         if codes.dim() != 3 or codes.shape[1] != len(delays) or n_frames <= max(delays):
@@ -129,7 +132,7 @@ class LMModel(nn.Module):
     def _memory(
         self, conditions: list[RowCondition], like: Tensor
     ) -> tuple[Tensor | None, Tensor | None]:
-        """Keys of the cross-attention [B, L, D] and which of them each row sees [B, 1, 1, L]."""
+        """Text for cross-attention [B, L, D], and the mask of each row's tokens [B, 1, 1, L]."""
         if self.cfg.fuse != "cross":
             return None, None
         # One zero vector has zero key and value: the row's cross-attention is exactly zero.
@@ -151,10 +154,20 @@ class LMModel(nn.Module):
         prompt_codes: Tensor | None = None,
         first_frame: int = 0,
     ) -> Tensor:
-        """Codes [K, T] of one clip by the slow reference loop, which runs `forward` every step.
+        """Generates one clip by running `forward` on the whole sequence at every step.
 
-        The engine makes the same choices; use it for anything but checking. A window of a longer
-        clip says by `first_frame` where it begins there.
+        This loop is slow and exists to check the engine, which chooses the same tokens.
+
+        Args:
+            conditions: Text and audio of the clip.
+            n_frames: Length T in frames, the prompt included.
+            seed: Key of the noise.
+            sampling: How tokens are chosen; None takes the defaults.
+            prompt_codes: Codes [K, T0] that the clip begins with, or None.
+            first_frame: Where a window of a longer clip begins in it.
+
+        Returns:
+            Codes int64 [K, T].
         """
         cfg, sampling = self.cfg, sampling or SamplingParams()
         device = self.out_norm.weight.device

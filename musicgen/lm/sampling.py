@@ -48,10 +48,10 @@ def uniform(seed: int, n_codebooks: int, n_frames: int, first_frame: int = 0) ->
 
 @dataclass(frozen=True)
 class FilterShape:
-    """What the filters of a step must be able to do; fixes its shapes, never its results.
+    """The static sizes of the sampling filters of a step; they never change its results.
 
     Attributes:
-        draws: Whether any row draws; else every row takes its most likely token.
+        draws: Whether any row samples; else every row takes its most likely token.
         max_top_k: A power of two that is at least the largest `top_k` among the rows that filter by
             it (so that few shapes occur); 0 if none does.
         top_p: Whether any row filters by `top_p`.
@@ -63,7 +63,7 @@ class FilterShape:
 
     @classmethod
     def of(cls, params: Iterable[SamplingParams]) -> "FilterShape":
-        """The least that serves all of `params`."""
+        """The smallest sizes that are enough for all of `params`."""
         drawn = [p for p in params if not p.greedy]
         top_k = max((p.top_k for p in drawn if p.top_p == 0), default=0)
         return cls(
@@ -80,8 +80,8 @@ class RowSampling:
     Attributes:
         greedy: Whether the row takes its most likely token: bool [R].
         temperature: Divides the logits: float32 [R], > 0.
-        top_k: How many tokens stay, 0 for all: int64 [R].
-        top_p: Which probability stays, 0 for all: float32 [R].
+        top_k: How many tokens are kept, 0 for all: int64 [R].
+        top_p: How much probability is kept, 0 for all: float32 [R].
     """
 
     greedy: Tensor
@@ -100,7 +100,7 @@ class RowSampling:
         )
 
     def first(self, n_rows: int) -> "RowSampling":
-        """The first `n_rows` of them, a view."""
+        """A view of the first `n_rows` rows."""
         lead = slice(n_rows)
         return RowSampling(
             self.greedy[lead], self.temperature[lead], self.top_k[lead], self.top_p[lead]
@@ -115,7 +115,17 @@ class RowSampling:
 
 
 def choose(logits: Tensor, rows: RowSampling, noise: Tensor, shape: FilterShape) -> Tensor:
-    """Tokens [R, K] for `logits` [R, K, card], drawn with `noise` [R, K] or the most likely."""
+    """Choose tokens.
+
+    Args:
+        logits: float32 [R, K, card], guidance applied.
+        rows: The sampling parameters of the rows.
+        noise: The random number of each token, float64 [R, K] in [0, 1).
+        shape: At least what `FilterShape.of` gives for the rows.
+
+    Returns:
+        Tokens int64 [R, K]: sampled, or the most likely ones in greedy rows.
+    """
     likely = logits.argmax(dim=-1)  # [R, K]
     if not shape.draws:
         return likely
@@ -140,7 +150,7 @@ def filter_probs(logits: Tensor, rows: RowSampling, shape: FilterShape) -> Tenso
 
 
 def _kth_largest(probs: Tensor, top_k: Tensor, max_top_k: int) -> Tensor:
-    """The smallest probability [R, K, 1] that stays; 0 where everything does."""
+    """The smallest probability [R, K, 1] that top-k keeps; 0 where it keeps all."""
     card = probs.shape[-1]
     largest = probs.topk(min(max_top_k, card), dim=-1).values  # [R, K, max_top_k]
     index = (top_k - 1).clamp(0, largest.shape[-1] - 1)

@@ -63,14 +63,8 @@ def convert(
     (state_dict.bin and compression_state_dict.bin).
     """
     from musicgen.checkpoints.convert import convert as convert_checkpoint
+    from musicgen.config import ModelSource
 
-    info = convert_checkpoint(
-        source,
-        target,
-        dtype=dtype,
-        revision=revision,
-        text_encoder=text_encoder,
-        codec=codec,
-        style_encoder=style_encoder,
-    )
+    wanted = ModelSource(source, revision, text_encoder, codec, style_encoder)
+    info = convert_checkpoint(wanted, target, dtype=dtype)
     click.echo(f"{target}: {info.kind} model, {info.layout} layout, weights {info.weights_hash}")

@@ -14,13 +14,7 @@ from pipeline.planning.expand import ModelLimits
 
 def inspect_model(config: JobConfig) -> ModelInfo:
     """The checkpoint that the config names. ModelNotFoundError says what is missing and where."""
-    return describe(
-        config.model.name,
-        revision=config.model.revision,
-        text_encoder=config.model.text_encoder,
-        codec=config.model.codec,
-        style_encoder=config.model.style_encoder,
-    )
+    return describe(config.model.source)
 
 
 def limits_of(info: ModelInfo, separation: str = "none") -> ModelLimits:

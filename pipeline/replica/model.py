@@ -1,5 +1,7 @@
 """The model that a replica loads: the driver's, to the byte."""
 
+from dataclasses import replace
+
 import torch
 
 from musicgen.checkpoints.describe import TINY
@@ -15,16 +17,12 @@ def load_model(settings: ReplicaSettings, device: str, dtype: str) -> MusicGen:
     if device == "cpu":
         keep_freed_memory()
     is_folder = info.revision is None and info.name != TINY
-    model = MusicGen.get_pretrained(
-        info.path if is_folder else info.name,  # a relative path is relative to the driver
-        device=device,
-        dtype=dtype,
+    source = replace(
+        config.model.source,
+        name=info.path if is_folder else info.name,  # a relative path is relative to the driver
         revision=info.revision or config.model.revision,
-        text_encoder=config.model.text_encoder,
-        codec=config.model.codec,
-        style_encoder=config.model.style_encoder,
-        keep_lm=False,
     )
+    model = MusicGen.get_pretrained(source, device, dtype, keep_lm=False)
     if model.info.weights_hash != info.weights_hash:
         raise RuntimeError(
             f"{model.info.path} on this node holds other weights ({model.info.weights_hash}) than "

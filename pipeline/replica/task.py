@@ -21,6 +21,7 @@ import torch
 from musicgen.config import SamplingParams
 from musicgen.engine.request import Request
 from musicgen.model import MusicGen
+from musicgen.request_builder import GenerationRequest
 from pipeline.planning.clips import ClipSpec
 from pipeline.prepare.prepared import Prepared, PreparedClip
 from pipeline.replica.messages import ClipStatus
@@ -237,8 +238,8 @@ def request_of(task: ClipTask, model: MusicGen) -> Request:
         ValueError: The row asks for what the model can't make.
     """
     clip, spec = task.clip, task.spec
-    return model.make_request(
-        spec.clip_id,
+    request = GenerationRequest(
+        key=spec.clip_id,
         prompt=spec.prompt,
         n_frames=clip.n_frames,
         seed=task.seed_used,
@@ -248,6 +249,7 @@ def request_of(task: ClipTask, model: MusicGen) -> Request:
         continuation=None if clip.continuation is None else torch.from_numpy(clip.continuation),
         extend_stride_s=spec.params.extend_stride_s,
     )
+    return model.make_request(request)
 
 
 class DeadlineError(RuntimeError):

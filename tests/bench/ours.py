@@ -11,6 +11,7 @@ import torch
 
 from musicgen.engine.engine import Engine, Request
 from musicgen.model import MusicGen
+from musicgen.request_builder import GenerationRequest
 from pipeline.replica.malloc import keep_freed_memory
 from tests.bench import machine
 from tests.bench.workload import SAMPLING, Clip, Timed, Workload, batches, longest_first
@@ -117,10 +118,7 @@ class Ours:
         return Timed(audio_s, perf_counter() - started, decode_s, engine.n_steps - first_step)
 
     def _request(self, key: str, clip: Clip) -> Request:
+        n_frames = clip.frames(self.model.frame_rate)
         return self.model.make_request(
-            key,
-            prompt=clip.prompt,
-            n_frames=clip.frames(self.model.frame_rate),
-            seed=clip.seed,
-            sampling=SAMPLING,
+            GenerationRequest(key, clip.prompt, n_frames, clip.seed, SAMPLING)
         )

@@ -212,12 +212,12 @@ def test_a_style_is_heard_as_far_as_it_is_let_through(style_model: MusicGen) -> 
 def test_what_is_not_given_of_a_style_reader_stays_as_it_is() -> None:
     model = small("style")
     model.set_style_conditioner_params(1, 2.0, ds_factor=2, encodec_n_q=3)
-    style = model._requests.style
+    style = model.style
     assert style is not None
     assert (style.eval_q, style.excerpt_length_s) == (1, 2.0)
     assert (style.ds_factor, style.encodec_n_q) == (2, 3)
     model.set_style_conditioner_params()
-    assert model._requests.style == replace(style, eval_q=3, excerpt_length_s=3.0)
+    assert model.style == replace(style, eval_q=3, excerpt_length_s=3.0)
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ from transformers import MusicgenMelodyForConditionalGeneration
 from musicgen import MusicGen
 from musicgen.checkpoints.describe import TINY_FOLDER
 from musicgen.config import SamplingParams
+from musicgen.request_builder import GenerationRequest
 
 PROMPTS = ["a calm piano", "loud fast techno with deep bass and drums", None]
 
@@ -48,16 +49,13 @@ def test_device_and_precision_are_chosen_where_a_model_is_loaded(
     assert {p.dtype for p in half.text_encoder.parameters()} == {torch.float32}
     half.set_generation_params(duration=0.1)
     assert half.generate(["a"]).isfinite().all()
-    seen: dict = {}
-    monkeypatch.setattr("musicgen.loaded.Engine", lambda *_, **wanted: seen.update(wanted))
-    half.make_engine(1)
-    assert seen["dtype"] == "bf16"
+    assert half.make_engine(1).weights.cache_dtype == torch.bfloat16
 
 
 def test_a_job_holds_the_weights_once_and_its_engines_share_them() -> None:
     kept, lean = (MusicGen.get_pretrained("tiny", keep_lm=keep) for keep in (True, False))
     first, second = lean.make_engine(1), lean.make_engine(2)
-    assert first._weights is second._weights
+    assert first.weights is second.weights
     layers = [*lean.lm.transformer.parameters(), *lean.lm.linears.parameters()]
     assert {p.device.type for p in layers} == {"meta"}
     for model in (kept, lean):
@@ -67,7 +65,7 @@ def test_a_job_holds_the_weights_once_and_its_engines_share_them() -> None:
 
 
 def test_a_slot_weighs_what_its_caches_hold(model: MusicGen) -> None:
-    state = model.make_engine(3)._state
+    state = model.make_engine(3).state
     n_bytes = sum(c.keys.nbytes + c.values.nbytes for c in state.caches + state.cross_caches)
     assert n_bytes == 3 * model.slot_bytes
     assert model.slots_that_fit(0) is None  # there is no GPU to fill
@@ -148,7 +146,7 @@ def test_prompts_and_melodies_make_a_difference_without_any_draw(model: MusicGen
 def test_a_clip_does_not_depend_on_its_mates(model: MusicGen) -> None:
     """At the same number of rows: tokens are the same bits alone, first, or last in company."""
     chroma = model.melody_chroma(noise(2, 30_000), 44_100)
-    wishes = [
+    clips = [
         {"prompt": PROMPTS[0], "n_frames": 20, "seed": 1},
         {"prompt": PROMPTS[1], "n_frames": 33, "seed": 2, "melody_chroma": chroma},
         {"prompt": None, "n_frames": 12, "seed": 3, "continuation": noise(1, 2_000)},
@@ -158,14 +156,15 @@ def test_a_clip_does_not_depend_on_its_mates(model: MusicGen) -> None:
     def run(order: Sequence[int]) -> dict[str, Tensor | None]:
         engine = model.make_engine(slots=2)
         for i in order:
-            engine.submit(model.make_request(str(i), sampling=SamplingParams(), **wishes[i]))
+            clip = GenerationRequest(str(i), sampling=SamplingParams(), **clips[i])
+            engine.submit(model.make_request(clip))
         codes: dict[str, Tensor | None] = {}
         while len(codes) < len(order):
             codes |= {clip.key: clip.codes for clip in engine.step()}
         return codes
 
     together, reverse = run([0, 1, 2, 3]), run([3, 2, 1, 0])
-    for i in range(len(wishes)):
+    for i in range(len(clips)):
         alone = run([i])[str(i)]
         assert alone is not None
         assert torch.equal(alone, together[str(i)])
@@ -297,7 +296,7 @@ def test_bad_input_is_a_value_error_that_says_what_to_do(
 
 
 @pytest.mark.parametrize(
-    ("wish", "message"),
+    ("changes", "message"),
     [
         ({"n_frames": 0}, "at least one frame, not 0"),
         ({"n_frames": 501, "extend_stride_s": 40.0}, "extend_stride=40 s must be shorter"),
@@ -310,11 +309,11 @@ def test_bad_input_is_a_value_error_that_says_what_to_do(
     ],
 )
 def test_a_row_that_can_not_be_made_is_a_value_error(
-    model: MusicGen, wish: dict, message: str
+    model: MusicGen, changes: dict, message: str
 ) -> None:
-    row = {"prompt": "a", "n_frames": 50, "seed": 0, "sampling": SamplingParams(), **wish}
+    row = {"prompt": "a", "n_frames": 50, "seed": 0, "sampling": SamplingParams(), **changes}
     with pytest.raises(ValueError, match=message):
-        model.make_request("row", **row)
+        model.make_request(GenerationRequest("row", **row))
 
 
 def test_after_a_failed_call_the_model_goes_on(model: MusicGen) -> None:

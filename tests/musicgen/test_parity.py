@@ -20,6 +20,7 @@ from musicgen import MusicGen
 from musicgen.conditioning.fuser import fuse
 from musicgen.config import SamplingParams
 from musicgen.lm.model import LMModel
+from musicgen.request_builder import GenerationRequest
 from tests.musicgen.checkpoint_files import (
     CARD,
     SAMPLE_RATE_HZ,
@@ -104,7 +105,8 @@ def our_tokens(
     sampling = SamplingParams(use_sampling=False, cfg_coef=CFG)
     for key, row in enumerate(rows):
         row = {"prompt": None, "seed": 0, **row}
-        engine.submit(model.make_request(str(key), n_frames=n_frames, sampling=sampling, **row))
+        clip = GenerationRequest(str(key), n_frames=n_frames, sampling=sampling, **row)
+        engine.submit(model.make_request(clip))
     codes: dict[str, Tensor] = {}
     while len(codes) < len(rows):
         codes |= {clip.key: clip.codes for clip in engine.step() if clip.codes is not None}
@@ -133,7 +135,9 @@ def our_logits(
     sampling = SamplingParams()
     clips = [
         model.make_request(
-            "", n_frames=50, sampling=sampling, **{"prompt": None, "seed": 0, **row}
+            GenerationRequest(
+                "", n_frames=50, sampling=sampling, **{"prompt": None, "seed": 0, **row}
+            )
         ).conditions
         for row in rows
     ]

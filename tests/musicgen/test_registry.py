@@ -20,7 +20,7 @@ from transformers import (
 )
 
 from musicgen.config import FuseMethod
-from musicgen.engine.engine import Engine
+from musicgen.engine.engine import Engine, EngineOptions
 from musicgen.lm.model import LMModel
 from musicgen.registry import (
     CODEC_PARAMETERS,
@@ -113,8 +113,8 @@ def test_names_are_the_hubs() -> None:
 @pytest.mark.parametrize("dtype", ["fp32", "bf16"])
 def test_the_formula_of_a_row_is_what_the_engine_allocates(fuse: FuseMethod, dtype: str) -> None:
     lm = toy_lm(fuse)
-    engine = Engine(lm, slots=3, max_frames=100, max_text_tokens=20, dtype=dtype)
-    caches = engine._state.caches + engine._state.cross_caches
+    engine = Engine(lm, EngineOptions(slots=3, max_frames=100, max_text_tokens=20, dtype=dtype))
+    caches = engine.state.caches + engine.state.cross_caches
     n_bytes = sum(c.keys.nbytes + c.values.nbytes for c in caches)
     row = row_bytes(lm.cfg, dtype, window_frames=100, max_text_tokens=20)
     assert n_bytes == 6 * row

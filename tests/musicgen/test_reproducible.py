@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from musicgen.config import LMConfig
-from musicgen.engine.engine import Engine, Finished, Request
+from musicgen.engine.engine import Engine, EngineOptions, EngineOutput, Request
 from musicgen.engine.weights import prepare
 from musicgen.lm.model import LMModel
 from tests.musicgen.toy import KINDS, in_windows, random_request, toy_kind
@@ -34,7 +34,7 @@ def threads(request: pytest.FixtureRequest) -> Iterator[int]:
 
 def run_staggered(
     engine: Engine, requests: list[Request], rng: random.Random
-) -> dict[str, Finished]:
+) -> dict[str, EngineOutput]:
     """Submit at any moment, also when no row is free, or when all are."""
     waiting, ended = list(requests), {}
     pace = rng.choice([0.03, 0.1, 0.5])
@@ -77,7 +77,10 @@ def check_toy_workload(number: int, dtype: str) -> None:
 
     def make_engine(*, larger: bool = False, longest_first: bool = False) -> Engine:
         frames = 200 if larger else WINDOW
-        return Engine(lm, slots=slots, max_frames=frames, dtype=dtype, longest_first=longest_first)
+        return Engine(
+            lm,
+            EngineOptions(slots=slots, max_frames=frames, dtype=dtype, longest_first=longest_first),
+        )
 
     check_workload(requests, make_engine, rng)
 
@@ -132,11 +135,13 @@ def test_workloads_at_the_width_of_a_real_model(wide: LMModel, dtype: str, threa
         ) -> Engine:
             return Engine(
                 wide,
-                slots=slots,
-                max_frames=100 if larger else 32,
-                dtype=dtype,
-                weights=weights,
-                longest_first=longest_first,
+                EngineOptions(
+                    slots=slots,
+                    max_frames=100 if larger else 32,
+                    dtype=dtype,
+                    longest_first=longest_first,
+                ),
+                weights,
             )
 
         check_workload(requests, make_engine, rng)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from musicgen.conditioning.fuser import ClipConditions
 from musicgen.config import SamplingParams, n_frames
-from musicgen.engine.engine import Engine, Finished, Request
+from musicgen.engine.engine import Engine, EngineOptions, EngineOutput, Request
 from musicgen.lm.model import LMModel
 from musicgen.lm.sampling import uniform
 from musicgen.windows import Window, plan_windows, stride_frames
@@ -137,7 +137,7 @@ def test_long_clips_have_audiocrafts_tokens(prompt: str | None, tokens: str) -> 
         opening = None if prompt is None else LONG[prompt][row]
         conditions = ClipConditions(PADDED[row])
         requests.append(long_request(str(row), conditions, 85, prompt_codes=opening))
-    ended = run(Engine(golden_lm(), slots=2, max_frames=30), requests)
+    ended = run(Engine(golden_lm(), EngineOptions(slots=2, max_frames=30)), requests)
     for row in range(2):
         assert torch.equal(ended[str(row)].codes, LONG[tokens][row])
 
@@ -179,8 +179,8 @@ def some_long_requests() -> list[Request]:
 
 def test_windows_are_the_reference_loops_and_the_same_bits_in_any_company() -> None:
     lm, requests = toy_lm("prepend"), some_long_requests()
-    ended = run(Engine(lm, slots=2, max_frames=30), requests)
-    engine = Engine(lm, slots=2, max_frames=30)
+    ended = run(Engine(lm, EngineOptions(slots=2, max_frames=30)), requests)
+    engine = Engine(lm, EngineOptions(slots=2, max_frames=30))
     for request in requests:
         clips = [request.conditions_of(window) for window in request.plan]
         codes = reference(lm, request.plan, clips, request)
@@ -196,7 +196,7 @@ def test_windows_are_the_reference_loops_and_the_same_bits_in_any_company() -> N
 
 def test_a_later_window_hears_its_own_melody() -> None:
     request = some_long_requests()[2]
-    engine = Engine(toy_lm("prepend"), slots=2, max_frames=30)
+    engine = Engine(toy_lm("prepend"), EngineOptions(slots=2, max_frames=30))
     own = run(engine, [request])["2"].codes
     same = run(engine, [replace(request, later_conditions=None)])["2"].codes
     assert own is not None
@@ -206,7 +206,7 @@ def test_a_later_window_hears_its_own_melody() -> None:
 
 
 def test_a_long_clip_keeps_its_turn_and_is_admitted_once() -> None:
-    engine = Engine(toy_lm("cross"), slots=1, max_frames=30)
+    engine = Engine(toy_lm("cross"), EngineOptions(slots=1, max_frames=30))
     admitted: list[str] = []
     engine.on_admit = admitted.append
     text = ClipConditions(torch.ones(3, 64))
@@ -231,12 +231,12 @@ def test_a_later_window_that_fails_fails_its_clip_alone(trouble: str) -> None:
             return ClipConditions(torch.full((3, 64), torch.nan))
         return ClipConditions(torch.ones(3, 60))
 
-    engine = Engine(toy_lm("cross"), slots=1, max_frames=30)
+    engine = Engine(toy_lm("cross"), EngineOptions(slots=1, max_frames=30))
     good = ClipConditions(torch.ones(3, 64))
     sick = long_request("sick", good, 70, later_conditions=later)
     healthy = long_request("well", good, 40)
     expected = run(engine, [healthy])["well"].codes
-    ended: dict[str, Finished] = run(engine, [sick, healthy])
+    ended: dict[str, EngineOutput] = run(engine, [sick, healthy])
     assert ended["sick"].codes is None
     message = {"raises": "for window 1", "nan": "NaN", "wrong shape": "clip sick, window 1: text"}
     assert message[trouble] in str(ended["sick"].error)
@@ -252,7 +252,7 @@ def test_a_later_window_that_fails_fails_its_clip_alone(trouble: str) -> None:
     ],
 )
 def test_windows_that_do_not_make_the_clip_are_refused(windows: list[Window], message: str) -> None:
-    engine = Engine(toy_lm("cross"), slots=1, max_frames=30)
+    engine = Engine(toy_lm("cross"), EngineOptions(slots=1, max_frames=30))
     request = Request("x", ClipConditions(torch.ones(3, 64)), 40, 0, windows=tuple(windows))
     with pytest.raises(ValueError, match=message):
         engine.submit(request)
@@ -281,7 +281,7 @@ def test_twenty_durations_are_generated_to_the_frame(longest: int, edges: list[i
         )
         for i, step in enumerate(steps)
     ]
-    ended = run(Engine(lm, slots=10, max_frames=WINDOW), requests)
+    ended = run(Engine(lm, EngineOptions(slots=10, max_frames=WINDOW)), requests)
     for i, step in enumerate(steps):
         codes = ended[str(i)].codes
         assert codes is not None

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from musicgen.conditioning.fuser import ClipConditions, RowCondition
 from musicgen.config import ChromaConfig, FuseMethod, LMConfig, SamplingParams, StyleConfig
-from musicgen.engine.engine import Engine, Finished, Request
+from musicgen.engine.engine import Engine, EngineOptions, EngineOutput, Request
 from musicgen.engine.prefill import fill_cross, fill_prefix
 from musicgen.engine.step import DecodeState, StepShape, round_up, step_logits
 from musicgen.engine.weights import prepare
@@ -172,7 +172,7 @@ def engine_codes(
 ) -> Tensor:
     """Codes [K, T] of one clip by the engine: the same call as `LMModel.generate`."""
     request = Request("x", conditions, n_frames, seed, sampling, prompt_codes)
-    codes = run(Engine(lm, slots=2, max_frames=n_frames), [request])["x"].codes
+    codes = run(Engine(lm, EngineOptions(slots=2, max_frames=n_frames)), [request])["x"].codes
     assert codes is not None
     return codes
 
@@ -190,7 +190,7 @@ def in_windows(
     return replace(request, windows=windows, later_conditions=later.__getitem__)
 
 
-def run(engine: Engine, requests: list[Request]) -> dict[str, Finished]:
+def run(engine: Engine, requests: list[Request]) -> dict[str, EngineOutput]:
     """Feed the engine as a job does, whenever it has room, until everything ended."""
     waiting, ended = list(requests), {}
     while waiting or engine.n_active or engine.n_waiting:

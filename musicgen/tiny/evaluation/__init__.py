@@ -1,1 +1,1 @@
-"""Measures the bundled model. Not part of the wheel."""
+"""Evaluates the bundled model on held-out synthetic music. Not in the wheel."""

@@ -1,4 +1,4 @@
-"""Whether one hears where a long clip's windows are joined."""
+"""Measures how audible the joints between the windows of a long clip are."""
 
 from collections.abc import Sequence
 
@@ -28,9 +28,11 @@ def joints_of(duration_s: float, window_s: float) -> list[float]:
 def joint_figures(
     made: Sequence[Tensor], truth: Sequence[Tensor], joints_s: Sequence[float]
 ) -> Table:
-    """The excess at the joints of clips [N], and at all other points: what a joint has that can't
-    be told from them. Pieces [N] that have no joints are the ceiling; chance is one piece that goes
-    on as another."""
+    """The excess (see `joint_excesses`) at the joints of clips [N], and at all other points.
+
+    An inaudible joint has the excess of the other points. The ceiling is measured on pieces [N]
+    without joints, chance on two different pieces that are cut together.
+    """
     cut = round(joints_s[0] * SAMPLE_RATE_HZ)
     others = [*truth[1:], *truth[:1]]
     pasted = [torch.cat([a[:cut], b[cut:]]) for a, b in zip(truth, others, strict=True)]

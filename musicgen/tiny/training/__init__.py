@@ -1,1 +1,1 @@
-"""Makes the bundled model from nothing. Not part of the wheel."""
+"""Trains the bundled model from scratch on synthetic music. Not in the wheel."""

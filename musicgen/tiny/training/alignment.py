@@ -1,10 +1,10 @@
-"""Heads that begin by hearing the melody where the music is.
+"""Initialises attention heads so that they read the melody at the time of the current step.
 
-From a random start no head found within twenty minutes which frame of the melody belongs to a step.
-Positions already hold the answer: a head whose queries are the positions' slow sinusoids, turned by
+From random weights no head learned within twenty minutes which frame of the melody belongs to a
+step. Positions determine it: a head whose queries are the positions' slow sinusoids, turned by
 a constant, and whose keys are those that are `ratio` times as fast looks at one frame, and moves on
-by one every `ratio` steps. Here the first layer gets such heads to start with; training may change
-them as it does all else.
+by one every `ratio` steps. The first layer is initialised with such heads; training may change them
+like all other weights.
 """
 
 import math
@@ -19,7 +19,7 @@ SILENT = 8  # the slowest sines: about zero wherever a step can be
 
 @torch.no_grad()
 def align(attention: Attention, head: int, ratio: int, offset: float) -> None:
-    """Lets head `head` look, at position p, at position (p - offset) / ratio.
+    """Sets the weights of head `head` so that position p attends to position (p - offset) / ratio.
 
     Positions are `musicgen.transformer.sinusoid`'s. The layer norm before has taken its mean from
     each vector; the slowest sines, zero by themselves, tell how much that was.

@@ -1,7 +1,7 @@
-"""Trains the codec: transformers' EnCodec on the band's own sound.
+"""Trains the codec: transformers' EnCodec on the sound of the synthesiser.
 
-Three things make it learn in minutes: weights that begin as a near-isometric transform and its
-inverse, flushed denormals, and codebooks made by k-means once the latents mean something.
+Three things let it learn within minutes: weights that begin as a near-isometric transform and its
+inverse, flushed denormals, and codebooks made by k-means once the latents have been trained.
 """
 
 from dataclasses import dataclass
@@ -47,7 +47,7 @@ def codec_config(recipe: CodecRecipe) -> EncodecConfig:
 
 
 def train_codec(recipe: Recipe, folder: Path) -> EncodecModel:
-    """The trained codec; goes on where an earlier run stopped."""
+    """Trains the codec, or resumes an interrupted training, and returns it."""
     settings = recipe.codec
     torch.manual_seed(recipe.seed)
     model = EncodecModel(codec_config(settings))
@@ -72,7 +72,7 @@ def train_codec(recipe: Recipe, folder: Path) -> EncodecModel:
 
 
 def batch_of(recipe: Recipe, step: int) -> Tensor:
-    """Crops [B, 1, N] for one step: pieces that nobody has heard before."""
+    """Audio [B, 1, N] for one step: crops of pieces that no other step has used."""
     n_frames = recipe.codec.crop_frames
     rows = []
     for index in range(recipe.codec.batch):
@@ -86,7 +86,7 @@ def batch_of(recipe: Recipe, step: int) -> Tensor:
 
 @dataclass(frozen=True)
 class Quantised:
-    """What the quantiser makes of latents [B, D, T].
+    """The result of quantising latents [B, D, T].
 
     Attributes:
         latents: The sum of the chosen entries, with the gradient of what came in.
@@ -223,7 +223,7 @@ def quantise(model: EncodecModel, latents: Tensor) -> Quantised:
 
 
 def k_means(points: Tensor, n: int, generator: torch.Generator) -> Tensor:
-    """Centres [n, D] of `points` [M, D]; a centre that nobody is near becomes a point."""
+    """Centres [n, D] of `points` [M, D]; a centre without points is moved to a point."""
     pick = torch.randint(len(points), (n,), generator=generator)
     if len(points) >= n:
         pick = torch.randperm(len(points), generator=generator)[:n]

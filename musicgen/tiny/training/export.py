@@ -1,4 +1,4 @@
-"""The trained models as a folder in transformers' format."""
+"""Writes the trained models as a folder in transformers' format."""
 
 import json
 from pathlib import Path

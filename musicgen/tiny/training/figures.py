@@ -1,4 +1,4 @@
-"""The figures of an evaluation, and what they are to be."""
+"""The figures of an evaluation and the goals for them."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -35,7 +35,7 @@ NEARLY = 0.9
 
 @dataclass(frozen=True)
 class Entry:
-    """One figure, with what chance gives and what perfect music would."""
+    """One figure, beside its value for random music (chance) and for perfect music (ceiling)."""
 
     value: float
     chance: float | None
@@ -63,7 +63,7 @@ def missed(table: Table, goals: dict[str, float] = GOALS) -> list[str]:
 
 
 def as_json(table: Table) -> dict[str, Any]:
-    """What is written: value, chance, ceiling and goal of every figure."""
+    """Value, chance, ceiling and goal of every figure, for a JSON file."""
     return {
         key: {
             "value": round(entry.value, 4),

@@ -1,4 +1,4 @@
-"""How the codec's weights begin: the encoder keeps what is loud, the decoder is its transpose.
+"""Initialises the codec: the encoder as principal components, the decoder as its transpose.
 
 Each convolution of the encoder begins as the principal components of what it reads, under a sine
 window, so that overlapping windows add up again in the decoder. ELU loses what is negative,
@@ -34,7 +34,7 @@ def initialise(model: EncodecModel, wav: Tensor) -> None:
 
 
 def _quieten(layer: Any) -> None:
-    """Makes a residual block or an LSTM add little to what passes by."""
+    """Scales a residual block's or an LSTM's output down, so that it adds little to its input."""
     if hasattr(layer, "block"):
         inner = [step.conv for step in layer.block if hasattr(step, "conv")]
         for conv in inner:

@@ -1,10 +1,10 @@
 """Trains the language model and its T5 on tokens, with the loss that `LMModel` offers.
 
-The key is what text alone teaches least: a piece names it once, and a few notes into it the music
-says it too. So a share of the pieces has nothing but text, the loss weighs most where pitches are
-chosen (the first codebook, the beginning of notes, the first second), and some pieces set in after
-music that is not theirs, in which only the text tells what fits: so that notes of a wrong key, once
-sampled, are not taken for the key. A short stage ends the training with the melody in most rows.
+The key is hard to learn from text: a caption names it once, and after a few notes the music itself
+determines it. So a share of the pieces has text as its only condition, the loss weighs most where
+pitches are chosen (the first codebook, the beginning of notes, the first second), and some rows
+begin with music of another piece, after which only the text determines the key: the model shall not
+continue a wrong key that it has sampled. A short last stage gives most rows the melody.
 """
 
 from collections.abc import Iterator
@@ -28,7 +28,7 @@ from musicgen.tiny.training.untrained import Language, new_language
 LOG_EVERY = 250
 TEST_ROWS, TEST_BATCH = 48, 24
 LEAD_IN = 25  # frames that are given where a row begins within its piece: half a second
-# What the model is told when held-out losses are measured: text, melody.
+# Conditions under which held-out losses are measured: text, melody.
 VIEWS = {
     "both": (True, True),
     "text": (True, False),
@@ -38,7 +38,7 @@ VIEWS = {
 
 
 def train_language(recipe: Recipe, train: Tokens, test: Tokens, folder: Path) -> Language:
-    """The trained models, with averaged weights; goes on where an earlier run stopped."""
+    """Trains the models, or resumes an interrupted training; returns them with averaged weights."""
     language = new_language(recipe)
     for name, settings in (("language", recipe.language), ("finish", recipe.finish)):
         stage = Stage(folder, name, settings.minutes, settings.max_steps)
@@ -71,9 +71,9 @@ def _train_stage(
 class Batch:
     """Rows of one step: indices, which frames of each, and which conditions each keeps.
 
-    A row is not judged on the music of another piece that it holds before frame `switch`, nor on
-    the first frames if it begins within its piece, in the middle of a note: later windows of a
-    clip are given that much too, and no clip is to begin so.
+    The loss leaves out the music of another piece before frame `switch`, and the first frames of a
+    row that begins within its piece, possibly in the middle of a note: a later window of a clip is
+    given these frames, and no clip should begin like that.
     """
 
     rows: Tensor  # [B]
@@ -136,7 +136,7 @@ class LanguageTraining:
         for group in self.optimiser.param_groups:
             group["lr"] = self.settings.learning_rate * warm * cosine(stage.progress)
         batch = draw(self.recipe, keyed, stage.step, stage.progress)
-        losses = self._losses(tokens, texts, batch, self._weights(tokens, batch))  # [K]
+        losses = self.losses(tokens, texts, batch, self.weights(tokens, batch))  # [K]
         scale = torch.tensor(self.settings.codebook_weights)
         loss = (losses * scale).sum() / scale.sum()
         self.optimiser.zero_grad(set_to_none=True)
@@ -149,8 +149,8 @@ class LanguageTraining:
                 mean.lerp_(parameter, 1 - factor)
         return float(loss.detach())
 
-    def _weights(self, tokens: Tokens, batch: Batch) -> Tensor:
-        """How much each frame counts: float [B, K, T]."""
+    def weights(self, tokens: Tokens, batch: Batch) -> Tensor:
+        """The weight of each code in the loss: float [B, K, T]."""
         onsets = cut(tokens.onsets[batch.rows], batch.first, batch.n_frames).float()  # [B, T]
         weights = 1 + (self.settings.onset_weight - 1) * onsets
         age = torch.arange(batch.n_frames) - batch.switch[:, None]  # frames of this piece so far
@@ -164,19 +164,23 @@ class LanguageTraining:
         weights = torch.where((age < 0) | lead_in, 0.0, weights)
         return weights[:, None].expand(-1, self.recipe.codec.n_codebooks, -1)
 
-    def _losses(
+    def losses(
         self, tokens: Tokens, texts: list[Tensor], batch: Batch, weights: Tensor | None
     ) -> Tensor:
+        """The loss of each codebook in nats: float [K]; `weights` [B, K, T], None counts all."""
         codes = cut(tokens.codes[batch.rows], batch.first, batch.n_frames)  # [B, K, T]
         before = torch.arange(batch.n_frames) < batch.switch[:, None]  # [B, T]
         codes = torch.where(before[:, None], codes.roll(1, dims=0), codes)
         with torch.autocast("cpu", torch.bfloat16, self.recipe.autocast):
-            conditions = self._conditions(tokens, texts, batch)
+            conditions = self.conditions(tokens, texts, batch)
             return self.language.lm.compute_loss(codes, conditions, weights).per_codebook
 
-    def _conditions(self, tokens: Tokens, texts: list[Tensor], batch: Batch) -> list[RowCondition]:
-        """As the engine lays them out: melody, then text at its own length. Zeros for none: as
-        many as the caption in the rows that guidance compares with, one for an empty prompt."""
+    def conditions(self, tokens: Tokens, texts: list[Tensor], batch: Batch) -> list[RowCondition]:
+        """Conditions in the engine's layout, one per row: melody, then text at its own length.
+
+        A row without text has zeros in its place: as many as its caption has tokens where the row
+        stands for guidance's null row, and one where it stands for an empty prompt.
+        """
         lm = self.language.lm
         assert lm.cfg.chroma is not None
         conditioners: Any = lm.condition_provider.conditioners
@@ -199,22 +203,22 @@ class LanguageTraining:
 
     @torch.no_grad()
     def evaluate(self, test: Tokens) -> dict[str, Any]:
-        """Held-out losses in nats of each codebook, by what the model is told.
+        """Held-out losses in nats of each codebook, for each combination of conditions.
 
-        `first_note` is that of codebook 0 where a first pitch is chosen, told the text alone.
+        `first_note` is the loss of codebook 0 at the first pitch, with text as the only condition.
         """
         texts = self.tokenise(test.captions)
         self._swap()
         found: dict[str, Any] = {}
         for view, (text, melody) in VIEWS.items():
             batches = list(self._test_batches(min(len(test), TEST_ROWS), text, melody))
-            losses = torch.stack([self._losses(test, texts, b, None) for b in batches])  # [n, K]
+            losses = torch.stack([self.losses(test, texts, b, None) for b in batches])  # [n, K]
             found[view] = [round(float(x), 3) for x in losses.mean(dim=0)]
             if view == "text":
                 first = torch.zeros(1, self.recipe.codec.n_codebooks, self.recipe.window_frames)
                 first[:, 0, :ONSET_FRAMES] = 1
                 notes = [
-                    self._losses(test, texts, b, first.expand(len(b.rows), -1, -1))[0]
+                    self.losses(test, texts, b, first.expand(len(b.rows), -1, -1))[0]
                     for b in batches
                 ]
                 found["first_note"] = float(torch.stack(notes).mean())
@@ -239,13 +243,19 @@ class LanguageTraining:
 
 
 def name_a_key(captions: list[str]) -> Tensor:
-    """Which captions do: bool [M]."""
+    """Whether each caption names a key: bool [M]."""
     return torch.tensor([text.partition(",")[0] in KEYS for text in captions])
 
 
 def draw(recipe: Recipe, keyed: Tensor, step: int, progress: float) -> Batch:
-    """The rows of one step and what each is told, the same for the same step, of pieces of which
-    those of `keyed` [M] have a caption that names the key."""
+    """Draws the rows of one step and their conditions; the same step draws the same.
+
+    Args:
+        recipe: The recipe.
+        keyed: Whether the caption of each piece names the key: bool [M].
+        step: Number of the step.
+        progress: Share of the budget that is spent.
+    """
     settings = recipe.language
     rng = rng_of(recipe.seed, settings.stream, step)
     n_frames = recipe.window_frames
@@ -269,7 +279,7 @@ def draw(recipe: Recipe, keyed: Tensor, step: int, progress: float) -> Batch:
 
 
 def cut(x: Tensor, first: Tensor, n: int) -> Tensor:
-    """From `x` [B, …, T] the `n` entries from `first` [B] on; what ends before begins again."""
+    """The `n` entries of `x` [B, …, T] from `first` [B] on, wrapping around at the end."""
     index = (first[:, None] + torch.arange(n)) % x.shape[-1]  # [B, n]
     index = index.view(len(x), *[1] * (x.ndim - 2), n).expand(*x.shape[:-1], n)
     return x.gather(-1, index)

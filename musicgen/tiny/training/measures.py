@@ -1,4 +1,4 @@
-"""What is measured of music: signal to noise, chroma, pitch track, voices."""
+"""Measures of music: signal-to-noise ratio, chroma, pitch track, voices."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -28,13 +28,13 @@ RIDGE = 1e-2
 
 
 def chroma_config(max_duration_s: float) -> ChromaConfig:
-    """How the tiny model hears a melody: one frame per 140 ms."""
+    """The chromagram of the tiny model: one frame per 140 ms."""
     n_frames = 1 + int(max_duration_s * SAMPLE_RATE_HZ) // HOP_LENGTH
     return ChromaConfig(N_FFT, HOP_LENGTH, N_CHROMA, n_frames, SAMPLE_RATE_HZ)
 
 
 def si_snr_db(heard: Tensor, wanted: Tensor) -> float:
-    """Scale-invariant signal to noise of `heard` [N] as `wanted` [N]."""
+    """Scale-invariant signal-to-noise ratio in dB of `heard` [N] against `wanted` [N]."""
     heard, wanted = heard.double() - heard.double().mean(), wanted.double() - wanted.double().mean()
     target = (heard @ wanted) / (wanted @ wanted).clamp(min=1e-12) * wanted
     noise = (heard - target).square().sum().clamp(min=1e-12)
@@ -92,7 +92,7 @@ def tempo_of(wav: Tensor) -> str:
 
 @dataclass(frozen=True)
 class VoiceClassifier:
-    """Which voice plays, by a linear reading of the spectrum and of how it moves."""
+    """A linear classifier of voices, on features of the spectrum and of its change over time."""
 
     voices: tuple[str, ...]
     mean: NDArray[np.float64]  # [F]

@@ -1,7 +1,7 @@
-"""Pieces at random, and what a caption says of them.
+"""Random pieces of music and their captions.
 
 A piece is a key, a tempo, a voice that plays a melody, and perhaps bass, chords and drums. One in
-eight combinations of key, tempo and voice is held out: training never meets it, evaluation does.
+eight combinations of key, tempo and voice is held out: only the evaluation uses them.
 """
 
 from dataclasses import dataclass, replace
@@ -100,7 +100,7 @@ def excerpt(piece: Piece, first_frame: int, n_frames: int) -> Piece:
 
 
 def caption(piece: Piece, rng: Generator | None = None, *, key: bool = True) -> str:
-    """What is said of a piece: the key first. Without `rng` the plain form, complete."""
+    """The caption of a piece, the key first. Without `rng` it is complete and in its plain form."""
     if rng is None:
         start = f"{piece.key}, " if key else ""
         return f"{start}{piece.tempo} {piece.voice} melody{_with(piece.extras)}"

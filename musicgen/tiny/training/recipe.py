@@ -1,4 +1,4 @@
-"""What is trained and for how long; and the clock, checkpoints and log of a stage."""
+"""The training recipe with its time budgets, and the clock, checkpoints and log of a stage."""
 
 import json
 import logging
@@ -48,7 +48,7 @@ class CodecRecipe:
 
 @dataclass(frozen=True)
 class TokensRecipe:
-    """What the language model reads: pieces through the codec, with the melody's chroma.
+    """The training data of the language model: codes of pieces, with the melody's chroma.
 
     Attributes:
         minutes: Budget of the stage; it ends when that is spent or all pieces are there.
@@ -141,7 +141,7 @@ FINISH = LanguageRecipe(
 
 @dataclass(frozen=True)
 class Recipe:
-    """All of it: budgets of 89 minutes, made for two cores.
+    """The whole recipe: budgets of 89 minutes, made for two cores.
 
     Attributes:
         seed: Of everything that is random.

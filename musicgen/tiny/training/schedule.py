@@ -1,4 +1,4 @@
-"""How the learning rate falls."""
+"""The learning-rate schedule."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""The band: notes of four voices, bass, chords and drums become samples.
+"""The synthesiser: turns notes of four voices, bass, chords and drums into samples.
 
 Notes begin and end on the codec's frames and start with the same phase, so that equal notes are
 equal samples: what a small codec and a small language model have to learn is the music.

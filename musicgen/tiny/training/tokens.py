@@ -1,4 +1,4 @@
-"""The music that the language model reads: pieces through the codec, beside their conditions."""
+"""The training data of the language model: codes of pieces, beside their conditions."""
 
 import logging
 from concurrent.futures import ThreadPoolExecutor
@@ -31,7 +31,7 @@ class Tokens:
 
     Attributes:
         codes: int64 [M, K, T].
-        chroma: Pitch classes of the melody as heard by `ChromaExtractor`: int64 [M, n].
+        chroma: Pitch classes of the melody from `ChromaExtractor`: int64 [M, n].
         onsets: Whether a note of the melody has just begun: bool [M, T].
         captions: M texts.
     """
@@ -134,7 +134,7 @@ def reference(piece: Piece, rng: Generator) -> np.ndarray[tuple[int], np.dtype[n
 
 
 def onsets(piece: Piece) -> Tensor:
-    """Where the pitch of a note is decided: bool [T]."""
+    """The frames in which the pitch of a note is chosen: bool [T]."""
     mask = torch.zeros(piece.n_frames, dtype=torch.bool)
     for note in piece.melody:
         mask[note.first_frame : note.first_frame + ONSET_FRAMES] = True

@@ -1,4 +1,4 @@
-"""The language model and its T5 before training: shapes, and starts that learn fast."""
+"""The language model and its T5 before training: shapes, and initial weights that learn fast."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -21,7 +21,7 @@ AHEAD_FRAMES = (1, 6)
 
 @dataclass(frozen=True)
 class Language:
-    """What comes out: the language model, its T5, and what cuts captions into tokens."""
+    """The models that are trained: the language model, its T5, and the tokenizer."""
 
     lm: LMModel
     text: T5EncoderModel
@@ -59,7 +59,7 @@ def lm_config(recipe: Recipe) -> LMConfig:
 
 
 def new_language(recipe: Recipe) -> Language:
-    """Embeddings as loud as positions, branches that begin quietly, heads that hear the melody."""
+    """New models: embeddings of the positions' size, small residual branches, aligned heads."""
     torch.manual_seed(recipe.seed)
     tokenizer = make_tokenizer()
     text = T5EncoderModel(t5_config(recipe.language, len(tokenizer)))

@@ -1,4 +1,4 @@
-"""The tokenizer: every word of the captions is one token, a key too; anything else is bytes."""
+"""The tokenizer: each word or key of the captions is one token; all other text becomes bytes."""
 
 from tokenizers import (
     AddedToken,

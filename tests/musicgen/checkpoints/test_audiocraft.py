@@ -11,9 +11,10 @@ import yaml
 from transformers import EncodecConfig, EncodecModel, T5Config, T5EncoderModel
 
 from musicgen.checkpoints.describe import ModelNotFoundError, describe
-from musicgen.checkpoints.load import CheckpointError, load
+from musicgen.checkpoints.load import CheckpointError, Submodels, load
 from musicgen.codec.codec import CompressionModel
 from musicgen.conditioning.text import TextEncoder
+from musicgen.config import ModelSource
 from musicgen.model import MusicGen
 from tests.musicgen import audiocraft_files as audiocraft
 from tests.musicgen.checkpoint_files import GOLDEN, golden
@@ -70,8 +71,10 @@ def test_a_checkpoint_of_audiocraft_gives_the_tokens_of_audiocraft(tmp_path: Pat
     codec.cardinality = 48  # the toy's, which transformers' EnCodec can't have: no power of two
     model = MusicGen.get_pretrained(
         str(tmp_path),
-        text_encoder=TextEncoder(t5, lambda prompt: SimpleNamespace(input_ids=ids[prompt])),
-        codec=codec,
+        submodels=Submodels(
+            text_encoder=TextEncoder(t5, lambda prompt: SimpleNamespace(input_ids=ids[prompt])),
+            codec=codec,
+        ),
     )
     model.set_generation_params(use_sampling=False, duration=16 / 50)
     cases = golden("lm_text.pt")["cases"]
@@ -85,7 +88,7 @@ def test_a_checkpoint_of_audiocraft_gives_the_tokens_of_audiocraft(tmp_path: Pat
 def test_every_kind_is_described_loaded_and_run(tmp_path: Path, kind: str, stereo: bool) -> None:
     folder = audiocraft.save(tmp_path / "model", kind, stereo=stereo)
     mert = audiocraft.save_mert(tmp_path / "mert") if kind == "style" else None
-    info, checkpoint = load(str(folder), style_encoder=mert and str(mert))
+    info, checkpoint = load(ModelSource(str(folder), style_encoder=mert and str(mert)))
     assert (info.layout, info.kind, info.channels) == ("audiocraft", kind, 1 + stereo)
     assert (info.sample_rate_hz, info.hop_samples, info.frame_rate_hz) == (32_000, 640, 50)
     assert (info.n_codebooks, info.max_duration_s) == (8 if stereo else 4, 2.0)
@@ -131,7 +134,7 @@ def test_a_codec_by_reference(folder: Path, tmp_path: Path, form: str) -> None:
         folder / "compression_state_dict.bin",
     )
     info, checkpoint = load(str(folder))
-    assert info.parts.codec == str(codec)
+    assert info.submodels.codec == str(codec)
     codes = torch.randint(32, (1, 4, 20))
     assert torch.equal(checkpoint.codec.decode(codes), expected.decode(codes))
 
@@ -224,8 +227,8 @@ def test_a_t5_that_is_not_there_is_named_with_the_way_out(folder: Path, tmp_path
     recfg(folder, {"conditioners": {"description": {"model": "t5", "t5": {"name": "t5-base"}}}})
     with pytest.raises(ModelNotFoundError, match=r"google-t5/t5-base.*say text_encoder="):
         describe(str(folder))
-    info = describe(str(folder), text_encoder=str(tmp_path / "t5"))
-    assert info.parts.text_encoder == str(tmp_path / "t5")
+    info = describe(ModelSource(str(folder), text_encoder=str(tmp_path / "t5")))
+    assert info.submodels.text_encoder == str(tmp_path / "t5")
 
 
 def test_a_cached_t5_is_found_under_the_name_that_the_hub_has_now(
@@ -238,7 +241,7 @@ def test_a_cached_t5_is_found_under_the_name_that_the_hub_has_now(
     (tmp_path / "t5").rename(repository / "snapshots" / ("c" * 40))
     recfg(folder, {"conditioners": {"description": {"model": "t5", "t5": {"name": "t5-base"}}}})
     info, _ = load(str(folder))
-    assert info.parts.text_encoder == str(repository / "snapshots" / ("c" * 40))
+    assert info.submodels.text_encoder == str(repository / "snapshots" / ("c" * 40))
 
 
 def test_a_hub_repository_without_safetensors_is_read_from_its_bin_files(
@@ -258,7 +261,7 @@ def test_a_hub_repository_without_safetensors_is_read_from_its_bin_files(
 def test_a_t5_of_another_width_is_refused(folder: Path) -> None:
     t5 = T5EncoderModel(T5Config(vocab_size=9, d_model=16, d_kv=8, d_ff=8, num_layers=1))
     with pytest.raises(CheckpointError, match="reads a T5 of width 24, the text encoder has 16"):
-        load(str(folder), text_encoder=TextEncoder(t5, lambda prompt: SimpleNamespace()))
+        load(str(folder), Submodels(TextEncoder(t5, lambda prompt: SimpleNamespace())))
 
 
 def test_the_hash_covers_the_sub_models(folder: Path, tmp_path: Path) -> None:
@@ -272,9 +275,9 @@ def test_the_hash_covers_the_sub_models(folder: Path, tmp_path: Path) -> None:
 
 def test_sub_models_of_a_folder_in_transformers_layout_are_replaced(tmp_path: Path) -> None:
     _, plain = load("tiny")
-    info, other = load("tiny", text_encoder=plain.text, codec=plain.codec.model)
+    info, other = load("tiny", Submodels(plain.text, plain.codec.model))
     assert other.text is plain.text
     assert other.codec.model is plain.codec.model
     assert info.weights_hash != describe("tiny").weights_hash
     with pytest.raises(CheckpointError, match=r"speaks 4 codebooks of 512, the codec 4 of 32"):
-        load("tiny", codec=golden_codec().model)
+        load("tiny", Submodels(codec=golden_codec().model))

@@ -12,6 +12,7 @@ from transformers import (
 
 from musicgen.checkpoints.convert import convert
 from musicgen.checkpoints.describe import describe
+from musicgen.config import ModelSource
 from musicgen.model import MusicGen
 from tests.musicgen import audiocraft_files as audiocraft
 from tests.musicgen.checkpoint_files import save_text_model
@@ -45,8 +46,9 @@ def test_the_folder_stands_alone_and_makes_the_same_music(
     tmp_path: Path, kind: str, stereo: bool
 ) -> None:
     source, mert = saved(tmp_path, kind, stereo=stereo)
-    expected = music(MusicGen.get_pretrained(str(source), "cpu", style_encoder=mert))
-    info = convert(str(source), tmp_path / "new" / "converted", style_encoder=mert)
+    wanted = ModelSource(str(source), style_encoder=mert)
+    expected = music(MusicGen.get_pretrained(wanted, "cpu"))
+    info = convert(wanted, tmp_path / "new" / "converted")
     for folder in ("model", "t5", "mert"):  # nothing of the source is needed any more
         if (tmp_path / folder).exists():
             (tmp_path / folder).rename(tmp_path / f"{folder}-gone")

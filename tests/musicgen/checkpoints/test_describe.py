@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from musicgen.checkpoints.describe import TINY_FOLDER, ModelNotFoundError, describe
-from musicgen.config import ChromaConfig
+from musicgen.config import ChromaConfig, ModelSource
 
 
 @pytest.fixture
@@ -109,9 +109,9 @@ def test_a_revision_is_one_of_the_cached_snapshots(
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     assert describe("someone/song").revision == "a" * 40
-    assert describe("someone/song", revision="next").revision == "b" * 40
+    assert describe(ModelSource("someone/song", revision="next")).revision == "b" * 40
     with pytest.raises(ModelNotFoundError, match="at revision 'gone'"):
-        describe("someone/song", revision="gone")
+        describe(ModelSource("someone/song", revision="gone"))
 
 
 @pytest.mark.parametrize("keep", [0, 7, 500, -100])

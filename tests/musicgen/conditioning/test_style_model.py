@@ -11,9 +11,9 @@ from torch import Tensor
 from musicgen.checkpoints.convert import convert
 from musicgen.checkpoints.load import CheckpointError, load
 from musicgen.conditioning.style import excerpt_start
-from musicgen.config import SamplingParams
+from musicgen.config import ModelSource, SamplingParams
 from musicgen.engine.engine import Request
-from musicgen.request_builder import RequestBuilder
+from musicgen.request_builder import GenerationRequest, RequestBuilder
 from tests.musicgen import audiocraft_files as audiocraft
 
 GREEDY = SamplingParams(use_sampling=False)
@@ -30,22 +30,22 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
 
 @pytest.fixture
 def maker(folders: tuple[str, str]) -> RequestBuilder:
-    info, checkpoint = load(folders[0], style_encoder=folders[1])
+    info, checkpoint = load(ModelSource(folders[0], style_encoder=folders[1]))
     return RequestBuilder(
         info, checkpoint.lm, checkpoint.text, checkpoint.codec, checkpoint.style_features
     )
 
 
-def make(maker: RequestBuilder, **wish: object) -> Request:
-    row = {"prompt": "disco", "n_frames": 20, "seed": 7, "sampling": GREEDY} | wish
-    return maker.make("a", **row)  # type: ignore[arg-type]
+def make(maker: RequestBuilder, **changes: object) -> Request:
+    row = {"prompt": "disco", "n_frames": 20, "seed": 7, "sampling": GREEDY} | changes
+    return maker.make(GenerationRequest("a", **row))  # type: ignore[arg-type]
 
 
 def by_hand(maker: RequestBuilder, seed: int, window: int = 0) -> Tensor:
     """The prefix of the excerpt that the seed chooses."""
     start = excerpt_start(seed, window, WAV.shape[-1], 16_000)
     features = maker.style_features(WAV[:, start : start + 16_000], 32_000)
-    return maker._conditioners["self_wav"](features, maker.style)
+    return maker.conditioners["self_wav"](features, maker.style)
 
 
 def test_the_prefix_is_that_of_the_excerpt_and_its_null_is_zero(maker: RequestBuilder) -> None:
@@ -122,7 +122,7 @@ def test_without_mert_only_rows_with_a_style_fail(
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     info, checkpoint = load(folders[0])
-    assert (info.parts.style_encoder, checkpoint.style_features) == (None, None)
+    assert (info.submodels.style_encoder, checkpoint.style_features) == (None, None)
     maker = RequestBuilder(info, checkpoint.lm, checkpoint.text, checkpoint.codec)
     assert make(maker).conditions.text.shape[0] > 1
     with pytest.raises(ValueError, match=r"came without m-a-p/MERT-v1-95M.*style_encoder="):
@@ -157,7 +157,7 @@ def test_code_in_merts_folder_is_never_run(folders: tuple[str, str], tmp_path: P
     """Its configuration names a class of its own; transformers' HuBERT is what runs."""
     mert = audiocraft.save_mert(tmp_path / "mert")
     (mert / "modeling_MERT.py").write_text("raise SystemExit('executed')")
-    _, checkpoint = load(folders[0], style_encoder=str(mert))
+    _, checkpoint = load(ModelSource(folders[0], style_encoder=str(mert)))
     model = checkpoint.style_features.model
     assert type(model).__module__.startswith("transformers.")
     assert checkpoint.style_features.sample_rate_hz == 24_000
@@ -169,4 +169,4 @@ def test_a_mert_that_is_no_hubert_is_refused(
 ) -> None:
     mert = audiocraft.save_mert(tmp_path / "mert", **extra)
     with pytest.raises(CheckpointError, match="is no part of a HuBERT"):
-        load(folders[0], style_encoder=str(mert))
+        load(ModelSource(folders[0], style_encoder=str(mert)))

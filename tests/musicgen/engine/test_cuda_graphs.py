@@ -8,8 +8,8 @@ import torch
 from torch._dynamo.utils import counters
 
 from musicgen.engine import engine as engine_module
-from musicgen.engine.cuda_graphs import GraphedStep, make_stepper
-from musicgen.engine.engine import Engine
+from musicgen.engine.cuda_graphs import GraphedStep, make_step
+from musicgen.engine.engine import Engine, EngineOptions
 from musicgen.engine.step import DecodeState, StepShape, decode_step
 from musicgen.engine.weights import StepWeights, prepare
 from tests.musicgen.toy import KINDS, Kind, random_request, run, toy_kind, toy_lm
@@ -38,9 +38,9 @@ def tokens_of(
 ) -> dict[str, list[int]]:
     """Tokens of random clips; texts of 70 cells make the cross caches grow on the way."""
     lm, rng = toy_kind(kind, dim=32), random.Random(3)
-    made = Engine(lm, slots=3, max_frames=12, packed=False)
+    made = Engine(lm, EngineOptions(slots=3, max_frames=12, packed=False))
     if step_class is not None:
-        made._step = step_class(made._weights, made._state)
+        made.run_step = step_class(made.weights, made.state)
     requests = [random_request(rng, lm, str(i), 12) for i in range(n_clips)]
     ended = run(made, requests)
     return {key: clip.codes.tolist() for key, clip in ended.items() if clip.codes is not None}
@@ -62,7 +62,7 @@ def test_a_shape_runs_eagerly_then_is_captured_and_replayed_and_forgotten() -> N
     state.running[:] = 1
     captures = Captures()
     step = GraphedStep(weights, state, captures)
-    shape = Engine(lm, slots=1, max_frames=4, packed=False)._shape
+    shape = Engine(lm, EngineOptions(slots=1, max_frames=4, packed=False)).shape
     for n_steps, n_captures in [(1, 0), (2, 1), (3, 1)]:
         step(shape)
         assert state.step.tolist() == [n_steps, n_steps]
@@ -81,14 +81,14 @@ def test_cached_graphs_are_dropped_when_the_cross_caches_move(
     def graphed(weights: StepWeights, state: DecodeState, **_: object) -> GraphedStep:
         return GraphedStep(weights, state, captures)
 
-    monkeypatch.setattr(engine_module, "make_stepper", graphed)
-    engine = Engine(lm, slots=2, max_frames=12)
+    monkeypatch.setattr(engine_module, "make_step", graphed)
+    engine = Engine(lm, EngineOptions(slots=2, max_frames=12))
     rng = random.Random(1)
     requests = [random_request(rng, lm, str(i), 12) for i in range(6)]
     assert {len(r.conditions.text) for r in requests} & {70}  # more than one block of cells
     forgotten = []
-    forget = engine._step.forget
-    engine._step.forget = lambda: (forgotten.append(1), forget())  # type: ignore[method-assign]
+    forget = engine.run_step.forget
+    engine.run_step.forget = lambda: (forgotten.append(1), forget())  # type: ignore[method-assign]
     run(engine, requests)
     assert len(forgotten) == 1
 
@@ -97,7 +97,7 @@ def test_graphs_are_refused_where_there_is_no_cuda() -> None:
     weights = prepare(toy_lm("cross", dim=32), "fp32", 64)
     state = DecodeState.idle(weights, 2, 64, 10)
     with pytest.raises(ValueError, match="graphs=True needs CUDA"):
-        make_stepper(weights, state, graphs=True)
+        make_step(weights, state, graphs=True)
 
 
 @pytest.mark.parametrize("kind", ["text", "melody"])

@@ -8,7 +8,7 @@ import torch
 
 from musicgen.conditioning.fuser import ClipConditions
 from musicgen.config import FuseMethod, SamplingParams
-from musicgen.engine.engine import Engine, NonFiniteLogitsError, Request
+from musicgen.engine.engine import Engine, EngineOptions, NonFiniteLogitsError, Request
 from tests.musicgen.lm.test_lm import CASES, GREEDY, golden_lm
 from tests.musicgen.toy import random_request, run, toy_lm
 
@@ -29,7 +29,7 @@ def test_greedy_tokens_are_audiocrafts() -> None:
     conditions = ClipConditions(CASES["b1_short"]["embeds"])
     requests.append(Request("continued", conditions, 16, 0, GREEDY, prompt))
     expected["continued"] = CASES["b1_short"]["continuation_greedy"][0]
-    ended = run(Engine(golden_lm(), slots=2, max_frames=16), requests)
+    ended = run(Engine(golden_lm(), EngineOptions(slots=2, max_frames=16)), requests)
     for key, codes in expected.items():
         assert torch.equal(ended[key].codes, codes)
     assert ended["b1_long"].n_steps == 16 + 3
@@ -40,7 +40,7 @@ def test_greedy_tokens_are_audiocrafts() -> None:
 def test_sampled_tokens_are_the_reference_loops(fuse: FuseMethod) -> None:
     lm, rng = toy_lm(fuse), random.Random(0)
     requests = [random_request(rng, lm, str(i), max_frames=12) for i in range(8)]
-    ended = run(Engine(lm, slots=3, max_frames=12), requests)
+    ended = run(Engine(lm, EngineOptions(slots=3, max_frames=12)), requests)
     for r in requests:
         codes = lm.generate(
             r.conditions,
@@ -53,7 +53,7 @@ def test_sampled_tokens_are_the_reference_loops(fuse: FuseMethod) -> None:
 
 
 def test_clips_leave_at_their_own_length_and_others_take_their_rows() -> None:
-    engine = Engine(toy_lm("cross"), slots=2, max_frames=40)
+    engine = Engine(toy_lm("cross"), EngineOptions(slots=2, max_frames=40))
     admitted: list[str] = []
     engine.on_admit = admitted.append
     for key, n_frames in [("long", 40), ("short", 5), ("next", 5), ("last", 5)]:
@@ -71,7 +71,7 @@ def test_clips_leave_at_their_own_length_and_others_take_their_rows() -> None:
 
 @pytest.mark.parametrize("slots", [1, 2])
 def test_guidance_kinds_take_one_two_or_three_rows(slots: int) -> None:
-    engine = Engine(toy_lm("cross"), slots=slots, max_frames=10)
+    engine = Engine(toy_lm("cross"), EngineOptions(slots=slots, max_frames=10))
     for i in range(4):
         engine.submit(request(f"none {i}", sampling=SamplingParams(cfg_coef=1.0)))
     engine.step()
@@ -90,21 +90,21 @@ def test_nan_logits_fail_their_clip_alone(n_frames: int) -> None:
     lm = toy_lm("cross")
     requests = [request(key, n_frames, seed=i) for i, key in enumerate("abcd")]
     poison = torch.full((3, 64), torch.nan)
-    engine = Engine(lm, slots=2, max_frames=100)
+    engine = Engine(lm, EngineOptions(slots=2, max_frames=100))
     sick = replace(requests[1], conditions=ClipConditions(poison))
     ended = run(engine, [requests[0], sick, *requests[2:]])
     assert isinstance(ended["b"].error, NonFiniteLogitsError)
     assert "clip b" in str(ended["b"].error)
     assert ended["b"].codes is None
     assert ended["b"].n_steps <= 64
-    healthy = run(Engine(lm, slots=2, max_frames=100), requests)
+    healthy = run(Engine(lm, EngineOptions(slots=2, max_frames=100)), requests)
     for key in "acd":
         assert torch.equal(ended[key].codes, healthy[key].codes)
     assert torch.equal(run(engine, [requests[1]])["b"].codes, healthy["b"].codes)
 
 
 def test_reset_forgets_everything_in_flight() -> None:
-    engine = Engine(toy_lm("cross"), slots=1, max_frames=10)
+    engine = Engine(toy_lm("cross"), EngineOptions(slots=1, max_frames=10))
     expected = run(engine, [request("a")])["a"].codes
     for key in "bcd":
         engine.submit(request(key))
@@ -118,7 +118,7 @@ def test_reset_forgets_everything_in_flight() -> None:
 def test_reset_gets_back_the_rows_that_an_exception_took(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    engine = Engine(toy_lm("cross"), slots=1, max_frames=10)
+    engine = Engine(toy_lm("cross"), EngineOptions(slots=1, max_frames=10))
 
     def run_out(*_: object) -> None:
         raise torch.OutOfMemoryError("out of memory")
@@ -152,14 +152,14 @@ PROMPT = torch.zeros(4, 10, dtype=torch.int64)
     ],
 )
 def test_what_could_never_run_is_refused(changes: dict[str, object], message: str) -> None:
-    engine = Engine(toy_lm("cross"), slots=1, max_frames=10, max_text_tokens=20)
+    engine = Engine(toy_lm("cross"), EngineOptions(slots=1, max_frames=10, max_text_tokens=20))
     with pytest.raises(ValueError, match=f"clip x: .*{message}"):
         engine.submit(request("x", **changes))
     assert engine.n_waiting == 0
 
 
 def test_a_melody_model_needs_prefixes_of_its_own_length() -> None:
-    engine = Engine(toy_lm("prepend"), slots=1, max_frames=10)
+    engine = Engine(toy_lm("prepend"), EngineOptions(slots=1, max_frames=10))
     short = ClipConditions(TEXT.text, torch.zeros(5, 64), torch.zeros(7, 64))
     with pytest.raises(ValueError, match=r"audio \(5, 64\) must be \[7, 64\]"):
         engine.submit(request("x", conditions=short))
@@ -172,4 +172,4 @@ def test_a_melody_model_needs_prefixes_of_its_own_length() -> None:
 )
 def test_an_impossible_engine_is_refused(wrong: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        Engine(toy_lm("cross"), **{"slots": 1, "max_frames": 10, **wrong})
+        Engine(toy_lm("cross"), EngineOptions(**{"slots": 1, "max_frames": 10, **wrong}))

@@ -12,7 +12,7 @@ import torch
 
 from musicgen.conditioning.fuser import ClipConditions
 from musicgen.config import SamplingParams
-from musicgen.engine.engine import Engine, Request
+from musicgen.engine.engine import Engine, EngineOptions, Request
 from musicgen.lm.delay_pattern import build
 from musicgen.lm.guidance import guidance_rows
 from musicgen.lm.model import LMModel
@@ -34,7 +34,7 @@ def random_batch(rng: random.Random, lm: LMModel) -> list[Request]:
 @pytest.mark.parametrize("kind", KINDS)
 def test_tokens_are_the_same_bits_alone_and_in_company(kind: Kind) -> None:
     lm, rng = toy_kind(kind, dim=32), random.Random(kind)
-    engine = Engine(lm, slots=3, max_frames=WINDOW)
+    engine = Engine(lm, EngineOptions(slots=3, max_frames=WINDOW))
     guidance, lengths = set(), set()
     for _ in range(N_BATCHES):
         batch = random_batch(rng, lm)
@@ -74,7 +74,7 @@ def test_logits_are_those_of_a_batch_of_one(kind: Kind) -> None:
 def test_the_engine_decides_as_the_reference_loop_on_every_kind(kind: Kind) -> None:
     lm, rng = toy_kind(kind, dim=32), random.Random(kind)
     requests = [random_request(rng, lm, str(i), WINDOW) for i in range(6)]
-    ended = run(Engine(lm, slots=3, max_frames=WINDOW), requests)
+    ended = run(Engine(lm, EngineOptions(slots=3, max_frames=WINDOW)), requests)
     for r in requests:
         codes = lm.generate(
             r.conditions, r.n_frames, seed=r.seed, sampling=r.sampling, prompt_codes=r.prompt_codes
@@ -106,10 +106,12 @@ def test_what_is_nulled_is_exactly_what_the_guidance_names() -> None:
 def test_a_style_prefix_that_does_not_fit_is_refused(
     audio: torch.Tensor | None, null: torch.Tensor | None, message: str
 ) -> None:
-    engine = Engine(toy_kind("style", dim=32), slots=1, max_frames=5)
+    engine = Engine(toy_kind("style", dim=32), EngineOptions(slots=1, max_frames=5))
     conditions = ClipConditions(torch.zeros(1, 32), audio, null)
     with pytest.raises(ValueError, match=message):
         engine.submit(Request("x", conditions, 5, 0))
     fits = ClipConditions(torch.zeros(1, 32), None, torch.zeros(9, 32))
-    wider = Engine(toy_kind("style", dim=32), slots=1, max_frames=5, max_audio_frames=9)
+    wider = Engine(
+        toy_kind("style", dim=32), EngineOptions(slots=1, max_frames=5, max_audio_frames=9)
+    )
     assert run(wider, [Request("x", fits, 5, 0)])["x"].codes is not None

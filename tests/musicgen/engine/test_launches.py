@@ -10,7 +10,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from musicgen.config import FuseMethod, SamplingParams
-from musicgen.engine.engine import Engine
+from musicgen.engine.engine import Engine, EngineOptions
 from musicgen.engine.step import DecodeState, StepShape, decode_step
 from musicgen.engine.weights import prepare
 from musicgen.lm.sampling import FilterShape
@@ -57,8 +57,8 @@ def test_the_number_does_not_grow_with_clips_or_text() -> None:
     lm = toy_lm("cross", dim=32)
     counts = []
     for slots in (2, 6):
-        engine = Engine(lm, slots=slots, max_frames=12)
+        engine = Engine(lm, EngineOptions(slots=slots, max_frames=12))
         with torch.no_grad(), Launches() as counted:
-            decode_step(engine._weights, engine._state, engine._shape)
+            decode_step(engine.weights, engine.state, engine.shape)
         counts.append(len(counted.names))
     assert counts[0] == counts[1]

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from musicgen.conditioning.fuser import ClipConditions
-from musicgen.engine.engine import Engine, Request
+from musicgen.engine.engine import Engine, EngineOptions, Request
 from musicgen.registry import row_bytes
 from tests.musicgen.toy import KINDS, Kind, run, toy_kind
 
@@ -19,7 +19,7 @@ DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
 
 def held_bytes(engine: Engine) -> int:
     """Bytes of all cache tensors, as they were allocated."""
-    caches = engine._state.caches + engine._state.cross_caches
+    caches = engine.state.caches + engine.state.cross_caches
     return sum(t.untyped_storage().nbytes() for c in caches for t in (c.keys, c.values))
 
 
@@ -33,7 +33,9 @@ def test_caches_hold_the_bytes_of_the_formula(kind: Kind, dtype: str, device: st
         pytest.skip("fp16 is for GPUs")
     lm = toy_kind(kind, dim=32).to(device)
     for slots, frames in [(1, 60), (3, 61), (2, 500)]:  # 64 steps are one block of cells, 65 two
-        engine = Engine(lm, slots=slots, max_frames=frames, max_text_tokens=20, dtype=dtype)
+        engine = Engine(
+            lm, EngineOptions(slots=slots, max_frames=frames, max_text_tokens=20, dtype=dtype)
+        )
         row = row_bytes(lm.cfg, dtype, window_frames=frames, max_text_tokens=20)
         assert held_bytes(engine) == 2 * slots * row
         run(engine, [Request("a", conditions(lm.cfg.dim, 20, kind), 9, 1)])
@@ -50,7 +52,7 @@ def conditions(dim: int, n_text: int, kind: Kind) -> ClipConditions:
 
 def test_a_text_longer_than_64_tokens_widens_the_cross_attention_once() -> None:
     lm = toy_kind("text", dim=32)
-    engine = Engine(lm, slots=2, max_frames=50)
+    engine = Engine(lm, EngineOptions(slots=2, max_frames=50))
     before = held_bytes(engine)
     for n_text in (130, 100, 192):
         run(engine, [Request("a", conditions(32, n_text, "text"), 5, 1)])
@@ -71,7 +73,7 @@ import os
 import torch
 from musicgen.conditioning.fuser import ClipConditions
 from musicgen.config import LMConfig
-from musicgen.engine.engine import Engine, Request
+from musicgen.engine.engine import Engine, EngineOptions, Request
 from musicgen.registry import row_bytes
 from musicgen.lm.model import LMModel
 from musicgen.engine.weights import prepare
@@ -86,9 +88,9 @@ cfg = LMConfig(dim=256, n_heads=4, n_layers=8, ffn_dim=512, n_codebooks=4, card=
 lm = LMModel(cfg).eval()
 weights = prepare(lm, "{dtype}", 1536)
 clips = [Request(str(i), ClipConditions(torch.randn(5, 256)), 6, i) for i in range(12)]
-run(Engine(lm, slots=1, max_frames=6, dtype="{dtype}", weights=weights), clips[:1])
+run(Engine(lm, EngineOptions(slots=1, max_frames=6, dtype="{dtype}"), weights), clips[:1])
 before = resident()
-engine = Engine(lm, slots=10, max_frames=1500, dtype="{dtype}", weights=weights)
+engine = Engine(lm, EngineOptions(slots=10, max_frames=1500, dtype="{dtype}"), weights)
 engine.reset()  # writes every cell
 run(engine, clips)
 print(resident() - before, 20 * row_bytes(cfg, "{dtype}"))
@@ -108,13 +110,14 @@ import sys
 import torch
 from musicgen import MusicGen
 from musicgen.config import SamplingParams
+from musicgen.request_builder import GenerationRequest
 
 torch.set_num_threads(1)
 model = MusicGen.get_pretrained("tiny", device="cpu", keep_lm=False)
 engine = model.make_engine(1)
 for seconds in (30, {seconds}):
-    engine.submit(model.make_request(
-        "a", prompt="x", n_frames=seconds * 50, seed=1, sampling=SamplingParams(cfg_coef=1.0)))
+    clip = GenerationRequest("a", "x", seconds * 50, 1, SamplingParams(cfg_coef=1.0))
+    engine.submit(model.make_request(clip))
     ended = []
     while not ended:
         ended = engine.step()

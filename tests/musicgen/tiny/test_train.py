@@ -11,6 +11,7 @@ from transformers import EncodecModel, MusicgenMelodyForConditionalGeneration
 from musicgen import MusicGen
 from musicgen.conditioning.fuser import RowCondition, fuse
 from musicgen.config import SamplingParams
+from musicgen.request_builder import GenerationRequest
 from musicgen.tiny.evaluation.evaluate import Evaluation, Scope
 from musicgen.tiny.training.codec import (
     CodecTraining,
@@ -230,22 +231,22 @@ def test_music_before_a_switch_is_heard_and_not_judged(made: Path) -> None:
     texts, rows = run.tokenise(tokens.captions), torch.tensor([0, 1])
     none, yes = torch.zeros(2, dtype=torch.long), torch.ones(2, dtype=torch.bool)
     batch = Batch(rows, none, 60, yes, ~yes, ~yes, torch.tensor([40, 0]))
-    weights = run._weights(tokens, batch)  # [B, K, T]
+    weights = run.weights(tokens, batch)  # [B, K, T]
     assert (weights[0, :, :40] == 0).all()
     assert (weights[0, :, 40:] >= 2).all()  # an opening: the first second
     assert (weights[0, :, 40:43] >= 8).all()
     assert (weights[0, :, 43:] <= 6).all()
     assert (weights[1, :, 50:] < weights[1, :, :50].max()).all()
-    within = run._weights(tokens, replace(batch, first=torch.tensor([7, 14])))
+    within = run.weights(tokens, replace(batch, first=torch.tensor([7, 14])))
     assert (within[1, :, :LEAD_IN] == 0).all()
     assert (within[1, :, LEAD_IN:] >= 1).all()
     assert (within[0, :, 40:] >= 1).all()
     mixed = tokens.codes[:2, :, :60].clone()
     mixed[0, :, :40] = tokens.codes[1, :, :40]
     with torch.no_grad():
-        losses = run._losses(tokens, texts, batch, weights)
+        losses = run.losses(tokens, texts, batch, weights)
         wanted = run.language.lm.compute_loss(
-            mixed, run._conditions(tokens, texts, batch), weights
+            mixed, run.conditions(tokens, texts, batch), weights
         ).per_codebook
     torch.testing.assert_close(losses, wanted)
 
@@ -264,17 +265,19 @@ def test_the_loss_reads_conditions_as_the_engine_lays_them_out(made: Path) -> No
     first = torch.tensor([0, 35, 35, 0])
     batch = Batch(rows, first, 100, text, melody, empty, none)
     with torch.no_grad():
-        found = run._conditions(tokens, run.tokenise(tokens.captions), batch)
+        found = run.conditions(tokens, run.tokenise(tokens.captions), batch)
     for index, (keeps_text, keeps_melody, is_empty) in enumerate(told):
         row = int(rows[index])
         later = tokens.chroma[row, 5:20]  # 35 frames of the codec
         clip = model.make_request(
-            "x",
-            prompt=None if is_empty else tokens.captions[row],
-            melody_chroma=later if keeps_melody else None,
-            n_frames=100,
-            seed=0,
-            sampling=SamplingParams(),
+            GenerationRequest(
+                "x",
+                prompt=None if is_empty else tokens.captions[row],
+                melody_chroma=later if keeps_melody else None,
+                n_frames=100,
+                seed=0,
+                sampling=SamplingParams(),
+            )
         ).conditions
         wanted = fuse(clip, "prepend", text=keeps_text or is_empty, audio=keeps_melody).prefix
         torch.testing.assert_close(found[index].prefix, wanted, atol=1e-5, rtol=1e-5)

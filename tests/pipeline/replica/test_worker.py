@@ -347,7 +347,7 @@ def test_a_clip_that_does_not_fit_alone_fails_and_the_others_go_on(
     step = Engine.step
 
     def too_long(engine: Engine) -> Any:
-        if any(clip.task.request.n_frames == 25 for clip in engine._active):
+        if any(clip.progress.request.n_frames == 25 for clip in engine.scheduler.running):
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
         return step(engine)
 
