@@ -84,7 +84,7 @@ errors-table: setup
 
 # The columns of docs/dataset-schema.md, from the schema of the ledger.
 columns-table: setup
-	$(BIN)/python -m tests.docs.columns
+	$(BIN)/python -m tests.docs.dataset_tables
 
 format: setup
 	$(BIN)/ruff check --fix .

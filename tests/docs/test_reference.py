@@ -9,8 +9,8 @@ import pytest
 from pipeline.audio.limits import QualityLimits
 from pipeline.audio.measure import Quality
 from pipeline.cli import errors
-from tests.docs.columns import PAGE, TABLES, with_tables
 from tests.docs.command_line import choices, commands
+from tests.docs.dataset_tables import PAGE, TABLES, with_tables
 from tests.docs.markdown import ROOT, all_tables, classes, has, table
 
 PARITY = "docs/reference/audiocraft-parity.md"
