@@ -103,7 +103,7 @@ def test_what_does_not_fit_is_left_out(out: Path) -> None:
                 raise MemoryError(question)
             return {"10": 0.5}
 
-    assert gpu._ask(Full(), gpu.Plan(lengths=(10, 700, 1400)), 64) == {"10": 0.5}
+    assert gpu.step_times(Full(), gpu.Plan(lengths=(10, 700, 1400)), 64) == {"10": 0.5}
 
 
 def test_the_pipeline_benchmark_asks_the_command_line_for_64_clips(out: Path) -> None:

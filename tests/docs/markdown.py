@@ -8,8 +8,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 FOLDERS = (".github", "deploy", "docs", "examples", "manifests", "musicgen", "pipeline", "tests")
-# Names that other branches bring. The merge empties this set.
-UNMERGED = {
+# Pages, folders and flags that are named before they are there.
+NOT_YET_THERE = {
     *("docs/reference/settings.md", "docs/reference/job.schema.json", "examples"),
     "--local",
 }

@@ -10,8 +10,8 @@ import yaml
 
 from tests.docs.command_line import all_flags, commands, flags_of, parse
 from tests.docs.markdown import (
+    NOT_YET_THERE,
     ROOT,
-    UNMERGED,
     anchors,
     blocks,
     has,
@@ -60,7 +60,7 @@ def test_the_index_names_every_page_of_the_documentation() -> None:
 def test_every_relative_link_leads_somewhere(page: Path) -> None:
     for path, anchor in links(page.read_text()):
         target = (page.parent / path).resolve() if path else page
-        if target.is_relative_to(ROOT) and name_of(target) in UNMERGED:
+        if target.is_relative_to(ROOT) and name_of(target) in NOT_YET_THERE:
             continue
         assert target.exists(), f"{path} does not exist"
         if anchor:
@@ -94,7 +94,7 @@ def test_every_path_and_symbol_that_is_named_exists(page: Path) -> None:
         if found is None:
             continue
         path, symbol = found[1], found[2]
-        if path in UNMERGED:
+        if path in NOT_YET_THERE:
             continue
         if not (ROOT / path).exists() or (symbol and not has(path, symbol)):
             wrong.append(code)
@@ -111,7 +111,7 @@ def test_every_flag_that_is_named_exists(page: Path) -> None:
     }
     if name_of(page) == "docs/reference/errors.md":  # some of its cases are flags that do not exist
         return
-    assert named - all_flags() - FLAGS_OF_SCRIPTS - UNMERGED == set()
+    assert named - all_flags() - FLAGS_OF_SCRIPTS - NOT_YET_THERE == set()
 
 
 @every_page
