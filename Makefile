@@ -9,7 +9,7 @@ DEMO := out/demo
 export RAY_USAGE_STATS_ENABLED := 0
 export RAY_raylet_start_wait_time_s := 120
 
-.PHONY: setup demo test test-long test-s3 bench bench-gpu bench-pipeline bench-table lint pictures errors-table format lock clean
+.PHONY: setup demo test test-long test-s3 bench bench-gpu bench-pipeline bench-table lint pictures errors-table columns-table format lock clean
 
 setup: $(STAMP)
 
@@ -65,7 +65,7 @@ bench-gpu: setup
 bench-pipeline: setup
 	RAY_AUTH_MODE=disabled $(BIN)/python -m tests.bench.pipeline
 
-# What they wrote, as tables in the README.
+# What they wrote, as tables in docs/reference/benchmarks.md.
 bench-table: setup
 	$(BIN)/python -m tests.bench.table
 
@@ -76,11 +76,15 @@ lint: setup
 
 # The README's pictures, from the demo's output.
 pictures: demo
-	$(BIN)/python -m tests.readme_pictures $(DEMO)
+	$(BIN)/python -m tests.docs.pictures $(DEMO)
 
-# The README's appendix, from the tests' own tables.
+# The tables of docs/reference/errors.md, from the tests' own.
 errors-table: setup
-	$(BIN)/python -m tests.errors.readme
+	$(BIN)/python -m tests.errors.page
+
+# The columns of docs/dataset-schema.md, from the schema of the ledger.
+columns-table: setup
+	$(BIN)/python -m tests.docs.dataset_tables
 
 format: setup
 	$(BIN)/ruff check --fix .

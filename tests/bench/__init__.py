@@ -2,5 +2,6 @@
 
 `shapes` (checkpoints), `workload` (clips), `machine` (what the hardware can do), `ours` and `peer`
 (the two that are compared), `workers` (each in a process of its own), `engine`, `gpu`, `pipeline`
-(the three benchmarks), `table` (their figures in the README). `test_bench` runs all of it, tiny.
+(the three benchmarks), `table` (their figures in docs/reference/benchmarks.md). `test_bench` runs
+all of it, tiny.
 """

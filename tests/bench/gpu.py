@@ -103,9 +103,9 @@ def _steps(plan: Plan, sides: Bench, run: Result) -> Result:
         limits = ours.ask("limits", **plan.limits)
         run["machine"] = ours.ask("describe")
         for name, switches in plan.switches.items():
-            taken[name] = {n: _ask(ours, plan, n, **switches) for n in plan.batches}
+            taken[name] = {n: step_times(ours, plan, n, **switches) for n in plan.batches}
     with one_slot.side("peer") as peer:
-        taken["peer"] = {n: _ask(peer, plan, n) for n in plan.batches}
+        taken["peer"] = {n: step_times(peer, plan, n) for n in plan.batches}
     cells = []
     for n_clips in plan.batches:
         for n_tokens in plan.lengths:
@@ -114,7 +114,7 @@ def _steps(plan: Plan, sides: Bench, run: Result) -> Result:
     return {"limits": limits, "steps": cells}
 
 
-def _ask(side: Side, plan: Plan, n_clips: int, **switches: bool) -> Result:
+def step_times(side: Side, plan: Plan, n_clips: int, **switches: bool) -> Result:
     """Step times by length, as far as memory suffices."""
     found: Result = {}
     for n_tokens in plan.lengths:

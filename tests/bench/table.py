@@ -1,4 +1,4 @@
-"""The figures below `out/bench` as Markdown, put into the README between two marks.
+"""The figures below `out/bench` as Markdown, between two marks of docs/reference/benchmarks.md.
 
 python -m tests.bench.table
 """
@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 OUT = Path("out/bench")
-README = Path("README.md")
+PAGE = Path(__file__).parents[2] / "docs" / "reference" / "benchmarks.md"
 BEGIN, END = "<!-- figures: made by `make bench-table` -->", "<!-- end of figures -->"
 WAYS = {
     "arrival": "batches of {slots} in order of arrival",
@@ -177,12 +177,12 @@ def figures(folder: Path) -> list[str]:
     return [*lines, ""]
 
 
-def put(readme: str, lines: Sequence[str]) -> str:
-    """`readme` with those lines between the marks."""
-    before, _, rest = readme.partition(BEGIN)
+def put(page: str, lines: Sequence[str]) -> str:
+    """`page` with those lines between the marks."""
+    before, _, rest = page.partition(BEGIN)
     _, end, after = rest.partition(END)
     if not end:
-        raise ValueError(f"the README lacks the marks {BEGIN} and {END}")
+        raise ValueError(f"the page lacks the marks {BEGIN} and {END}")
     return "\n".join([before + BEGIN, *lines, END + after])
 
 
@@ -190,4 +190,4 @@ if __name__ == "__main__":
     made = figures(OUT)
     if len(made) == 1:
         sys.exit(f"{OUT} holds no figures; run `make bench` first")
-    README.write_text(put(README.read_text(), made))
+    PAGE.write_text(put(PAGE.read_text(), made))

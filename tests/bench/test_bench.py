@@ -103,7 +103,7 @@ def test_what_does_not_fit_is_left_out(out: Path) -> None:
                 raise MemoryError(question)
             return {"10": 0.5}
 
-    assert gpu._ask(Full(), gpu.Plan(lengths=(10, 700, 1400)), 64) == {"10": 0.5}
+    assert gpu.step_times(Full(), gpu.Plan(lengths=(10, 700, 1400)), 64) == {"10": 0.5}
 
 
 def test_the_pipeline_benchmark_asks_the_command_line_for_64_clips(out: Path) -> None:
@@ -120,15 +120,19 @@ def test_the_pipeline_benchmark_asks_the_command_line_for_64_clips(out: Path) ->
     assert "64 rows" in checked.output, checked.output
 
 
-def test_figures_take_the_place_of_the_old_ones_in_the_readme() -> None:
-    readme = f"# Title\n\n{table.BEGIN}\nold\n{table.END}\n\nThe rest\n"
+def test_figures_take_the_place_of_the_old_ones() -> None:
+    page = f"# Title\n\n{table.BEGIN}\nold\n{table.END}\n\nThe rest\n"
 
-    assert table.put(readme, ["", "new", ""]) == readme.replace("old", "\nnew\n")
-    table.put(
-        (Path(__file__).parents[2] / "README.md").read_text(), []
-    )  # the real one has the marks
+    assert table.put(page, ["", "new", ""]) == page.replace("old", "\nnew\n")
     with pytest.raises(ValueError, match="lacks the marks"):
         table.put("# Title\n", [])
+
+
+def test_the_page_of_benchmarks_has_a_place_for_the_figures() -> None:
+    page = table.PAGE.read_text()
+
+    assert page.count(table.BEGIN) == page.count(table.END) == 1
+    assert "old figures" in table.put(page, ["old figures"])
 
 
 def test_the_job_around_the_model_as_a_table() -> None:

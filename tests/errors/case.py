@@ -35,7 +35,7 @@ class Row:
     """A manifest row that can't be made, among rows that can.
 
     Attributes:
-        what: The bad input in words, as the README says it.
+        what: The bad input in words, as docs/reference/errors.md says it.
         columns: Of the row; its id is the case's `id`.
         says: The dead letter's message behind `FILE row N (id=ID): `. "…" stands for anything.
         error_class: Of the dead letter.

@@ -63,12 +63,12 @@ def test_a_log_line_can_be_taken_apart_whatever_an_id_holds(value: object, said:
     assert line("finished", id=value, take=None) == f"finished {said}"
 
 
-def test_the_readme_names_every_metric() -> None:
-    readme = (Path(__file__).parents[3] / "README.md").read_text()
-    told = readme.partition("| `ray_musicgen_batch_…` |")[2].partition("\n\n")[0]
+def test_the_operations_page_names_every_metric() -> None:
+    page = (Path(__file__).parents[3] / "docs" / "operations.md").read_text()
+    told = page.partition("| `ray_musicgen_batch_…` |")[2].partition("\n\n")[0]
     names = {f"{m.name}_total" if m.kind == "counter" else m.name for m in METRICS}
     tags = {"stage", "error_class"}
     assert set(re.findall(r"`(\w+)`", told)) - tags - {"kind"} == names
-    used = re.findall(r"ray_musicgen_batch_([a-z_]+)\{", readme)
+    used = re.findall(r"ray_musicgen_batch_([a-z_]+)\{", page)
     assert used
     assert set(used) <= names

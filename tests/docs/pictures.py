@@ -1,6 +1,6 @@
 """The README's pictures: two clips of `make demo` as the report draws them, larger.
 
-python -m tests.readme_pictures out/demo
+python -m tests.docs.pictures out/demo
 """
 
 import sys
@@ -12,7 +12,7 @@ from pipeline.report.cards import AudioReader
 from pipeline.report.pictures import spectrogram_png
 from pipeline.storage import open_storage
 
-PICTURES = Path(__file__).parents[1] / "manifests" / "examples" / "pictures"
+PICTURES = Path(__file__).parents[2] / "manifests" / "examples" / "pictures"
 SHOWN = ("ode-flute", "ode-bell")  # one melody, two voices
 WIDTH, HEIGHT = 720, 160
 

@@ -1,6 +1,6 @@
-"""The README's table of errors, made from the tests' own: `make errors-table` writes it.
+"""The tables of `docs/reference/errors.md`, made from the tests' own by `make errors-table`.
 
-The words that the tests compare are the words that people read, so the table can't lie.
+The words that the tests compare are the words that people read, so the page cannot lie.
 """
 
 import re
@@ -11,12 +11,12 @@ from tests.errors.commands import CLUSTER, MANIFESTS, MODELS, OUTPUTS, SETTINGS
 from tests.errors.lines import LINES
 from tests.errors.rows import BAD
 
-README = Path(__file__).parents[2] / "README.md"
+PAGE = Path(__file__).parents[2] / "docs" / "reference" / "errors.md"
 BEGIN, END = "<!-- errors: begin, made by `make errors-table` -->", "<!-- errors: end -->"
 
 
 def errors_table() -> str:
-    """The part of the README between its two marks."""
+    """The part of the page between its two marks."""
     rows = [(row.what, row.says, row.error_class) for row in BAD]
     lines = [(line.what, line.says, "2") for line in LINES]
     tables = [
@@ -37,7 +37,7 @@ def errors_table() -> str:
 
 def _table(title: str, last: str, cases: list[tuple[str, str, str]]) -> str:
     rows = [f"| {_cell(what)} | {_code(says)} | {ends} |" for what, says, ends in cases]
-    head = f"### {title}\n\n| what is wrong | what it says | {last} |\n|---|---|---|"
+    head = f"## {title}\n\n| what is wrong | what it says | {last} |\n|---|---|---|"
     return "\n".join([head, *rows])
 
 
@@ -50,13 +50,13 @@ def _cell(text: str) -> str:
     return text.replace("|", "\\|")
 
 
-def with_table(readme: str) -> str:
-    """The README with the table as it must be."""
-    head, _, rest = readme.partition(BEGIN)
+def with_table(page: str) -> str:
+    """The page with the tables as they must be."""
+    head, _, rest = page.partition(BEGIN)
     _, _, tail = rest.partition(END)
     return f"{head}{BEGIN}\n\n{errors_table()}\n\n{END}{tail}"
 
 
 if __name__ == "__main__":
-    README.write_text(with_table(README.read_text()))
-    sys.stdout.write(f"{README} holds the table\n")
+    PAGE.write_text(with_table(PAGE.read_text()))
+    sys.stdout.write(f"{PAGE} holds the tables\n")
