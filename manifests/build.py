@@ -41,6 +41,7 @@ from manifests.schema import (
     resolve_uri,
 )
 from manifests.text import TextRow, read_text
+from manifests.uris.files import again
 
 ROWS_PER_GROUP = 10_000
 _CSV_TYPES = (
@@ -253,7 +254,8 @@ def write_parquet(
             if local:
                 attempt(uri, lambda: temporary.replace(path), "written")
             else:
-                attempt(uri, lambda: fs.put_file(str(temporary), path), "written")
+                put = partial(fs.put_file, str(temporary), path)
+                attempt(uri, lambda: again(uri, put), "written")
         finally:
             with suppress(FileNotFoundError, NotADirectoryError):
                 temporary.unlink()

@@ -11,21 +11,25 @@ from functools import partial
 from pathlib import PurePosixPath
 from typing import Any
 
-import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from manifests.columns import all_names, unify_extras, usable_columns
 from manifests.schema import AUDIO_COLUMNS, SCHEMA_VERSION, check_columns
+from manifests.uris import filesystems
+from manifests.uris.errors import StorageError, redact
+from manifests.uris.files import RETRY, again, open_file
 
 VERSION_KEY = b"musicgen_batch.manifest_schema"
 TEXT_SUFFIXES = (".jsonl", ".ndjson", ".json", ".csv", ".tsv")
 _ROWS_WITH_AUDIO = 32
-_LOCAL = ("file", "local", "memory", "http", "https")  # storage options belong to object stores
 
 
 class ManifestError(ValueError):
-    """The manifest as a whole is unusable (exit code 2)."""
+    """The manifest as a whole is unusable (exit code 2). What gives access in a URI is left out."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(redact(message))
 
 
 @dataclass(frozen=True)
@@ -155,15 +159,10 @@ class Manifest:
 
 def open_filesystem(uri: str, storage_options: Mapping[str, Any]) -> tuple[Any, str]:
     """An fsspec file system that lists afresh each time, and the path of `uri` in it."""
-    protocol = uri.partition("://")[0] if "://" in uri else "file"
-    options: dict[str, Any] = {}
-    if protocol not in _LOCAL:
-        options = {"use_listings_cache": False, **storage_options}
     try:
-        fs, path = fsspec.core.url_to_fs(uri, **options)
-    except (ImportError, ValueError) as error:
-        raise ManifestError(f"{uri}: {protocol}:// can't be opened ({error})") from error
-    return fs, str(path)
+        return filesystems.open_filesystem(uri, storage_options, RETRY)
+    except StorageError as error:
+        raise ManifestError(f"{uri}: {error}") from error
 
 
 def full_uri(fs: Any, path: str) -> str:
@@ -224,7 +223,7 @@ def _list_files(fs: Any, uri: str, path: str) -> list[tuple[str, str]]:
             and not any(part.startswith(hidden) for part in name.relative_to(path).parts)
         )
 
-    paths = attempt(uri, find)
+    paths = attempt(uri, lambda: again(uri, find))
     if not paths:
         raise ManifestError(f"{uri}: no .parquet file is there; `musicgen-batch manifest build`")
     if len(paths) == 1:
@@ -245,8 +244,8 @@ def _read_footer(fs: Any, file: tuple[str, str]) -> _Footer:
         )
 
     def read() -> _Footer:
-        version = _version(fs, path)
-        with fs.open(path, "rb") as stream:
+        version = again(uri, lambda: _version(fs, path))
+        with open_file(fs, uri, path) as stream:
             parquet = pq.ParquetFile(stream)
             schema = parquet.schema_arrow
             groups = range(parquet.num_row_groups)
@@ -283,19 +282,18 @@ def _units(footers: Sequence[_Footer]) -> Iterator[RowGroup]:
 def _batches(
     fs: Any, path: str, row_group: RowGroup, columns: Sequence[str], batch_rows: int
 ) -> Iterator[pa.RecordBatch]:
-    if attempt(row_group.uri, lambda: _version(fs, path)) != row_group.version:
-        raise ManifestError(
-            f"{row_group.uri}: was replaced while it was being read; start the command again"
-        )
-    with attempt(row_group.uri, lambda: fs.open(path, "rb")) as stream:
-        parquet = attempt(row_group.uri, lambda: pq.ParquetFile(stream))
+    uri = row_group.uri
+    if attempt(uri, lambda: again(uri, lambda: _version(fs, path))) != row_group.version:
+        raise ManifestError(f"{uri}: was replaced while it was being read; start the command again")
+    with attempt(uri, lambda: open_file(fs, uri, path)) as stream:
+        parquet = attempt(uri, lambda: pq.ParquetFile(stream))
         present = [name for name in columns if name in parquet.schema_arrow.names]
         batches = parquet.iter_batches(
             batch_rows, row_groups=[row_group.row_group], columns=present
         )
         while True:
-            batch = attempt(row_group.uri, lambda: next(batches, None))
+            batch = attempt(uri, lambda: next(batches, None))
             if batch is None:
                 return
-            attempt(row_group.uri, partial(batch.validate, full=True))  # text that is no UTF-8
+            attempt(uri, partial(batch.validate, full=True))  # text that is no UTF-8
             yield batch

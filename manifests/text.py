@@ -23,6 +23,7 @@ from manifests.schema import (
     RowIssue,
     parse_row,
 )
+from manifests.uris.files import open_file
 
 _JSON_LINES = (".jsonl", ".ndjson")
 _INTEGER = re.compile(r"[+-]?[0-9]+")
@@ -76,7 +77,7 @@ def read_text(uri: str, storage_options: Mapping[str, Any] | None = None) -> Ite
 
 def _lines(uri: str, storage_options: Mapping[str, Any]) -> Iterator[bytes]:
     fs, path = open_filesystem(uri, storage_options)
-    with attempt(uri, lambda: fs.open(path, "rb")) as stream:
+    with attempt(uri, lambda: open_file(fs, uri, path)) as stream:
         lines = iter(stream)
         line = attempt(uri, lambda: next(lines, None))
         if line is not None and line.startswith((b"\xff\xfe", b"\xfe\xff")):

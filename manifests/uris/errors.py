@@ -188,19 +188,38 @@ def redact(text: str, secrets: Iterable[str] = ()) -> str:
     return SIGNED_QUERY.sub(r"\1***", re.sub(r"://[^/@\s\"]+@", "://***@", text))
 
 
-def retrying(
-    action: Callable[[], T], doing: str, uri: str, retry: RetryPolicy, secrets: Iterable[str] = ()
+def try_again(
+    action: Callable[[], T], retry: RetryPolicy, describe: Callable[[Exception], object]
 ) -> T:
-    """Run `action` until it goes through, fails for good, or `retry` is used up."""
+    """Run `action` until it goes through, fails for good, or `retry` is used up.
+
+    Args:
+        action: What can be done again without harm.
+        retry: How long to bear a store that misbehaves.
+        describe: What the log says of an error that may pass.
+
+    Raises:
+        Exception: The last error as it was.
+    """
     for delay_s in retry.delays_s():
         try:
             return action()
         except Exception as error:
-            if isinstance(error, StorageError) or not is_store_error(error):
+            known = isinstance(error, StorageError) or not is_store_error(error)
+            if delay_s is None or known or not is_transient(error):
                 raise
-            failure = explain(error, doing, uri, secrets)
-            if delay_s is None or not is_transient(error):
-                raise failure from error
-        logger.warning("%s; trying again in %.1f s", failure, delay_s)
+            logger.warning("%s; trying again in %.1f s", describe(error), delay_s)
         time.sleep(delay_s)
     raise AssertionError("a retry policy ends with a last attempt")
+
+
+def retrying(
+    action: Callable[[], T], doing: str, uri: str, retry: RetryPolicy, secrets: Iterable[str] = ()
+) -> T:
+    """`try_again`, whose last error becomes a StorageError."""
+    try:
+        return try_again(action, retry, lambda error: explain(error, doing, uri, secrets))
+    except Exception as error:
+        if isinstance(error, StorageError) or not is_store_error(error):
+            raise
+        raise explain(error, doing, uri, secrets) from error

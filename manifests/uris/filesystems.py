@@ -12,11 +12,14 @@ import fsspec
 from manifests.uris.errors import RetryPolicy, StorageError, redact
 
 PROTOCOLS = {"s3a": "s3", "gcs": "gs", "": "file", "local": "file"}
+OBJECT_STORES = ("s3", "gs")  # the storage options of a job are meant for these
+WEB = ("http", "https")
 MAX_CONNECTIONS = 64
 
 
 def split_uri(uri: str) -> tuple[str, str]:
-    """Protocol and the location that fsspec understands, without a trailing slash."""
+    """Protocol and the location that fsspec understands: on the web the whole URL, elsewhere
+    without protocol and trailing slash."""
     prefix, separator, rest = uri.partition("://")
     protocol = PROTOCOLS.get(prefix, prefix) if separator else "file"
     if protocol == "file":
@@ -27,9 +30,29 @@ def split_uri(uri: str) -> tuple[str, str]:
             raise StorageError(
                 f"cannot open {redact(uri)}: {error}; write the whole path"
             ) from error
+    if protocol in WEB:
+        return protocol, uri
     if protocol == "memory":
         rest = "/" + rest.strip("/")
     return protocol, rest.rstrip("/")
+
+
+def open_filesystem(uri: str, options: Mapping[str, Any], retry: RetryPolicy) -> tuple[Any, str]:
+    """The file system of `uri`, and the location in it.
+
+    Raises:
+        StorageError: The protocol is not known, or its package is missing.
+    """
+    protocol, location = split_uri(uri)
+    if protocol in ("file", "memory", *WEB):
+        return make_filesystem(protocol, {}, retry), location
+    if protocol in OBJECT_STORES:
+        return make_filesystem(protocol, options, retry), location
+    try:
+        fs, path = fsspec.core.url_to_fs(uri, use_listings_cache=False, **options)
+    except (ImportError, ValueError) as error:
+        raise StorageError(f"{protocol}:// can't be opened ({error})") from error
+    return fs, str(path)
 
 
 def make_filesystem(protocol: str, options: Mapping[str, Any], retry: RetryPolicy) -> Any:

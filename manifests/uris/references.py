@@ -14,12 +14,10 @@ from typing import Any
 from manifests.identity import bytes_token
 from manifests.row_errors import ReferenceNotFoundError, UnreachableReferenceError
 from manifests.uris.errors import RetryPolicy, StorageError, redact, retrying, secrets_in
-from manifests.uris.filesystems import make_filesystem, split_uri
+from manifests.uris.filesystems import OBJECT_STORES, WEB, make_filesystem, split_uri
 
 MAX_REFERENCE_BYTES = 256 * 2**20
-PROTOCOLS = ("file", "http", "https", "s3", "gs", "memory")
-# The storage options of the job belong to its object stores, not to local or web references.
-WITH_OPTIONS = ("s3", "gs")
+PROTOCOLS = ("file", "memory", *WEB, *OBJECT_STORES)
 
 
 def identify_reference(uri: str, options: Mapping[str, Any]) -> str:
@@ -56,7 +54,7 @@ def reference_token(uri: str, options: Mapping[str, Any] | None = None) -> str:
     if protocol == "file":
         return _local_token(location, int(info["size"]), float(info["mtime"]))
     tag = info.get("ETag") or info.get("etag")
-    if protocol in WITH_OPTIONS and tag:
+    if protocol in OBJECT_STORES and tag:
         return f"etag:{info['size']}:{str(tag).strip(chr(34))}"
     return bytes_token(read_uri(uri, options))
 
@@ -94,7 +92,7 @@ def _call(uri: str, options: Mapping[str, Any], action: Any) -> Any:
             f"cannot read {redact(uri)}: {protocol}:// is not known here; give a file, https://, "
             "s3:// or gs:// URI"
         )
-    mine = dict(options) if protocol in WITH_OPTIONS else {}
+    mine = dict(options) if protocol in OBJECT_STORES else {}
     retry = RetryPolicy()
 
     def attempt() -> Any:

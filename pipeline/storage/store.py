@@ -31,8 +31,8 @@ from manifests.uris.errors import (
     secrets_in,
 )
 from manifests.uris.filesystems import make_filesystem, split_uri
+from manifests.uris.range_file import RangeFile
 from pipeline.storage import local_files
-from pipeline.storage.range_file import RangeFile
 
 T = TypeVar("T")
 

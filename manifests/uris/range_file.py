@@ -1,15 +1,19 @@
-"""A file whose reads are range requests, to read single columns of a Parquet part."""
+"""A file whose reads are range requests: a Parquet file is read by column, not as a whole."""
 
 from __future__ import annotations
 
 import io
 from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
 
 
 class RangeFile(io.RawIOBase):
     """A read-only file whose reads are range requests. Its tail is fetched once and kept."""
 
-    TAIL = 64 * 1024  # holds the footer of a Parquet part
+    TAIL = 64 * 1024  # holds the footer of a Parquet file
 
     def __init__(self, read_range: Callable[[int, int], bytes], size: int) -> None:
         self._read_range, self._size = read_range, size
@@ -30,6 +34,12 @@ class RangeFile(io.RawIOBase):
         origin = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._size}[whence]
         self._position = max(0, origin + offset)
         return self._position
+
+    def readinto(self, buffer: Buffer) -> int:
+        view = memoryview(buffer).cast("B")
+        data = self.read(len(view))
+        view[: len(data)] = data
+        return len(data)
 
     def read(self, n: int = -1) -> bytes:
         start = min(self._position, self._size)
