@@ -21,8 +21,8 @@ PACKAGE_PARENT = Path(__file__).resolve().parents[2]
 class OwnFolderOnly(RayJobConfig):  # type: ignore[misc]  # ray is not type-checked
     """Keeps the driver's current folder off the import path of Ray's workers.
 
-    Ray puts that folder, and that of the driver's script, in front of the path of its workers. There
-    a user's `musicgen.py` would be imported in place of this package. Of these folders only the one
+    Ray puts that folder, and that of the driver's script, in front of its workers' path. A user's
+    `musicgen.py` in there would be imported in place of this package. Of these folders only the one
     that the driver imported this package from is passed on: a checkout that isn't installed. An
     installed package is found without it. A job with a working directory stays as Ray has it.
     """
