@@ -1,9 +1,33 @@
 """Fixtures for all tests; each family of them has a file of its own."""
 
 import os
+from pathlib import Path
+
+import pytest
 
 # Before torch is loaded: threads that wait for each other sleep instead of spinning, which on a
 # machine with other work makes two threads ten times as slow as one.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 pytest_plugins = ["tests.s3"]
+
+INTEGRATION = Path(__file__).parent / "integration"
+# Ray can't make its folder there, and its error names this path.
+UNMARKED = "/dev/null/only-tests-with-the-marker-ray-may-start-ray"
+
+
+@pytest.hookimpl(tryfirst=True)  # before `-m` is looked at
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Every test of `tests/integration` may start Ray."""
+    for item in items:
+        if item.path.is_relative_to(INTEGRATION):
+            item.add_marker("ray")
+
+
+@pytest.fixture(autouse=True)
+def ray_starts_only_where_it_is_marked(
+    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So `make test-fast`, which leaves out what is marked, starts no Ray in any process."""
+    if request.node.get_closest_marker("ray") is None:
+        monkeypatch.setenv("RAY_TMPDIR", UNMARKED)

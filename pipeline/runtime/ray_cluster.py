@@ -5,14 +5,34 @@ import math
 import os
 import socket
 from collections.abc import Callable
+from pathlib import Path
 
 import ray
 from ray.data import DataContext
+from ray.job_config import JobConfig as RayJobConfig
 
 from pipeline.config import ConfigError, JobConfig
 
 OBJECT_STORE_BYTES = 1 << 30  # of a local Ray; audio never crosses it
 KNOCK_S = 10.0
+PACKAGE_PARENT = Path(__file__).resolve().parents[2]
+
+
+class OwnFolderOnly(RayJobConfig):  # type: ignore[misc]  # ray is not type-checked
+    """Keeps the driver's current folder off the import path of Ray's workers.
+
+    Ray puts that folder, and that of the driver's script, in front of its workers' path. A user's
+    `musicgen.py` in there would be imported in place of this package. Of these folders only the one
+    that the driver imported this package from is passed on: a checkout that isn't installed. An
+    installed package is found without it. A job with a working directory stays as Ray has it.
+    """
+
+    def _serialize(self) -> str:
+        """Ray calls this once it has added the folders."""
+        folders: list[str] = self._py_driver_sys_path
+        folders[:] = [folder for folder in folders if Path(folder).resolve() == PACKAGE_PARENT]
+        serialized: str = super()._serialize()
+        return serialized
 
 
 def start_ray(config: JobConfig) -> None:
@@ -37,7 +57,7 @@ def start_ray(config: JobConfig) -> None:
         return
     if address := os.environ.get("RAY_ADDRESS"):
         _knock(address)
-        ray.init(log_to_driver=config.run.verbose, logging_level=level)
+        ray.init(job_config=OwnFolderOnly(), log_to_driver=config.run.verbose, logging_level=level)
         return
     # Logical CPUs: replicas, the prepare pool, and room for tasks that read and cut blocks.
     n_cpus = math.ceil(
@@ -53,6 +73,7 @@ def start_ray(config: JobConfig) -> None:
         },
         object_store_memory=OBJECT_STORE_BYTES,
         include_dashboard=False,
+        job_config=OwnFolderOnly(),
         log_to_driver=config.run.verbose,
         logging_level=level,
     )

@@ -8,6 +8,12 @@ import pytest
 from click.testing import CliRunner
 
 from pipeline.cli.root import main
+from tests.errors.bad_things import (
+    s3_server,
+    silent_endpoint,
+    without_credentials,
+    wrong_credentials,
+)
 from tests.errors.case import Command, Place, check, fill, pattern, place
 from tests.errors.commands import COMMANDS
 from tests.errors.lines import GOOD_LINE, LINES
@@ -16,7 +22,16 @@ ROOT = Path(__file__).parents[2]
 __all__ = ["place"]
 
 
-@pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command.what)
+STARTS_A_SERVER = {s3_server, wrong_credentials, without_credentials, silent_endpoint}
+CASES = [
+    pytest.param(
+        command, id=command.what, marks=[pytest.mark.slow] if command.use in STARTS_A_SERVER else []
+    )
+    for command in COMMANDS
+]
+
+
+@pytest.mark.parametrize("command", CASES)
 def test_a_bad_command_is_one_message_and_an_exit_code(command: Command, place: Place) -> None:
     check(command, place)
 

@@ -115,6 +115,8 @@ def test_a_cluster_on_this_machine_is_not_joined_unasked(monkeypatch: pytest.Mon
 
     assert [settings.get("address") for settings in asked] == ["local", None]
     assert "num_cpus" not in asked[1]
+    # Nor are the user's own files imported by workers: see tests/packaging/test_wheel.py.
+    assert all(isinstance(settings["job_config"], cluster.OwnFolderOnly) for settings in asked)
     monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:9")
     with pytest.raises(ConfigError, match=r"RAY_ADDRESS=127.0.0.1:9: no Ray cluster .*unset it"):
         cluster.start_ray(config)
