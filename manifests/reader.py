@@ -1,4 +1,4 @@
-"""Parquet manifests: a file, a folder or a glob becomes units of rows with global row numbers.
+"""Parquet manifests: a file, a folder or a glob becomes row groups with row numbers over all files.
 
 Known columns keep the types of their file, because `parse_row` judges each value; extra columns
 get one type over all files, so that the output's schema does not depend on the order of files.
@@ -97,7 +97,7 @@ class Manifest:
         files = _list_files(fs, uri, path)
         with ThreadPoolExecutor(min(16, len(files))) as pool:
             footers = list(pool.map(lambda file: _read_footer(fs, file), files))
-        row_groups = tuple(_units(footers))
+        row_groups = tuple(_row_groups(footers))
         if not row_groups:
             raise ManifestError(f"{uri}: has no rows; add at least one")
         schemas = [(footer.source, footer.schema) for footer in footers]
@@ -114,10 +114,10 @@ class Manifest:
     def read_row_group(
         self, row_group: RowGroup, *, batch_rows: int = 1024, columns: Sequence[str] | None = None
     ) -> Iterator[tuple[int, pa.RecordBatch]]:
-        """Streams one unit.
+        """Streams the rows of one row group.
 
         Args:
-            unit: One of `units`.
+            row_group: One of `row_groups`.
             batch_rows: Rows per batch at most; never over 32 where audio is embedded.
             columns: Which to read; default: the known and the extra columns.
 
@@ -270,7 +270,7 @@ def _version(fs: Any, path: str) -> str:
     return f"{info['size']} {stamp}"
 
 
-def _units(footers: Sequence[_Footer]) -> Iterator[RowGroup]:
+def _row_groups(footers: Sequence[_Footer]) -> Iterator[RowGroup]:
     first_row = 0
     for footer in footers:
         for group, n_rows in enumerate(footer.group_rows):
