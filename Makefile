@@ -41,7 +41,7 @@ demo: setup
 	@$(BIN)/musicgen-batch run --config manifests/examples/demo.yaml \
 		--manifest out/demo.parquet --output $(DEMO); code=$$?; \
 		test $$code = 3 || { echo "expected exit code 3 (one dead letter), got $$code"; exit 1; }
-	@$(BIN)/python tests/check_demo.py $(DEMO)
+	@$(BIN)/python -m tests.check_demo $(DEMO)
 	@echo "the demo took $$(($$(date +%s) - $$(cat out/demo-start))) s;" \
 		"the installation in $(VENV) had taken $$(cat $(STAMP)) s"
 

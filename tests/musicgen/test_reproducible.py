@@ -85,6 +85,7 @@ def check_toy_workload(number: int, dtype: str) -> None:
     check_workload(requests, make_engine, rng)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_random_workloads(dtype: str, threads: int) -> None:
     for number in range(N_WORKLOADS):
@@ -122,6 +123,7 @@ def wide() -> LMModel:
     return lm.eval()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_workloads_at_the_width_of_a_real_model(wide: LMModel, dtype: str, threads: int) -> None:
     weights = prepare(wide, dtype, 128)

@@ -261,7 +261,9 @@ def test_windows_that_do_not_make_the_clip_are_refused(windows: list[Window], me
 @pytest.mark.parametrize(
     ("longest", "edges"),
     [
-        (3_600, [1, 1_499, 1_500, 1_501, 1_503, 1_804]),  # the reference dies of the last two
+        pytest.param(  # the reference dies of the last two
+            3_600, [1, 1_499, 1_500, 1_501, 1_503, 1_804], marks=pytest.mark.slow
+        ),
         pytest.param(15_000, [15_000], marks=pytest.mark.long),
     ],
 )

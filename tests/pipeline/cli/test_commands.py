@@ -220,6 +220,7 @@ print(result.exit_code, heavy)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "args",
     [

@@ -57,6 +57,7 @@ def holder(storage: Storage) -> int:
     return int(json.loads(newest)["owner"].rpartition(" ")[2])
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(120)
 def test_writers_killed_at_random_lose_nothing_and_double_nothing(output_root: str) -> None:
     storage = open_storage(output_root)
