@@ -160,9 +160,16 @@ def test_a_broken_or_foreign_config_is_refused(folder: Path, config: str, messag
         describe(str(folder))
 
 
+def test_a_name_alone_is_a_source_too() -> None:
+    assert describe("tiny") == describe(ModelSource("tiny"))
+    with pytest.raises(ModelNotFoundError, match="it has no revision 'main'"):
+        describe(ModelSource("tiny", revision="main"))
+
+
 def test_describing_a_model_imports_no_torch() -> None:
     code = (
-        "import sys; from musicgen.checkpoints.describe import describe; describe('tiny'); "
+        "import sys; from musicgen import ModelSource, SamplingParams, describe; "
+        "describe(ModelSource('tiny')); "
         "sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
