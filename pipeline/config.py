@@ -23,6 +23,7 @@ Normalize = Literal["none", "clip", "peak", "rms", "loudness"]
 MOST_SLOTS, AUTO_SLOTS_AT_MOST = 1024, 64
 DType = Literal["auto", "fp32", "bf16", "fp16"]
 Device = Literal["auto", "cpu", "cuda"]
+RuntimeName = Literal["ray", "local"]
 
 # A clip's default deadline. The largest model on a slow CPU takes about 100 s per second of audio.
 ROW_LIMIT_S, ROW_LIMIT_PER_AUDIO_S = 600.0, 300.0
@@ -114,6 +115,9 @@ class JobConfig(BaseModel):
         None,
         pattern=r"^\d{8}T\d{6}-[0-9a-f]{6}$",
         description="Name of this run, e.g. 20260131T120000-a1b2c3; default: the time and chance.",
+    )
+    runtime: RuntimeName = Field(
+        "ray", description="Where the job runs: a Ray cluster, or threads of this process."
     )
     replicas: int = Field(1, ge=1, le=4096, description="Model replicas (Ray actors).")
     gpus_per_replica: float | None = Field(

@@ -6,4 +6,4 @@ import os
 # machine with other work makes two threads ten times as slow as one.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
-pytest_plugins = ["tests.s3"]
+pytest_plugins = ["tests.s3", "tests.job_fixtures"]

@@ -30,6 +30,13 @@ def job_options(command: F) -> F:
     return config(command)
 
 
+def local_option(command: F) -> F:
+    """Adds `--local`, short for `--runtime local`."""
+    return click.option(
+        "--local", "runtime", flag_value="local", help="Short for --runtime local: without Ray."
+    )(command)
+
+
 def given_flags(values: dict[str, Any]) -> dict[str, Any]:
     """The flags that were given, as `load_config` takes them: repeated KEY=VALUE become dicts."""
     given = {name: value for name, value in values.items() if value is not None and value != ()}

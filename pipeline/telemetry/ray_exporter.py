@@ -1,11 +1,9 @@
 """Numbers of a replica on their way to Prometheus, through the metrics port of its Ray node."""
 
 import logging
+import sys
 import threading
 from collections.abc import Callable
-
-import ray
-from ray.util.metrics import Counter, Gauge
 
 from pipeline.telemetry.metrics import METRICS, PREFIX, Increments, Sample
 
@@ -19,6 +17,10 @@ def export(
 ) -> None:
     """Says the samples once a second from a thread of its own, until `closed`; outside of Ray
     nobody would hear them, and nothing happens."""
+    if "ray" not in sys.modules:  # importing it takes seconds
+        return
+    import ray
+
     if not ray.is_initialized():
         return
     thread = threading.Thread(
@@ -30,6 +32,8 @@ def export(
 def _tell(
     read: Callable[[], list[Sample]], run_id: str, replica: str, closed: threading.Event
 ) -> None:
+    from ray.util.metrics import Counter, Gauge
+
     instruments = {}
     for metric in METRICS:
         kind = Counter if metric.kind == "counter" else Gauge
