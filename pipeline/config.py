@@ -24,7 +24,7 @@ from pipeline.ledger.settings import PartsSettings
 MOST_SLOTS, AUTO_SLOTS_AT_MOST = 1024, 64
 DType = Literal["auto", "fp32", "bf16", "fp16"]
 Device = Literal["auto", "cpu", "cuda"]
-Runtime = Literal["ray", "local"]
+RuntimeName = Literal["ray", "local"]
 
 # A clip's default deadline. The largest model on a slow CPU takes about 100 s per second of audio.
 ROW_LIMIT_S, ROW_LIMIT_PER_AUDIO_S = 600.0, 300.0
@@ -208,7 +208,7 @@ class RunSettings(BaseModel):
     storage_options: dict[str, Any] = Field(
         default_factory=dict, description="fsspec options, e.g. endpoint_url; no credentials."
     )
-    runtime: Runtime = Field(
+    runtime: RuntimeName = Field(
         "ray", description="Where the job runs: on Ray, or in threads of this process (local)."
     )
     lease_ttl_s: float = Field(20.0, gt=0.5, description="A lease silent this long is taken over.")

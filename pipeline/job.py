@@ -1,19 +1,18 @@
-"""The job, wired in the order of the data. Read this file first.
+"""One run of a job, wired in the order of the data. Read this file first.
 
-    manifest units ─► read_rows ─► Prepare pool ─► Replica pool ─► parts = the ledger
-                      Ray tasks    CPU actors      GPU actors      (statuses come back)
+    manifest row groups ─► read_rows ─► Prepare pool ─► replicas  ─► parts = the ledger
+                           tasks        CPU             GPU          (statuses come back)
 
-`run` takes the lease, scans (manifest minus ledger), records what can't be made, starts Ray only if
-something is left, and watches until every row is durable.
+`run` takes the lease, scans (manifest minus ledger), records what can't be made, starts a runtime
+only if something is left, and watches until every row is durable.
 """
 
 import logging
-import threading
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from queue import Empty, Queue
-from typing import Any
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, TextIO
 
 import numpy as np
 import pyarrow as pa
@@ -23,132 +22,175 @@ from musicgen.checkpoints.describe import ModelInfo
 from pipeline import ledger
 from pipeline.config import ConfigError, JobConfig
 from pipeline.ledger import DoneSet, attempts, maintain
-from pipeline.ledger.lease import Lease, LeaseLostError
+from pipeline.ledger.lease import Lease
+from pipeline.ledger.schema import RESERVED_COLUMNS
 from pipeline.planning.clips import DeadLetter
 from pipeline.planning.expand import PlanSpec, Selection
-from pipeline.planning.model_limits import limits_of
+from pipeline.planning.model_limits import inspect_model, limits_of
 from pipeline.planning.scan import Plan, describe_plan, scan
 from pipeline.prepare.messages import PrepareSettings
 from pipeline.replica.actor import Replica
-from pipeline.replica.messages import ClipStatus, ReplicaSettings, read_statuses
-from pipeline.run_record import RunRecord, count_clips
-from pipeline.runtime.drain import Drain, Leaving
-from pipeline.runtime.ray_actor_id import ray_actor_identity
-from pipeline.runtime.ray_cluster import check_resources, gpus_per_replica, start_ray
-from pipeline.runtime.ray_dataset import build_dataset
+from pipeline.replica.messages import ReplicaSettings
+from pipeline.report import build_report
+from pipeline.run_record import RunRecord, RunSummary, count_clips, estimate_s
+from pipeline.runtime import open_runtime
+from pipeline.runtime.drain import Drain
+from pipeline.runtime.runtime import Work
+from pipeline.runtime.watch import Watch
 from pipeline.storage import Storage, StorageError, open_storage
-from pipeline.telemetry.progress import ProgressView, Tally
+from pipeline.telemetry.progress import Tally
 
 log = logging.getLogger(__name__)
 
 LETTERS_PER_PART = 10_000
-POLL_S = 0.1
 
 
-class ReplicaFailedError(RuntimeError):
-    """A replica can't go on, and so neither can the job."""
+@dataclass(frozen=True)
+class PlannedRun:
+    """What a run would do.
 
+    Attributes:
+        plan: Counts of what stands and what is left, and the rows that would be refused.
+        estimated_s: Seconds that it may take, judged by the output's last run; None without one.
+    """
 
-class StalledError(RuntimeError):
-    """No row became durable for `stall_timeout_s`."""
-
-
-@dataclass
-class RunSummary:
-    """How a run ended."""
-
-    run_id: str
     plan: Plan
-    tally: Tally
-    started_at: float = field(default_factory=time.time)  # seconds since 1970
-    replicas: set[str] = field(default_factory=set)
-    drained: str | None = None  # why rows were left, if they were
-
-    @property
-    def startup_s(self) -> float:
-        """Until the first clip entered an engine; 0 if none did."""
-        first = self.tally.times.first_admission
-        return 0.0 if first is None else first - self.started_at
-
-    @property
-    def letters_standing(self) -> int:
-        """Rows of this manifest that stand in `failed/`: then the exit code is 3."""
-        outcomes = self.plan.outcomes
-        return outcomes["standing"] + outcomes["refused"] + self.tally.failed
+    estimated_s: float | None
 
 
 def run(
     config: JobConfig,
-    manifest: Manifest,
-    info: ModelInfo,
     *,
     retry: bool = False,
     say: Callable[[str], None] = log.info,
+    progress: TextIO | None = None,
 ) -> RunSummary:
-    """Makes what the manifest asks for and the output lacks; with `retry`, what failed before.
+    """Makes what the manifest asks for and the output lacks, and writes the report.
+
+    In the main thread SIGTERM and SIGINT drain the run: clips in the slots finish, and the same
+    call goes on from there.
+
+    Args:
+        config: The job.
+        retry: Make only what failed before, instead of all that is missing.
+        say: Told in a sentence what is found and what happens.
+        progress: Where progress is shown, e.g. `sys.stderr`; nowhere unless given.
 
     Raises:
-        LeaseHeldError, LeaseLostError: Another run writes, or has taken over.
-        StorageError, SchemaError, ConfigError, StalledError: The job as a whole can't go on;
-            whatever is committed stays.
+        ConfigError: The settings, the output's address or the cluster can't be used.
+        ManifestError: The manifest as a whole is unusable (`manifests.reader`).
+        ModelNotFoundError, CheckpointError: So is the model (`musicgen.checkpoints`).
+        SchemaError: The manifest's columns don't fit into the output (`pipeline.ledger`).
+        LeaseHeldError, LeaseLostError: Another run writes, or has taken over
+            (`pipeline.ledger.lease`).
+        StorageError, StalledError, ReplicaFailedError: The job as a whole can't go on; whatever is
+            committed stays, and the same call goes on from there.
+        KeyboardInterrupt: A second signal came.
     """
+    manifest = open_manifest(config)
+    info = inspect_model(config)
+    summary = _run(config, manifest, info, retry=retry, say=say, progress=progress)
+    storage = open_storage(config.run.output, config.run.storage_options)
+    changed = summary.plan.pending or summary.plan.letters
+    if not summary.drained and (changed or not storage.size("report.html")):
+        page = build_report(storage, sample=config.run.report_sample)
+        storage.put("report.html", page.encode())
+    return summary
+
+
+def plan(config: JobConfig) -> PlannedRun:
+    """Counts what a run would do and judges how long it may take; loads no model, writes nothing.
+
+    Raises:
+        ConfigError, ManifestError, ModelNotFoundError, StorageError: As in `run`.
+    """
+    manifest = open_manifest(config)
+    spec = _spec(config, manifest, inspect_model(config))
+    storage = open_storage(config.run.output, config.run.storage_options)
+    found = scan(spec, Selection(ledger.committed_ids(storage)))
+    runs = ledger.read_runs(storage)
+    return PlannedRun(found, estimate_s(found.pending_audio_s, config.cluster.replicas, runs))
+
+
+def open_manifest(config: JobConfig) -> Manifest:
+    """The job's manifest, whose extra columns must not be columns of the output."""
+    return Manifest.open(
+        config.run.manifest,
+        storage_options=config.run.storage_options,
+        extra_columns=config.run.extra_columns,
+        reserved=RESERVED_COLUMNS,
+    )
+
+
+def _spec(config: JobConfig, manifest: Manifest, info: ModelInfo) -> PlanSpec:
+    limits = limits_of(info, config.references.separation)
+    return PlanSpec(manifest, config.generation, limits, config.run.storage_options)
+
+
+def _run(
+    config: JobConfig,
+    manifest: Manifest,
+    info: ModelInfo,
+    *,
+    retry: bool,
+    say: Callable[[str], None],
+    progress: TextIO | None,
+) -> RunSummary:
+    """The run without its report."""
     with _lease(config, say) as lease, Drain(config).listening() as drain:
         storage = lease.storage
         lease.start_heartbeat()
         maintain.finish_compaction(storage, lease)
         schema = ledger.check_schema(storage, manifest.extra_schema, config.parts.audio)
         run_id = config.run.run_id or ledger.new_run_id()
-        spec = PlanSpec(
-            manifest,
-            config.generation,
-            limits_of(info, config.references.separation),
-            config.run.storage_options,
-        )
+        spec = _spec(config, manifest, info)
         selection = Selection(ledger.committed_ids(storage), retry)
         plan = scan(spec, selection)
         say(describe_plan(plan, retry))
         failures = _failures(storage)
         _write_letters(storage, plan.letters, run_id, failures)
         tally = Tally(plan.pending, started=time.monotonic())
-        summary = RunSummary(run_id, plan, tally)
+        summary = RunSummary(run_id, storage.root, plan, tally, config.run.tolerate_dead_letters)
         record = RunRecord(storage, run_id, config, _public(info), plan)
         if not plan.pending and not plan.letters:
-            return summary  # nothing happened: no record, no Ray
+            return summary  # nothing happened: no record, no runtime
         record.write("running", tally)
-        try:
+        with _recorded(record, tally, drain):
             if plan.pending and not drain.is_due():
-                known = _known_after(selection, plan.letters)
-                prepare = PrepareSettings(spec, info, plan.repeats, retry)
-                replica = ReplicaSettings(
-                    config,
-                    info,
-                    run_id,
-                    lease.generation,
-                    lease.token,
-                    schema,
-                    failures,
-                    ray_actor_identity,
+                work = Work(
+                    plan.row_groups,
+                    PrepareSettings(spec, info, plan.repeats, retry),
+                    ReplicaSettings(
+                        config, info, run_id, lease.generation, lease.token, schema, failures
+                    ),
+                    _known_after(selection, plan.letters),
+                    Replica,
                 )
-                start_ray(config)
-                drain.listen()
-                check_resources(config, say)
-                if config.run.max_gpu_hours is not None:
-                    drain.replicas_start(gpus_per_replica(config) * config.cluster.replicas)
-                dataset = build_dataset(config, plan, prepare, replica, known, Replica)
-                _watch(dataset, config, lease, record, summary, drain, say)
-        except KeyboardInterrupt:
-            record.write("interrupted", tally)
-            raise
-        except SystemExit:  # what Ray makes of a SIGTERM while it starts
-            drain.reason = "SIGTERM"
-        except BaseException:
-            record.write("failed", tally)
-            raise
+                runtime = open_runtime(config)
+                gpus = runtime.start(say)
+                drain.listen()  # Ray has taken the signals
+                drain.replicas_start(gpus)
+                Watch(config, lease, record, summary, drain, say, progress).run(runtime, work)
         if drain.is_due():
             _settle_accounts(storage, summary, drain)
         record.write("drained" if summary.drained else "done", tally)
         attempts.forget_attempts(storage, run_id)
         return summary
+
+
+@contextmanager
+def _recorded(record: RunRecord, tally: Tally, drain: Drain) -> Iterator[None]:
+    """Around the work: what ends it stands in the record of the run."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        record.write("interrupted", tally)
+        raise
+    except SystemExit:  # what Ray makes of a SIGTERM while it starts
+        drain.reason = "SIGTERM"
+    except BaseException:
+        record.write("failed", tally)
+        raise
 
 
 def _lease(config: JobConfig, say: Callable[[str], None]) -> Lease:
@@ -205,58 +247,6 @@ def _known_after(selection: Selection, letters: list[DeadLetter]) -> DoneSet:
     return DoneSet(known.clips, np.union1d(known.letters, refused))
 
 
-def _watch(
-    dataset: Any,
-    config: JobConfig,
-    lease: Lease,
-    record: RunRecord,
-    summary: RunSummary,
-    drain: Drain,
-    say: Callable[[str], None],
-) -> None:
-    """Drives the dataset from a thread and keeps books until it ends, stalls, is drained, or the
-    lease goes."""
-    statuses: Queue[pa.Table | BaseException | None] = Queue()
-    stop = threading.Event()
-    threading.Thread(target=_drive, args=(dataset, statuses, stop), daemon=True).start()
-    tally = summary.tally
-    view = ProgressView(tally, config.run.interval_s)
-    last_news = next_record = time.monotonic()
-    leaving: Leaving | None = None
-    try:
-        while True:
-            lease.check()
-            now = time.monotonic()
-            view.update()
-            if leaving is None and drain.is_due():
-                say(drain.announcement())
-                lease.ask_to_drain()
-                leaving = Leaving(lease.storage, summary.run_id, now + config.run.drain_s)
-            if leaving is not None and leaving.is_over(now):
-                return
-            if now >= next_record:
-                record.write("running", tally)
-                next_record = now + config.run.interval_s
-            if now - last_news > config.run.stall_timeout_s:
-                raise StalledError(
-                    f"no row became durable for {config.run.stall_timeout_s:g} s; see the actors' "
-                    "logs, or raise stall_timeout_s; the same command resumes"
-                )
-            try:
-                news = statuses.get(timeout=POLL_S)
-            except Empty:
-                continue
-            if news is None:
-                return
-            if isinstance(news, BaseException):
-                raise news
-            last_news = now
-            _count(news, summary)
-    finally:
-        stop.set()
-        view.close()
-
-
 def _settle_accounts(storage: Storage, summary: RunSummary, drain: Drain) -> None:
     """Counts what a drained run has committed: not every status reached the driver."""
     tally, refused = summary.tally, {letter.clip_id for letter in summary.plan.letters}
@@ -264,40 +254,3 @@ def _settle_accounts(storage: Storage, summary: RunSummary, drain: Drain) -> Non
     tally.failed = len(ledger.dead_letters_of_run(storage, summary.run_id) - refused)
     if tally.clips + tally.failed < summary.plan.pending:
         summary.drained = drain.reason
-
-
-def _drive(dataset: Any, statuses: Queue[Any], stop: threading.Event) -> None:
-    try:
-        for batch in dataset.iter_batches(
-            batch_size=None, batch_format="pyarrow", prefetch_batches=0
-        ):
-            statuses.put(batch)
-            if stop.is_set():  # leaving the loop shuts the execution down
-                return
-        statuses.put(None)
-    except BaseException as error:  # handed to the watching thread, which raises it
-        statuses.put(error)
-
-
-def _count(batch: pa.Table, summary: RunSummary) -> None:
-    tally = summary.tally
-    for status, replica, times in read_statuses(batch):
-        if status.status == "fatal":
-            raise _fatal(status)
-        tally.times.update(replica, times)
-        tally.failed += status.status == "letter"
-        tally.clips += status.status in ("clip", "known")
-        tally.audio_s += status.audio_s or 0.0
-        summary.replicas.add(replica)
-
-
-def _fatal(status: ClipStatus) -> Exception:
-    """What a replica reported, as an error of the driver."""
-    known: dict[str, type[Exception]] = {
-        "LeaseLostError": LeaseLostError,
-        "StorageError": StorageError,
-        "CheckpointError": ConfigError,
-        "ModelNotFoundError": ConfigError,
-    }
-    kind = known.get(status.error_class or "", ReplicaFailedError)
-    return kind(status.error or status.error_class)

@@ -1,9 +1,10 @@
-"""The record that a run keeps of itself, `runs/<run_id>.json`, which `status` and reports read."""
+"""What a run says about itself: the record `runs/<run_id>.json`, which `status` and reports read,
+and the summary that `run` returns."""
 
 import platform
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import version
 from typing import Any, Literal
@@ -22,6 +23,88 @@ from pipeline.telemetry.timing import RunTimes
 
 State = Literal["running", "done", "drained", "failed", "interrupted"]
 _PACKAGES = ("musicgen-batch", "ray", "torch", "torchaudio", "transformers", "pyarrow")
+EXIT_DEAD_LETTERS, EXIT_DRAINED = 3, 5
+
+
+@dataclass
+class RunSummary:
+    """How a run ended.
+
+    Attributes:
+        run_id: Its name; the record of the run is `runs/<run_id>.json` below `output`.
+        output: Root of the dataset.
+        plan: What stood and what was left to do when it began.
+        tally: What it has made, while it runs and at its end.
+        tolerates_dead_letters: Whether dead letters leave the exit code at 0.
+        started_at: When its work began, seconds since 1970.
+        replicas: Names of the replicas that have committed something.
+        drained: Why rows were left, if they were: a signal, or the limit that was reached.
+    """
+
+    run_id: str
+    output: str
+    plan: Plan
+    tally: Tally
+    tolerates_dead_letters: bool = False
+    started_at: float = field(default_factory=time.time)
+    replicas: set[str] = field(default_factory=set)
+    drained: str | None = None
+
+    @property
+    def clips(self) -> int:
+        """Clips that this run has committed."""
+        return self.tally.clips
+
+    @property
+    def failed(self) -> int:
+        """Rows and takes that became dead letters while they were made."""
+        return self.tally.failed
+
+    @property
+    def audio_s(self) -> float:
+        """Seconds of audio that this run has committed."""
+        return self.tally.audio_s
+
+    @property
+    def left(self) -> int:
+        """Clips that a drained run has not made; the same command goes on from there."""
+        return self.plan.pending - self.clips - self.failed
+
+    @property
+    def startup_s(self) -> float:
+        """Until the first clip entered an engine; 0 if none did."""
+        first = self.tally.times.first_admission
+        return 0.0 if first is None else first - self.started_at
+
+    @property
+    def dead_letters_standing(self) -> int:
+        """Rows and takes of this manifest that stand in `failed/`, from this run or earlier ones:
+        then the exit code is 3."""
+        outcomes = self.plan.outcomes
+        return outcomes["standing"] + outcomes["refused"] + self.failed
+
+    @property
+    def exit_code(self) -> int:
+        """What the command exits with: 0 all done, 3 dead letters stand, 5 drained."""
+        if self.drained:
+            return EXIT_DRAINED
+        stands = self.dead_letters_standing and not self.tolerates_dead_letters
+        return EXIT_DEAD_LETTERS if stands else 0
+
+    @property
+    def clips_uri(self) -> str:
+        """The folder of Parquet parts with a row per clip."""
+        return f"{self.output}/clips"
+
+    @property
+    def failed_uri(self) -> str:
+        """The folder of Parquet parts with a row per dead letter."""
+        return f"{self.output}/failed"
+
+    @property
+    def report_uri(self) -> str:
+        """The page to look at and listen to; a drained run does not write it."""
+        return f"{self.output}/report.html"
 
 
 class RunRecord:

@@ -9,7 +9,7 @@ import pytest
 # machine with other work makes two threads ten times as slow as one.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
-pytest_plugins = ["tests.s3"]
+pytest_plugins = ["tests.s3", "tests.job_fixtures"]
 
 INTEGRATION = Path(__file__).parent / "integration"
 # Ray can't make its folder there, and its error names this path.
@@ -18,9 +18,11 @@ UNMARKED = "/dev/null/only-tests-with-the-marker-ray-may-start-ray"
 
 @pytest.hookimpl(tryfirst=True)  # before `-m` is looked at
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Every test of `tests/integration` may start Ray."""
+    """Every test of `tests/integration` may start Ray, and so does what uses its cluster."""
     for item in items:
-        if item.path.is_relative_to(INTEGRATION):
+        if item.path.is_relative_to(INTEGRATION) or "ray_cluster" in getattr(
+            item, "fixturenames", ()
+        ):
             item.add_marker("ray")
 
 

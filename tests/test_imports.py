@@ -29,7 +29,7 @@ FOLDERS = {
     ],
     "pipeline": [
         *("audio", "storage", "telemetry", "ledger", "config", "config_file", "planning"),
-        *("prepare", "replica", "run_record", "runtime", "report", "job", "cli"),
+        *("prepare", "replica", "run_record", "runtime", "report", "job", "processor", "cli"),
     ],
 }
 MAY_IMPORT = {
@@ -41,7 +41,10 @@ MOST_ENTRIES = {"manifests": 14, "musicgen": 18, "pipeline": 18}
 # Free of torch, so that the driver's checks stay fast.
 LIGHT_MUSICGEN = ("musicgen.checkpoints.describe", "musicgen.registry", "musicgen.config")
 IMPORTS_THE_MODEL = ("pipeline.replica", "pipeline.prepare", "pipeline.cli.models")
-IMPORTS_RAY = (*("pipeline.runtime", "pipeline.telemetry.ray_exporter", "pipeline.cli.submit"),)
+IMPORTS_RAY = (
+    *("pipeline.runtime", "pipeline.telemetry.ray_exporter", "pipeline.cli.submit"),
+    "pipeline.processor",  # for types alone: see the light modules below
+)
 
 
 def modules() -> Iterator[tuple[str, Path]]:
@@ -141,7 +144,11 @@ def test_only_some_files_of_the_job_touch_the_model_or_ray() -> None:
         ("musicgen.checkpoints.describe", ("torch", "ray")),
         ("pipeline.planning.scan", ("torch", "ray")),
         # The driver, and what Ray's workers import before they know what they are to do.
-        ("pipeline.job", ("torch", "transformers")),
+        ("pipeline", ("torch", "ray", "pyarrow", "pydantic")),
+        ("pipeline.job", ("torch", "ray", "transformers")),
+        ("pipeline.processor", ("torch", "ray", "transformers")),
+        ("pipeline.runtime.local", ("torch", "ray", "transformers")),
+        ("pipeline.runtime.ray_dataset", ("torch", "transformers")),
     ],
 )
 def test_light_modules_load_nothing_heavy(module: str, heavy: tuple[str, ...]) -> None:

@@ -4,8 +4,8 @@ import logging
 import os
 import sys
 
-from pipeline.cli.errors import EXIT_DRAINED
 from pipeline.cli.root import main
+from pipeline.run_record import EXIT_DRAINED
 
 
 def console() -> None:
@@ -20,9 +20,10 @@ def console() -> None:
     except SystemExit as leaving:
         if leaving.code != EXIT_DRAINED:
             raise
-    from pipeline.runtime.ray_cluster import leave_ray
+    if "ray" in sys.modules:
+        from pipeline.runtime.ray_cluster import leave_ray
 
-    leave_ray()
+        leave_ray()
     logging.shutdown()
     sys.stdout.flush()
     sys.stderr.flush()

@@ -16,7 +16,7 @@ from pipeline.ledger.lease import LeaseHeldError, LeaseLostError
 from pipeline.ledger.schema import SchemaError
 from pipeline.storage import StorageError
 
-EXIT_CRASH, EXIT_BAD_INPUT, EXIT_DEAD_LETTERS, EXIT_LEASE_HELD, EXIT_DRAINED = 1, 2, 3, 4, 5
+EXIT_CRASH, EXIT_BAD_INPUT, EXIT_LEASE_HELD = 1, 2, 4  # the others: `RunSummary.exit_code`
 # Classes whose modules are heavy are known by name.
 _BAD_INPUT, _FATAL = (
     ("ModelNotFoundError", "CheckpointError"),

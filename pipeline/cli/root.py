@@ -3,12 +3,12 @@
 import json
 import logging
 import os
+import sys
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from manifests.reader import Manifest
-from pipeline.cli.errors import EXIT_DEAD_LETTERS, EXIT_DRAINED, errors_to_exit_codes, say
+from pipeline.cli.errors import errors_to_exit_codes, say
 from pipeline.cli.manifest import manifest
 from pipeline.cli.models import convert, models
 from pipeline.cli.options import JobCommand, given_flags, job_options, local_option
@@ -16,11 +16,10 @@ from pipeline.cli.submit import submit
 from pipeline.cli.upkeep import compact, continued_config, gc, report, status, verify
 from pipeline.config import JobConfig
 from pipeline.config_file import load_config
-from pipeline.ledger.schema import RESERVED_COLUMNS
 from pipeline.storage import Storage, open_storage
 
 if TYPE_CHECKING:
-    from pipeline.job import RunSummary
+    from pipeline.run_record import RunSummary
 
 FAILURES_SHOWN = 5
 _EXAMPLES = """\b
@@ -96,34 +95,17 @@ def plan(config: str | None, as_json: bool, **flags: Any) -> None:
     Without --output every clip counts as still to make. Settings that are not given are those of
     the output's last run.
     """
-    from pipeline import ledger
-    from pipeline.ledger.id_set import NO_IDS, DoneSet
-    from pipeline.planning.expand import PlanSpec, Selection
-    from pipeline.planning.model_limits import inspect_model, limits_of
-    from pipeline.planning.scan import describe_plan, scan
-    from pipeline.run_record import estimate_s
+    from pipeline import job
+    from pipeline.planning.scan import describe_plan
     from pipeline.telemetry.progress import clock
 
     given = given_flags(flags)
-    fresh = "output" not in given and config is None
-    if fresh:
-        given["output"] = "memory://nothing-yet"
-        settings = load_config(config, given)
-        known, runs = DoneSet(NO_IDS, NO_IDS), []
-    else:
+    if "output" in given or config is not None:
         settings = continued_config(config, given)
-        storage = open_storage(settings.run.output, settings.run.storage_options)
-        known, runs = ledger.committed_ids(storage), ledger.read_runs(storage)
-    opened = _open_manifest(settings)
-    info = inspect_model(settings)
-    spec = PlanSpec(
-        opened,
-        settings.generation,
-        limits_of(info, settings.references.separation),
-        settings.run.storage_options,
-    )
-    found = scan(spec, Selection(known))
-    seconds = estimate_s(found.pending_audio_s, settings.cluster.replicas, runs)
+    else:
+        settings = load_config(config, given | {"output": "memory://nothing-yet"})
+    planned = job.plan(settings)
+    found, seconds = planned.plan, planned.estimated_s
     if as_json:
         counts = {"rows": found.n_rows, "pending_audio_s": found.pending_audio_s}
         click.echo(json.dumps(counts | dict(found.outcomes) | {"estimated_s": seconds}))
@@ -138,35 +120,27 @@ def plan(config: str | None, as_json: bool, **flags: Any) -> None:
 
 
 def _make(config: JobConfig, *, retry: bool) -> None:
-    """Checks everything that needs no model, then runs the job."""
-    from pipeline.planning.model_limits import inspect_model
+    """Runs the job and says how it ended."""
+    if config.run.runtime == "ray":
+        # Else a thread that a drain leaves behind connects to Ray anew while the process ends.
+        os.environ.setdefault("RAY_ENABLE_AUTO_CONNECT", "0")
+    from pipeline import job
 
-    opened = _open_manifest(config)
-    info = inspect_model(config)
-    # Else a thread that a drain leaves behind connects to Ray anew while the process ends.
-    os.environ.setdefault("RAY_ENABLE_AUTO_CONNECT", "0")
-    from pipeline import job  # imports ray
-    from pipeline.report import build_report
-
-    summary = job.run(config, opened, info, retry=retry, say=say)
-    storage = open_storage(config.run.output, config.run.storage_options)
+    summary = job.run(config, retry=retry, say=say, progress=sys.stderr)
     if summary.drained:
-        say(_words_of_drained(summary, storage))
-        raise click.exceptions.Exit(EXIT_DRAINED)
-    if summary.plan.pending or summary.plan.letters or not storage.size("report.html"):
-        page = build_report(storage, sample=config.run.report_sample)
-        storage.put("report.html", page.encode())
-    click.echo(_closing_words(summary, storage))
-    if summary.letters_standing and not config.run.tolerate_dead_letters:
-        raise click.exceptions.Exit(EXIT_DEAD_LETTERS)
+        say(_words_of_drained(summary))
+    else:
+        storage = open_storage(config.run.output, config.run.storage_options)
+        click.echo(_closing_words(summary, storage))
+    if summary.exit_code:
+        raise click.exceptions.Exit(summary.exit_code)
 
 
-def _words_of_drained(summary: "RunSummary", storage: Storage) -> str:
-    tally, pending = summary.tally, summary.plan.pending
+def _words_of_drained(summary: "RunSummary") -> str:
     return (
-        f"drained ({summary.drained}): {tally.clips} of {pending} clips are committed in "
-        f"{storage.uri('clips')}, {tally.failed} failed, {pending - tally.clips - tally.failed} "
-        "are left; the same command goes on from there"
+        f"drained ({summary.drained}): {summary.clips} of {summary.plan.pending} clips are "
+        f"committed in {summary.clips_uri}, {summary.failed} failed, {summary.left} are left; the "
+        "same command goes on from there"
     )
 
 
@@ -180,14 +154,14 @@ def _closing_words(summary: "RunSummary", storage: Storage) -> str:
         )
     elif not summary.plan.letters:
         lines.append("nothing to make: every clip is done or stands as a dead letter")
-    if summary.letters_standing:
+    if summary.dead_letters_standing:
         lines += _failures(storage)
         lines.append(
-            f"{summary.letters_standing} dead letters of this manifest stand (one per row or "
-            f"take): see {storage.uri('failed')}, mend them, then `musicgen-batch retry`"
+            f"{summary.dead_letters_standing} dead letters of this manifest stand (one per row or "
+            f"take): see {summary.failed_uri}, mend them, then `musicgen-batch retry`"
         )
-    lines.append(f"dataset: {storage.uri('clips')}")
-    lines.append(f"look and listen: {storage.uri('report.html')}")
+    lines.append(f"dataset: {summary.clips_uri}")
+    lines.append(f"look and listen: {summary.report_uri}")
     return "\n".join(lines)
 
 
@@ -199,15 +173,6 @@ def _failures(storage: Storage) -> list[str]:
     shown = [f"failed: {text}" for text in letters["message"].slice(0, FAILURES_SHOWN).to_pylist()]
     left = letters.num_rows - len(shown)
     return [*shown, f"... and {left} more"] if left > 0 else shown
-
-
-def _open_manifest(config: JobConfig) -> Manifest:
-    return Manifest.open(
-        config.run.manifest,
-        storage_options=config.run.storage_options,
-        extra_columns=config.run.extra_columns,
-        reserved=RESERVED_COLUMNS,
-    )
 
 
 for _command in (submit, manifest, models, convert, status, verify, compact, gc, report):

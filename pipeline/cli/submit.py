@@ -16,13 +16,13 @@ from pipeline import ledger
 from pipeline.cli.errors import (
     EXIT_BAD_INPUT,
     EXIT_CRASH,
-    EXIT_DRAINED,
     errors_to_exit_codes,
     say,
 )
 from pipeline.cli.options import JobCommand, flags_of, given_flags, job_options
 from pipeline.config import ConfigError, JobConfig, secret_names
 from pipeline.config_file import load_config
+from pipeline.run_record import EXIT_DRAINED
 
 if TYPE_CHECKING:
     from ray.job_submission import JobDetails, JobSubmissionClient

@@ -56,7 +56,8 @@ class ClipTask:
         ray_task: The Ray task that brought it.
         seed_used: Seed of the present try; a re-take has another than the take.
         retake: How often the clip was made again after it failed its quality checks.
-        duplicates: Tasks that ask for the same clip; they share this one's fate.
+        duplicates: Tasks that ask for the same clip. They share this one's state and end, and
+            count as no clips of their own.
         request: What the engine runs, while the clip is in it.
         codes: [K, T] what the engine made.
         engine_rows: Rows of the engine that made it.
@@ -158,6 +159,7 @@ class TaskTable:
             first = self._by_id.setdefault(task.clip_id, task)
             if first is not task:
                 first.duplicates.append(task)
+                task.state = first.state
                 return False
             self._counts[task.state] += 1
             return True
@@ -175,9 +177,16 @@ class TaskTable:
         """
         state = ClipState.HANDED_BACK if status.status == "drained" else ClipState.DURABLE
         with self._lock:
-            ended = self._settle(task, state, status)
+            self._move(task, state)
+            if task.clip_id is not None and self._by_id.get(task.clip_id) is task:
+                del self._by_id[task.clip_id]
+                self._counts[state] -= 1
+            task.ray_task.statuses.append(status)
             for twin in task.duplicates:
-                ended += self._settle(twin, state, status.as_known())
+                twin.ray_task.statuses.append(status.as_known())
+            asked = dict.fromkeys(each.ray_task for each in (task, *task.duplicates))
+            ended = [ray_task for ray_task in asked if ray_task.is_settled]
+            self._ray_tasks.difference_update(ended)
             return ended
 
     def fail(self, error: BaseException) -> list[RayTask]:
@@ -216,19 +225,8 @@ class TaskTable:
         if task.clip_id is not None and self._by_id.get(task.clip_id) is task:
             self._counts[task.state] -= 1
             self._counts[state] += 1
-        task.state = state
-
-    def _settle(self, task: ClipTask, state: ClipState, status: ClipStatus) -> list[RayTask]:
-        self._move(task, state)
-        if task.clip_id is not None and self._by_id.get(task.clip_id) is task:
-            del self._by_id[task.clip_id]
-            self._counts[state] -= 1
-        ray_task = task.ray_task
-        ray_task.statuses.append(status)
-        if not ray_task.is_settled:
-            return []
-        self._ray_tasks.discard(ray_task)
-        return [ray_task]
+        for each in (task, *task.duplicates):
+            each.state = state
 
 
 def request_of(task: ClipTask, model: MusicGen) -> Request:

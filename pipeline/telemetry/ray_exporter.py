@@ -1,11 +1,9 @@
 """Exports the metrics of a replica to Prometheus, through the metrics port of its Ray node."""
 
 import logging
+import sys
 import threading
 from collections.abc import Callable
-
-import ray
-from ray.util.metrics import Counter, Gauge
 
 from pipeline.telemetry.metrics import METRICS, PREFIX, Increments, Sample
 
@@ -19,6 +17,10 @@ def export(
 ) -> None:
     """Exports the samples once a second from a thread of its own, until `closed`. Outside of Ray
     nothing is exported."""
+    if "ray" not in sys.modules:  # importing it takes seconds
+        return
+    import ray
+
     if not ray.is_initialized():
         return
     thread = threading.Thread(
@@ -33,6 +35,8 @@ def export(
 def _export_until_closed(
     read: Callable[[], list[Sample]], run_id: str, replica: str, closed: threading.Event
 ) -> None:
+    from ray.util.metrics import Counter, Gauge
+
     instruments = {}
     for metric in METRICS:
         kind = Counter if metric.kind == "counter" else Gauge

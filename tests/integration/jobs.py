@@ -1,6 +1,5 @@
 """Manifests, processes and logs for the integration tests."""
 
-import itertools
 import json
 import os
 import re
@@ -8,25 +7,17 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline import ledger
-from pipeline.config import JobConfig
+from pipeline import RunSummary, job, ledger
 from pipeline.config_file import load_config
-from pipeline.ledger import DoneSet, verify
-from pipeline.planning.model_limits import inspect_model
-from pipeline.planning.scan import Plan
-from pipeline.prepare.actor import Prepare, read_rows
-from pipeline.prepare.messages import PrepareSettings
-from pipeline.replica.messages import ReplicaSettings, lone_identity
+from pipeline.ledger import verify
 from pipeline.storage import open_storage
 
 EXAMPLES = Path(__file__).parents[2] / "manifests" / "examples"
@@ -43,79 +34,17 @@ def write_manifest(path: Path, rows: Sequence[Mapping[str, Any]]) -> Path:
 
 def run_in_process(
     manifest: str | Path, output: str, *, retry: bool = False, **settings: Any
-) -> Any:
+) -> RunSummary:
     """The job as `musicgen-batch run` starts it, on the cluster of the test session."""
-    from manifests.reader import Manifest
-    from pipeline import job
-
     flags = TINY | {"manifest": str(manifest), "output": output} | settings
-    config = load_config(None, flags)
-    opened = Manifest.open(config.run.manifest, storage_options=config.run.storage_options)
-    return job.run(config, opened, inspect_model(config), retry=retry)
+    return job.run(load_config(None, flags), retry=retry)
 
 
-def run_here(manifest: str | Path, output: str, *, retry: bool = False, **settings: Any) -> Any:
+def run_here(
+    manifest: str | Path, output: str, *, retry: bool = False, **settings: Any
+) -> RunSummary:
     """The same job in this process, without Ray: seconds faster. For what Ray has no part in."""
-    from pipeline import job
-
-    with (
-        mock.patch.object(job, "build_dataset", HereDataset),
-        mock.patch.object(job, "start_ray"),
-        mock.patch.object(job, "check_resources"),
-    ):
-        return run_in_process(manifest, output, retry=retry, **settings)
-
-
-class HereDataset:
-    """Takes the place of a job's Ray Dataset: the same steps and block sizes, with threads."""
-
-    def __init__(
-        self,
-        config: JobConfig,
-        plan: Plan,
-        prepare: PrepareSettings,
-        replica: ReplicaSettings,
-        known: DoneSet,
-        replica_class: type,
-    ) -> None:
-        self.config, self.plan, self.prepare, self.known = config, plan, prepare, known
-        self.replica, self.replica_class = (
-            replace(replica, find_identity=lone_identity),
-            replica_class,
-        )
-
-    def iter_batches(self, **how: Any) -> Iterator[pa.Table]:
-        n_calls = self.config.cluster.replicas * self.config.tasks_in_flight
-        blocks = list(self._prepared())  # first: it has its own number of torch threads
-        replicas = [self.replica_class(self.replica) for _ in range(self.config.cluster.replicas)]
-        turns = itertools.cycle(replicas)
-        try:
-            with ThreadPoolExecutor(n_calls) as calls:
-                yield from calls.map(lambda block: next(turns)(block), blocks)
-        finally:
-            for replica in replicas:
-                if replica.worker is not None:
-                    replica.worker.close()
-
-    def _prepared(self) -> Iterator[pa.Table]:
-        manifest = self.prepare.spec.manifest
-        row_groups = pa.table(
-            {
-                "row_group": [
-                    manifest.row_groups.index(row_group) for row_group in self.plan.row_groups
-                ]
-            }
-        )
-        prepare = Prepare(self.prepare, lambda: (self.known.clips, self.known.letters))
-        read = _in_blocks(read_rows(manifest, row_groups), self.config.cluster.prepare_block_rows)
-        tables = (table for block in read for table in prepare(block))
-        return _in_blocks(tables, self.config.cluster.block_rows)
-
-
-def _in_blocks(tables: Iterable[pa.Table], n_rows: int) -> Iterator[pa.Table]:
-    table = pa.concat_tables(tables)
-    for start in range(0, table.num_rows, n_rows):
-        yield table.slice(start, n_rows)
+    return run_in_process(manifest, output, retry=retry, runtime="local", **settings)
 
 
 def clips(output: str) -> list[dict[str, Any]]:

@@ -13,7 +13,6 @@ import pytest
 from manifests.reader import Manifest
 from pipeline import ledger
 from pipeline.config_file import load_config
-from pipeline.job import build_dataset
 from pipeline.ledger.id_set import NO_IDS, DoneSet, pack_ids
 from pipeline.planning.clips import PlannedClip
 from pipeline.planning.expand import Expander, PlanSpec, Selection
@@ -21,6 +20,8 @@ from pipeline.planning.model_limits import inspect_model, limits_of
 from pipeline.planning.scan import scan
 from pipeline.prepare.messages import PrepareSettings
 from pipeline.replica.messages import ReplicaSettings
+from pipeline.runtime.ray_dataset import build_dataset
+from pipeline.runtime.runtime import Work
 from tests.integration.jobs import TINY, write_manifest
 
 N_ROWS, N_PENDING, BLOCK_ROWS = 9_600, 96, 8
@@ -70,14 +71,14 @@ def test_a_manifest_that_is_99_percent_done(tmp_path: Path) -> None:
 
     plan = scan(spec, Selection(known))
     assert (plan.outcomes["done"], plan.pending) == (N_ROWS - N_PENDING, N_PENDING)
-    dataset = build_dataset(
-        config,
-        plan,
+    work = Work(
+        plan.row_groups,
         PrepareSettings(spec, info, plan.repeats, retry=False),
         ReplicaSettings(config, info, "run", 1, "", ledger.CLIP_FIELDS),
         known,
         CountingReplica,
     )
+    dataset = build_dataset(config, work)
     calls: list[dict[str, Any]] = dataset.take_all()
 
     sizes = collections.Counter(call["n_rows"] for call in calls)

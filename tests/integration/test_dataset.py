@@ -65,7 +65,7 @@ def test_a_mixed_manifest_becomes_a_dataset(
 
     summary = run_in_process(manifest, output_root, replicas=2)
 
-    assert (summary.tally.clips, summary.letters_standing) == (7, 2)
+    assert (summary.tally.clips, summary.dead_letters_standing) == (7, 2)
     assert problems(output_root) == []
     rows = clips(output_root)
     assert sorted((r["id"], r["take"]) for r in rows) == sorted(

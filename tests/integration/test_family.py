@@ -87,7 +87,7 @@ def test_a_model_of_every_kind(
     summary = run_here(manifest, output, extend_stride_s=1.2, **model)
 
     assert [r["message"] for r in ledger.read_dead_letters(open_storage(output)).to_pylist()] == []
-    assert summary.letters_standing == 0
+    assert summary.dead_letters_standing == 0
     assert problems(output) == []
     heard = listen(output)
     assert len(heard) == sum(row.get("takes", 1) for row in rows)

@@ -77,7 +77,7 @@ class TestRerun:
         table.append({"id": "still-bad", "melody_uri": "nowhere.flac", "duration_s": 0.1})
         manifest = write_manifest(tmp_path / "m.parquet", table)
         first = run_here(manifest, output)
-        assert (first.tally.clips, first.letters_standing) == (3, 2)
+        assert (first.tally.clips, first.dead_letters_standing) == (3, 2)
         again = run_here(manifest, output)
         assert again.plan.pending == 0
         assert again.plan.outcomes["standing"] == 2
@@ -86,7 +86,7 @@ class TestRerun:
         retried = run_here(manifest, output, retry=True)
 
         assert retried.tally.clips == 1
-        assert retried.letters_standing == 1
+        assert retried.dead_letters_standing == 1
         assert ids_and_takes(output) == [("m", 0), *((f"r0{i}", 0) for i in range(3))]
         assert run_here(manifest, output).plan.outcomes["standing"] == 1
 
@@ -96,7 +96,7 @@ class TestRerun:
 
         summary = run_here(write_manifest(tmp_path / "m.parquet", table), output)
 
-        assert (summary.tally.clips, summary.letters_standing) == (2, 2)
+        assert (summary.tally.clips, summary.dead_letters_standing) == (2, 2)
         assert {row["prompt"] for row in clips(output)} == {"song 0", "song 1"}
 
     def test_an_output_that_is_being_written_is_refused(self, tmp_path: Path) -> None:
@@ -131,13 +131,13 @@ class TestAfterwards:
         manifest = write_manifest(tmp_path / "m.parquet", [row])
         run_here(manifest, output)
         away = melody.rename(tmp_path / "away.flac")
-        assert run_here(manifest, output).letters_standing == 1
+        assert run_here(manifest, output).dead_letters_standing == 1
         away.rename(melody)
 
         assert run_here(manifest, output, retry=True).tally.clips == 0
 
         again = run_here(manifest, output)
-        assert (again.letters_standing, again.plan.outcomes["done"]) == (0, 1)
+        assert (again.dead_letters_standing, again.plan.outcomes["done"]) == (0, 1)
 
 
 def test_a_second_run_exits_4_and_with_wait_follows(tmp_path: Path, cli: Cli) -> None:

@@ -82,6 +82,16 @@ def test_a_clip_that_is_asked_for_twice_is_made_once(status: str, of_the_twin: s
     assert not again.is_settled
 
 
+def test_a_ray_task_that_repeats_a_clip_waits_for_its_one_commit() -> None:
+    table = TaskTable()
+    ray_task = begun(table, PreparedClip(SPEC, 1), PreparedClip(SPEC, 1))
+    first, twin = ray_task.tasks
+    table.move(first, ClipState.FINISHED)
+    assert (twin.state, counts(table)) == (ClipState.FINISHED, (0, 1, 1))
+    assert table.a_ray_task_waits_for_commit()
+    assert table.settle(first, ClipStatus("clip", SPEC.clip_id, 1.0)) == [ray_task]
+
+
 def test_a_ray_task_returns_with_its_last_row() -> None:
     table = TaskTable()
     ray_task = begun(table, PreparedClip(SPEC, 1), LETTER)

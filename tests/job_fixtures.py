@@ -1,4 +1,4 @@
-"""What integration tests share: a Ray cluster in this process, and the command line outside it."""
+"""What tests of whole jobs share: a Ray cluster in this process, and the command line beside it."""
 
 import os
 import shutil

@@ -1,0 +1,168 @@
+"""The job in threads of this process, without Ray: the same steps, block sizes and replicas.
+
+row groups ─► read_rows ─► Prepare ─► bounded queue ─► replicas ─► statuses
+              one thread              of blocks        threads
+
+It starts faster than Ray and needs nothing around it: for one machine, for trying things out and
+for tests. What it lacks is a process per replica: a replica that hangs or loses its GPU ends this
+process, and nothing remembers a row that killed it.
+"""
+
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
+from functools import partial
+from queue import Empty, Full, Queue
+from typing import TypeVar
+
+import pyarrow as pa
+
+from pipeline.config import JobConfig
+from pipeline.prepare.actor import Prepare, read_rows
+from pipeline.replica.actor import Replica
+from pipeline.replica.messages import lone_identity
+from pipeline.runtime.runtime import Work
+
+T = TypeVar("T")
+
+BLOCKS_PER_REPLICA = 2  # prepared and not yet taken
+LOOK_S = 0.1  # between looks of a waiting thread at whether the job is over
+
+Blocks = Queue[pa.Table | None]  # None comes after the last one
+Results = Queue[pa.Table | BaseException | None]
+
+
+class LocalRuntime:
+    """Runs a job in this process.
+
+    Args:
+        config: The job.
+    """
+
+    def __init__(self, config: JobConfig) -> None:
+        self._config = config
+        self._over = threading.Event()
+        self._replicas: list[Replica] = []
+        self._lock = threading.Lock()  # of the list, which `close` empties
+
+    def start(self, say: Callable[[str], None]) -> float:
+        """See `Runtime.start`: all replicas share the GPU that torch takes by default."""
+        if self._config.run.max_gpu_hours is None or self._config.engine.device == "cpu":
+            return 0.0
+        import torch
+
+        return 1.0 if torch.cuda.is_available() else 0.0
+
+    def statuses(self, work: Work) -> Iterator[pa.Table]:
+        """See `Runtime.statuses`."""
+        blocks: Blocks = Queue(BLOCKS_PER_REPLICA * self._config.cluster.replicas)
+        results: Results = Queue()
+        prepared: Iterable[pa.Table] = self._prepared(work)
+        if self._config.engine.threads_per_replica > 1:
+            # torch has one number of threads per process, and references are read with one thread.
+            prepared = [*prepared]
+        _start("read", partial(self._feed, prepared, blocks), results)
+        _start("replicas", partial(self._run_replicas, work, blocks, results), results)
+        try:
+            while (result := self._next(results)) is not None:
+                if isinstance(result, BaseException):
+                    raise result
+                yield result
+        finally:
+            self.close()
+
+    def close(self) -> None:
+        """See `Runtime.close`."""
+        self._over.set()
+        with self._lock:
+            replicas, self._replicas = self._replicas, []
+        for each in replicas:
+            if each.worker is not None:
+                each.worker.close()
+
+    def _prepared(self, work: Work) -> Iterator[pa.Table]:
+        """Blocks of prepared rows, as replicas take them."""
+        manifest = work.prepare.spec.manifest
+        index = {row_group: position for position, row_group in enumerate(manifest.row_groups)}
+        row_groups = pa.table({"row_group": [index[row_group] for row_group in work.row_groups]})
+        prepare = Prepare(work.prepare, lambda: (work.known.clips, work.known.letters))
+        read = in_blocks(read_rows(manifest, row_groups), self._config.cluster.prepare_block_rows)
+        tables = (table for block in read for table in prepare(block))
+        return in_blocks(tables, self._config.cluster.block_rows)
+
+    def _feed(self, prepared: Iterable[pa.Table], blocks: Blocks) -> None:
+        """Puts blocks, and None after the last, where replicas take them."""
+        for block in prepared:
+            self._put(block, blocks)
+            if self._over.is_set():
+                return
+        self._put(None, blocks)
+
+    def _run_replicas(self, work: Work, blocks: Blocks, results: Results) -> None:
+        """Loads the replicas and feeds each with as many calls at once as Ray would make."""
+        replicas: list[Replica] = []
+        for _ in range(self._config.cluster.replicas):
+            if self._over.is_set():
+                return
+            replicas.append(work.replica_class(replace(work.replica, find_identity=lone_identity)))
+            with self._lock:
+                self._replicas.append(replicas[-1])
+        if self._over.is_set():  # `close` may have come before the last of them
+            return self.close()
+        calls = [
+            _start("call", partial(self._call, each, blocks, results), results)
+            for _ in range(self._config.tasks_in_flight)
+            for each in replicas
+        ]
+        for call in calls:
+            call.join()
+        results.put(None)
+
+    def _call(self, replica: Replica, blocks: Blocks, results: Results) -> None:
+        """Has a replica make one block after the other."""
+        while (block := self._next(blocks)) is not None:
+            results.put(replica(block))
+        self._put(None, blocks)  # for the other calls
+
+    def _put(self, item: pa.Table | None, queue: Blocks) -> None:
+        """Waits for room, unless the job is over."""
+        while not self._over.is_set():
+            try:
+                return queue.put(item, timeout=LOOK_S)
+            except Full:
+                continue
+
+    def _next(self, queue: "Queue[T | None]") -> T | None:
+        """Waits for an item; None where none will come, or the job is over."""
+        while not self._over.is_set():
+            try:
+                return queue.get(timeout=LOOK_S)
+            except Empty:
+                continue
+        return None
+
+
+def in_blocks(tables: Iterable[pa.Table], n_rows: int) -> Iterator[pa.Table]:
+    """The rows of `tables` in order, `n_rows` at a time; the last block may be smaller."""
+    held: pa.Table | None = None
+    for table in tables:
+        held = table if held is None else pa.concat_tables([held, table])
+        while held.num_rows >= n_rows:
+            yield held.slice(0, n_rows)
+            held = held.slice(n_rows)
+    if held is not None and held.num_rows:
+        yield held
+
+
+def _start(name: str, work: Callable[[], None], results: Results) -> threading.Thread:
+    """A thread whose error becomes a result."""
+
+    def run() -> None:
+        try:
+            work()
+        except BaseException as error:  # the thread that takes the results raises it
+            results.put(error)
+
+    thread = threading.Thread(target=run, name=name, daemon=True)
+    thread.start()
+    return thread

@@ -1,0 +1,53 @@
+"""The seam between a job and the place where it runs: what a runtime is given, and what it does."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Protocol
+
+import pyarrow as pa
+
+from manifests.reader import RowGroup
+from pipeline.ledger import DoneSet
+from pipeline.prepare.messages import PrepareSettings
+from pipeline.replica.actor import Replica
+from pipeline.replica.messages import ReplicaSettings
+
+
+@dataclass(frozen=True)
+class Work:
+    """Everything that a job hands to its runtime.
+
+    Attributes:
+        row_groups: The parts of the manifest in which something is left to do.
+        prepare: What each actor of the prepare pool is told.
+        replica: What each replica is told; the runtime says who the replica is.
+        known: Clips and dead letters that stand in the ledger already.
+        replica_class: Makes clips of prepared rows.
+    """
+
+    row_groups: list[RowGroup]
+    prepare: PrepareSettings
+    replica: ReplicaSettings
+    known: DoneSet
+    replica_class: type[Replica]
+
+
+class Runtime(Protocol):
+    """Runs read_rows, the prepare pool and the replicas on the rows of one job."""
+
+    def start(self, say: Callable[[str], None]) -> float:
+        """Gets hold of the machines; returns how many GPUs all replicas hold together.
+
+        Raises:
+            ConfigError: The replicas can't be placed.
+        """
+        ...
+
+    def statuses(self, work: Work) -> Iterator[pa.Table]:
+        """Runs the job while it is iterated; yields tables of STATUS_SCHEMA, of rows that are
+        durable and of what ends a replica."""
+        ...
+
+    def close(self) -> None:
+        """Ends what still runs; may be called from another thread than `statuses`."""
+        ...
