@@ -59,12 +59,12 @@ def test_rows_that_repeat_or_fail_while_they_are_made_all_come_back() -> None:
     rows = [{"prompt": "the same tune", "duration_s": 0.2, "n": i} for i in range(9)]
 
     found = made(rows)
-    failed = made(rows[:3], qc={"max_loudness_lufs": -60.0})
+    failed = made(rows[:3], qc={"min_rms_dbfs": 0.0})
 
     assert sorted(row["n"] for row in found) == [*range(9)]
     assert len({row["audio"]["bytes"] for row in found}) == 1
     assert [row["error_class"] for row in failed] == ["QualityError"] * 3
-    assert all("max_loudness_lufs" in row["error"] for row in failed)
+    assert all("rms_dbfs" in row["error"] for row in failed)
 
 
 def test_settings_and_columns_are_checked_before_anything_is_made() -> None:
