@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypedDict, Unpack
 
 import torch
 from torch import Tensor
@@ -21,6 +21,13 @@ DEFAULT_DURATION_S = 15.0  # until set_generation_params is called
 
 Generated = Tensor | tuple[Tensor, Tensor]
 Sampling = Sequence[SamplingParams | None]
+
+
+class RareParams(TypedDict, total=False):
+    """Parameters of `MusicGen.set_generation_params` that are given by name."""
+
+    two_step_cfg: bool
+    extend_stride: float | None
 
 
 class MusicGen(LoadedModel):
@@ -90,13 +97,12 @@ class MusicGen(LoadedModel):
         duration: float = 30.0,
         cfg_coef: float = 3.0,
         cfg_coef_beta: float | None = None,
-        two_step_cfg: bool = False,
-        extend_stride: float | None = None,
+        **rare: Unpack[RareParams],
     ) -> None:
         """Sets the parameters of the next calls of the `generate` methods.
 
-        Names, order and defaults of the arguments are AudioCraft's, so that scripts may pass them
-        by name or by position.
+        Names, order and defaults of the arguments are AudioCraft's; those after `cfg_coef_beta`
+        are given by name.
 
         Args:
             use_sampling, top_k, top_p, temperature, cfg_coef, cfg_coef_beta: See `SamplingParams`.
@@ -110,7 +116,12 @@ class MusicGen(LoadedModel):
 
         Raises:
             ValueError: A value is out of range.
+            TypeError: There is no such argument.
         """
+        unknown = sorted(rare.keys() - RareParams.__annotations__.keys())
+        if unknown:
+            raise TypeError(f"set_generation_params() knows no argument {', '.join(unknown)}")
+        extend_stride = rare.get("extend_stride")
         if extend_stride is None:
             extend_stride = default_stride_s(self.max_duration)
         several = self._frames(duration) > self._requests.max_frames

@@ -22,6 +22,7 @@ from pipeline.audio.settings import AudioSettings, QualitySettings
 from pipeline.ledger.settings import PartsSettings
 
 MOST_SLOTS, AUTO_SLOTS_AT_MOST = 1024, 64
+EXIT_DEAD_LETTERS, EXIT_DRAINED = 3, 5  # how a run can end in order, besides 0
 DType = Literal["auto", "fp32", "bf16", "fp16"]
 Device = Literal["auto", "cpu", "cuda"]
 RuntimeName = Literal["ray", "local"]

@@ -22,6 +22,7 @@ from musicgen.checkpoints.describe import ModelInfo
 from pipeline import ledger
 from pipeline.config import ConfigError, JobConfig
 from pipeline.ledger import DoneSet, attempts, maintain
+from pipeline.ledger.id_set import NO_IDS
 from pipeline.ledger.lease import Lease
 from pipeline.ledger.schema import RESERVED_COLUMNS
 from pipeline.planning.clips import DeadLetter
@@ -31,7 +32,6 @@ from pipeline.planning.scan import Plan, describe_plan, scan
 from pipeline.prepare.messages import PrepareSettings
 from pipeline.replica.actor import Replica
 from pipeline.replica.messages import ReplicaSettings
-from pipeline.report import build_report
 from pipeline.run_record import RunRecord, RunSummary, count_clips, estimate_s
 from pipeline.runtime import open_runtime
 from pipeline.runtime.drain import Drain
@@ -93,6 +93,8 @@ def run(
     storage = open_storage(config.run.output, config.run.storage_options)
     changed = summary.plan.pending or summary.plan.letters
     if not summary.drained and (changed or not storage.size("report.html")):
+        from pipeline.report import build_report  # takes time, so after the input is checked
+
         page = build_report(storage, sample=config.run.report_sample)
         storage.put("report.html", page.encode())
     return summary
@@ -107,7 +109,10 @@ def plan(config: JobConfig) -> PlannedRun:
     manifest = open_manifest(config)
     spec = _spec(config, manifest, inspect_model(config))
     storage = open_storage(config.run.output, config.run.storage_options)
-    found = scan(spec, Selection(ledger.committed_ids(storage)))
+    known = DoneSet(NO_IDS, NO_IDS)
+    if storage.exists("clips") or storage.exists("failed"):  # reading parts loads pandas: a second
+        known = ledger.committed_ids(storage)
+    found = scan(spec, Selection(known))
     runs = ledger.read_runs(storage)
     return PlannedRun(found, estimate_s(found.pending_audio_s, config.cluster.replicas, runs))
 

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline import ledger
-from pipeline.config import JobConfig
+from pipeline.config import EXIT_DEAD_LETTERS, EXIT_DRAINED, JobConfig
 from pipeline.ledger import attempts
 from pipeline.ledger.attempts import QUARANTINE
 from pipeline.planning.scan import Plan
@@ -23,7 +23,6 @@ from pipeline.telemetry.timing import RunTimes
 
 State = Literal["running", "done", "drained", "failed", "interrupted"]
 _PACKAGES = ("musicgen-batch", "ray", "torch", "torchaudio", "transformers", "pyarrow")
-EXIT_DEAD_LETTERS, EXIT_DRAINED = 3, 5
 
 
 @dataclass

@@ -1,6 +1,7 @@
 """Fixtures for all tests; each family of them has a file of its own."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -24,6 +25,25 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item, "fixturenames", ()
         ):
             item.add_marker("ray")
+
+
+NO_BF16 = "needs a CPU with AVX-512, which this one lacks"
+
+
+def _skipped_without_bf16(error: ValueError) -> None:
+    """Skips a test of bf16 where the engine refuses it; on such a CPU nothing computes in it."""
+    if NO_BF16 in str(error):
+        pytest.skip(str(error))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> Iterator[object]:
+    """Around each test."""
+    try:
+        return (yield)
+    except ValueError as error:
+        _skipped_without_bf16(error)
+        raise
 
 
 @pytest.fixture(autouse=True)

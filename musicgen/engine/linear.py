@@ -41,6 +41,11 @@ def compute_dtype(name: str, device: torch.device) -> torch.dtype:
     return DTYPES[name]
 
 
+def has_fast_bf16() -> bool:
+    """Whether oneDNN multiplies bfloat16 matrices on this CPU: it does not without AVX-512."""
+    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+
+
 def upload(tensor: Tensor, device: torch.device) -> Tensor:
     """Copy `tensor` from the host to `device`; to a GPU from pinned memory, without waiting."""
     if device.type != "cuda":

@@ -14,6 +14,7 @@ from musicgen.engine.linear import (
     ResidualLinear,
     can_pack,
     compute_dtype,
+    has_fast_bf16,
     make_linear,
     make_residual_linear,
     text_block,
@@ -141,7 +142,12 @@ def prepare(
     cfg = lm.cfg
     device = device or lm.out_norm.weight.device
     compute = compute_dtype(dtype, device)
-    packed = can_pack(device) if packed is None else packed
+    if packed is None:
+        packed = can_pack(device)
+        if packed and compute == torch.bfloat16 and not has_fast_bf16():
+            raise ValueError(
+                "dtype='bf16' needs a CPU with AVX-512, which this one lacks; take 'fp32'"
+            )
     maps = _Maps(compute, packed, device)
     embeddings = torch.cat([table.detach().float() for table in lm.emb.parameters()])
     heads = maps.plain(torch.cat([head.detach() for head in lm.linears.parameters()]))

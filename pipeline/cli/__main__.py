@@ -5,7 +5,7 @@ import os
 import sys
 
 from pipeline.cli.root import main
-from pipeline.run_record import EXIT_DRAINED
+from pipeline.config import EXIT_DRAINED
 
 
 def console() -> None:

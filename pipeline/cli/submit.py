@@ -20,9 +20,8 @@ from pipeline.cli.errors import (
     say,
 )
 from pipeline.cli.options import JobCommand, flags_of, given_flags, job_options
-from pipeline.config import ConfigError, JobConfig, secret_names
+from pipeline.config import EXIT_DRAINED, ConfigError, JobConfig, secret_names
 from pipeline.config_file import load_config
-from pipeline.run_record import EXIT_DRAINED
 
 if TYPE_CHECKING:
     from ray.job_submission import JobDetails, JobSubmissionClient

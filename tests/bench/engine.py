@@ -20,6 +20,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from musicgen.engine.linear import has_fast_bf16
 from tests.bench import machine
 from tests.bench.shapes import SHAPES, checkpoint
 from tests.bench.workers import TUNED_MALLOC, Process, Side
@@ -55,7 +56,7 @@ class Plan:
     """
 
     shape: str = "small"
-    dtypes: tuple[str, ...] = ("fp32", "bf16")
+    dtypes: tuple[str, ...] = ("fp32", "bf16") if has_fast_bf16() else ("fp32",)
     device: str = "cpu"
     threads: int = field(default_factory=lambda: os.cpu_count() or 1)
     workload: Workload = CLIPS

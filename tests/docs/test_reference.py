@@ -5,6 +5,7 @@ import re
 
 import pytest
 
+from pipeline import config
 from pipeline.audio.limits import QualityLimits
 from pipeline.audio.measures_table import MEASURES
 from pipeline.cli import errors
@@ -73,7 +74,8 @@ def test_the_commands_are_those_of_the_command_line() -> None:
 
 
 def test_every_exit_code_is_explained() -> None:
-    codes = {value for name, value in vars(errors).items() if name.startswith("EXIT_")}
+    places = vars(errors) | vars(config)
+    codes = {value for name, value in places.items() if name.startswith("EXIT_")}
     explained = [int(code) for code, _ in table("docs/operations.md", "code", "means")]
     assert explained == sorted({0} | codes)
 

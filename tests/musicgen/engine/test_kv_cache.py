@@ -7,13 +7,15 @@ import torch
 from torch import Tensor
 
 from musicgen.engine.kv_cache import BagCache, Cache, empty_cache, grown
+from musicgen.engine.linear import has_fast_bf16
 from musicgen.engine.weights import StepWeights, prepare
 from tests.musicgen.toy import toy_lm
 
+BF16 = pytest.param("bf16", marks=pytest.mark.skipif(not has_fast_bf16(), reason="no AVX-512"))
 N_ROWS, N_CELLS, SEEN = 5, 192, (1, 64, 65, 130, 17)
 
 
-@pytest.fixture(scope="module", params=["fp32", "bf16"])
+@pytest.fixture(scope="module", params=["fp32", BF16])
 def weights(request: pytest.FixtureRequest) -> StepWeights:
     return prepare(toy_lm("cross"), request.param, N_CELLS)
 
