@@ -136,7 +136,7 @@ def test_only_some_files_of_the_job_touch_the_model_or_ray() -> None:
         ("musicgen.checkpoints.describe", ("torch", "ray")),
         ("pipeline.planning.scan", ("torch", "ray")),
         # The driver, and what Ray's workers import before they know what they are to do.
-        ("pipeline.job", ("torch", "transformers")),
+        pytest.param("pipeline.job", ("torch", "transformers"), marks=pytest.mark.slow),
     ],
 )
 def test_light_modules_load_nothing_heavy(module: str, heavy: tuple[str, ...]) -> None:

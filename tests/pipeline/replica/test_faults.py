@@ -94,7 +94,6 @@ def made(storage: Storage) -> list[str]:
     return sorted(ledger.read_clips(storage)["id"].to_pylist())
 
 
-@pytest.mark.slow
 def test_rows_that_kill_or_hang_their_process_are_kept_out_and_all_others_are_made(
     tmp_path: Path,
 ) -> None:
