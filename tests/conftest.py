@@ -12,19 +12,40 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 pytest_plugins = ["tests.s3", "tests.job_fixtures"]
 
-INTEGRATION = Path(__file__).parent / "integration"
+HERE = Path(__file__).parent
+# Files that are too long for `make test-fast` as a whole; longer tests of other files are marked.
+SLOW_FILES = (
+    "bench/test_bench.py",
+    "musicgen/checkpoints/test_audiocraft.py",
+    "musicgen/checkpoints/test_convert.py",
+    "musicgen/checkpoints/test_load.py",
+    "musicgen/codec/test_codec.py",
+    "musicgen/conditioning/test_style_model.py",
+    "musicgen/engine/test_invariance.py",
+    "musicgen/test_generation.py",
+    "musicgen/test_model.py",
+    "musicgen/test_parity.py",
+    "musicgen/tiny/test_evaluate.py",
+    "musicgen/tiny/test_train.py",
+    "pipeline/replica/test_faults.py",
+    "pipeline/replica/test_worker.py",
+    "pipeline/report/test_report_browser.py",
+)
 # Ray can't make its folder there, and its error names this path.
 UNMARKED = "/dev/null/only-tests-with-the-marker-ray-may-start-ray"
 
 
 @pytest.hookimpl(tryfirst=True)  # before `-m` is looked at
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Every test of `tests/integration` may start Ray, and so does what uses its cluster."""
+    """Every test of `tests/integration` and every user of its cluster may start Ray; every test of
+    `SLOW_FILES` is slow."""
+    slow = {HERE / name for name in SLOW_FILES}
     for item in items:
-        if item.path.is_relative_to(INTEGRATION) or "ray_cluster" in getattr(
-            item, "fixturenames", ()
-        ):
+        fixtures = getattr(item, "fixturenames", ())
+        if item.path.is_relative_to(HERE / "integration") or "ray_cluster" in fixtures:
             item.add_marker("ray")
+        if item.path in slow:
+            item.add_marker("slow")
 
 
 NO_BF16 = "needs a CPU with AVX-512, which this one lacks"

@@ -148,7 +148,9 @@ def test_only_some_files_of_the_job_touch_the_model_or_ray() -> None:
         ("pipeline.job", ("torch", "ray", "transformers")),
         ("pipeline.processor", ("torch", "ray", "transformers")),
         ("pipeline.runtime.local", ("torch", "ray", "transformers")),
-        ("pipeline.runtime.ray_dataset", ("torch", "transformers")),
+        pytest.param(
+            "pipeline.runtime.ray_dataset", ("torch", "transformers"), marks=pytest.mark.slow
+        ),
     ],
 )
 def test_light_modules_load_nothing_heavy(module: str, heavy: tuple[str, ...]) -> None:

@@ -39,6 +39,7 @@ def test_a_bad_command_is_one_message_and_an_exit_code(command: Command, place: 
 OUTSIDE = ("a manifest cut short", "a config key that does not exist", "a flag with nonsense")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("what", OUTSIDE)
 def test_the_same_holds_for_a_process(what: str, place: Place) -> None:
     (command,) = [command for command in COMMANDS if command.what == what]

@@ -82,6 +82,7 @@ def test_the_demos_only_fault_is_the_row_that_is_broken_on_purpose() -> None:
     assert issue.rule.endswith("no-such-file.flac: no such file; correct the path, then `retry`")
 
 
+@pytest.mark.slow
 def test_the_audio_is_what_the_synthesiser_makes(tmp_path: Path) -> None:
     made = {path.name: path for path in write_tunes(tmp_path)}
     shipped = sorted((EXAMPLES / "audio").iterdir())

@@ -6,7 +6,7 @@ import sys
 import tomllib
 from pathlib import Path
 
-from tests.conftest import UNMARKED
+from tests.conftest import SLOW_FILES, UNMARKED
 
 ROOT = Path(__file__).parents[2]
 
@@ -29,3 +29,8 @@ def test_the_fast_run_names_markers_that_are_declared() -> None:
     named = set(re.findall(r"\w+", fast)) - {"not", "or"}
 
     assert {"ray", "s3", "slow", "long"} <= named <= declared
+
+
+def test_files_that_are_left_out_are_there() -> None:
+    """One that was renamed would be part of the fast run without a word."""
+    assert [name for name in SLOW_FILES if not (ROOT / "tests" / name).is_file()] == []

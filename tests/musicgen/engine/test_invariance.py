@@ -31,7 +31,6 @@ def random_batch(rng: random.Random, lm: LMModel) -> list[Request]:
     return batch
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_tokens_are_the_same_bits_alone_and_in_company(kind: Kind) -> None:
     lm, rng = toy_kind(kind, dim=32), random.Random(kind)

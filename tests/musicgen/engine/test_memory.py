@@ -99,6 +99,7 @@ print(resident() - before, 20 * row_bytes(cfg, "{dtype}"))
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["fp32", BF16])
 def test_a_process_grows_by_its_caches(dtype: str) -> None:
     grown, formula = figures(GROWTH.replace("{dtype}", dtype))
@@ -129,6 +130,7 @@ for seconds in (30, {seconds}):
 """
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("seconds", [90, pytest.param(600, marks=pytest.mark.long)])
 def test_a_long_clip_needs_what_half_a_minute_needs_and_its_audio(seconds: int) -> None:

@@ -16,8 +16,6 @@ from musicgen.tiny.training.export import TRAINING, is_trained
 from musicgen.tiny.training.figures import GOALS, SHORT_GOALS, Entry, Table, as_json, missed
 from tests.musicgen.tiny.recipes import TOY
 
-pytestmark = pytest.mark.slow
-
 SMALL = replace(SHORT, pieces=16, voice_clips=10)
 
 

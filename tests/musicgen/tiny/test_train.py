@@ -38,8 +38,6 @@ from musicgen.tiny.training.tokens import Tokens, make_tokens
 from musicgen.tiny.training.untrained import Language, new_language
 from tests.musicgen.tiny.recipes import TOY
 
-pytestmark = pytest.mark.slow
-
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:

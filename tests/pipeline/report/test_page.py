@@ -275,6 +275,7 @@ def test_a_licence_that_forbids_commerce_stands_out(tmp_path: Path) -> None:
     assert "weights: CC-BY-NC-4.0" in page.text
 
 
+@pytest.mark.slow
 def test_a_hundred_thousand_clips_take_seconds(tmp_path: Path) -> None:
     made = some_clips(1, 0.1)
     n = 100_000

@@ -13,10 +13,7 @@ from pipeline.report.page import build_report
 from tests.browser import Scheme, Tab, chromium, find_chromium
 from tests.pipeline.report.outputs import RATE_HZ, clip_row, letter, tune, write_output
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(find_chromium() is None, reason="no chromium on this machine"),
-]
+pytestmark = pytest.mark.skipif(find_chromium() is None, reason="no chromium on this machine")
 
 LONG = "an-id-without-any-space-" * 8
 
