@@ -34,8 +34,8 @@ def filled(form: type[Cache], weights: StepWeights, block: int) -> Cache:
         if n > 1:
             cache.fill([row], *cells[:, None, :, : n - 1])
     last = torch.tensor(SEEN) - 1
-    seats = cache.seats(torch.arange(N_ROWS), last)
-    cache.append(seats, *cells[:, :, last].transpose(1, 2))
+    written = cache.cells_to_write(torch.arange(N_ROWS), last)
+    cache.append(written, *cells[:, :, last].transpose(1, 2))
     return cache
 
 
@@ -44,7 +44,7 @@ def test_bags_give_what_products_give(weights: StepWeights, block: int) -> None:
     plain, bags = (filled(form, weights, block) for form in (Cache, BagCache))
     q = numbers(weights, N_ROWS, weights.cfg.n_heads, weights.cfg.head_dim)
     seen = torch.tensor(SEEN)
-    ours, theirs = (cache.attend(q, cache.reading(seen, 192)) for cache in (bags, plain))
+    ours, theirs = (cache.attend(q, cache.cells_to_read(seen, 192)) for cache in (bags, plain))
     close = 1e-6 if weights.cache_dtype == torch.float32 else 2e-2
     torch.testing.assert_close(ours.float(), theirs.float(), rtol=close, atol=close)
     for row, n in enumerate(SEEN):
@@ -59,10 +59,10 @@ def test_hidden_cells_and_other_rows_leave_the_bits_alone(
     cache = filled(form, weights, 64)
     q = numbers(weights, N_ROWS, weights.cfg.n_heads, weights.cfg.head_dim)
     seen = torch.tensor(SEEN)
-    few = cache.attend(q[:3], cache.reading(seen[:3], 128))
+    few = cache.attend(q[:3], cache.cells_to_read(seen[:3], 128))
     crowded = replace(cache, keys=cache.keys.clone(), values=cache.values.clone())
     crowded.fill([3, 4], *(50 * part[[3, 4]] for part in crowded.read(list(range(5)), 192)))
-    assert torch.equal(crowded.attend(q, cache.reading(seen, 192))[:3], few)
+    assert torch.equal(crowded.attend(q, cache.cells_to_read(seen, 192))[:3], few)
 
 
 def test_a_wider_cache_begins_with_the_old_one(weights: StepWeights) -> None:
