@@ -1,7 +1,7 @@
 """The GPU actor as Ray sees it: prepared rows in, statuses out once the rows are durable.
 
-Ray runs several calls of one actor side by side; they only hand their rows to the stations and
-wait. What ends a replica is data too (a status row), so that the driver can say what happened in
+Ray runs several calls of one actor side by side; they only hand their rows to the worker and wait.
+What ends a replica is data too (a status row), so that the driver can say what happened in
 its own words instead of a traceback through Ray.
 """
 
@@ -43,7 +43,7 @@ class Replica:
         try:
             self.identity = settings.find_identity()
             self.attempts = begin_attempts(settings, self.identity)
-            threading.Thread(target=self._look_out, name="look-out", daemon=True).start()
+            threading.Thread(target=self._watch_for_drain, name="drain-watch", daemon=True).start()
 
             from pipeline.replica import worker  # torch and transformers: seconds
             from pipeline.telemetry import ray_exporter
@@ -69,11 +69,11 @@ class Replica:
                 raise self.broken or RuntimeError("the replica has no model")
             ray_task = self.worker.accept(from_table(table))
             ray_task.done.result()
-        except Exception as error:  # ends the job: see `job._fatal`
+        except Exception as error:  # ends the job: see `runtime.watch`
             return status_table([ClipStatus.fatal(error)])
         return status_table(ray_task.statuses, self.worker.name, self.worker.times)
 
-    def _look_out(self) -> None:
+    def _watch_for_drain(self) -> None:
         """Waits until the run drains, or the node goes away."""
         config, generation = self.settings.config, self.settings.lease_generation
         storage = open_storage(config.run.output, config.run.storage_options)

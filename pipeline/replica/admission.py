@@ -1,7 +1,8 @@
-"""Where rows wait before a replica works on them: none passes before the attempt record names it.
+"""The queue in front of a replica: no clip is worked on before the attempt record names it.
 
-Rows pass in groups, so that the record costs one small object per group. Suspects pass when all
-others are out, and nobody else until they are out again: see `ledger.attempts`.
+Clips are admitted in groups, so that the record costs one small object per group. Suspects are
+admitted when no other clip is in hand, and no other clip is admitted until they are through: see
+`ledger.attempts`.
 """
 
 import threading
@@ -14,11 +15,11 @@ T = TypeVar("T")
 
 
 class AdmissionQueue(Generic[T]):
-    """A queue of rows by clip id.
+    """A queue of clips by id.
 
     Args:
-        log: This replica's record.
-        group: Rows that pass together at most.
+        log: The attempt record of this process.
+        group: How many clips are admitted together at most.
     """
 
     def __init__(self, log: AttemptLog, group: int) -> None:
@@ -33,11 +34,11 @@ class AdmissionQueue(Generic[T]):
 
     @property
     def isolating(self) -> bool:
-        """Whether suspects are inside: they are committed as soon as they are made."""
+        """Whether suspects are in hand: they are committed as soon as they are made."""
         return self._isolating
 
     def put(self, clip_id: str, row: T) -> bool:
-        """Adds a row; False where the gate is closed."""
+        """Adds a clip; False where the queue is closed."""
         with self._changed:
             if not self._closed:
                 self._held[clip_id] = row
@@ -45,7 +46,8 @@ class AdmissionQueue(Generic[T]):
             return not self._closed
 
     def next_group(self) -> list[T]:
-        """Waits for rows that may pass; the record names them on return. None: it is closed."""
+        """Waits for clips that may be worked on; the record names them on return. An empty list
+        means that the queue is closed."""
         with self._changed:
             self._changed.wait_for(lambda: self._closed or self._choose())
             group = self._choose()
@@ -59,7 +61,7 @@ class AdmissionQueue(Generic[T]):
         return rows
 
     def out(self, clip_id: str) -> None:
-        """A row has become a clip or a dead letter, and this process lives."""
+        """A clip is finished or given up, and can no longer end this process."""
         with self._changed:
             self._inside.pop(clip_id, None)
             self._suspects.pop(clip_id, None)
@@ -67,7 +69,7 @@ class AdmissionQueue(Generic[T]):
             self._changed.notify_all()
 
     def close(self) -> list[T]:
-        """Nothing passes any more; the rows that have waited."""
+        """Admits nothing more; returns the clips that were waiting."""
         with self._changed:
             self._closed, held = True, [*self._held.values()]
             self._held.clear()
@@ -75,7 +77,8 @@ class AdmissionQueue(Generic[T]):
             return held
 
     def _choose(self) -> list[str]:
-        """The rows whose turn it is; none while suspects are inside, or others and it is theirs."""
+        """Ids of the clips to admit next: none while suspects are in hand, and none while other
+        clips are in hand and the next ones are suspects."""
         if self._isolating:
             return []
         suspects = (clip_id for clip_id in self._held if clip_id in self._suspects)

@@ -21,11 +21,11 @@ def keep_freed_memory() -> bool:
         mallopt = ctypes.CDLL("libc.so.6").mallopt
     except (OSError, AttributeError):
         return False
-    wishes = {
+    settings = {
         ARENA_MAX: 1,
         MMAP_THRESHOLD: LARGEST_KEPT,
         TRIM_THRESHOLD: KEPT_AT_THE_TOP,
         TOP_PAD: PAD,
     }
-    refused = [name for name, value in wishes.items() if not mallopt(name, value)]
+    refused = [name for name, value in settings.items() if not mallopt(name, value)]
     return not refused

@@ -182,8 +182,8 @@ class TaskTable:
                 del self._by_id[task.clip_id]
                 self._counts[state] -= 1
             task.ray_task.statuses.append(status)
-            for twin in task.duplicates:
-                twin.ray_task.statuses.append(status.as_known())
+            for other in task.duplicates:
+                other.ray_task.statuses.append(status.as_known())
             asked = dict.fromkeys(each.ray_task for each in (task, *task.duplicates))
             ended = [ray_task for ray_task in asked if ray_task.is_settled]
             self._ray_tasks.difference_update(ended)
