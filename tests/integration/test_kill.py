@@ -20,7 +20,7 @@ SETTINGS = {
 @pytest.fixture(scope="module")
 def manifest(tmp_path_factory: pytest.TempPathFactory) -> Path:
     rows = [
-        {"id": f"r{i:02d}", "prompt": f"song {i}", "duration_s": 6.0 + 1.2 * (i % 7)}
+        {"id": f"r{i:02d}", "prompt": f"song {i}", "duration_s": 3.0 + 0.6 * (i % 7)}
         for i in range(N_ROWS)
     ]
     return write_manifest(tmp_path_factory.mktemp("kill") / "m.parquet", rows)
@@ -42,6 +42,7 @@ def n_committed(output: str) -> int:
     return len(ledger.committed_ids(open_storage(output)))
 
 
+@pytest.mark.timeout(600)  # three runs of 80 clips each
 def test_kill_of_the_driver_and_then_of_a_replica(
     manifest: Path, uninterrupted: dict[str, str], tmp_path: Path, cli: Cli
 ) -> None:
