@@ -10,7 +10,7 @@ from pipeline import ledger
 from pipeline.storage import open_storage
 from tests.integration.jobs import Cli, clips, problems, run_here, wait_until, write_manifest
 
-N_ROWS, PART_CLIPS, SLOTS, REPLICAS = 84, 6, 2, 2
+N_ROWS, PART_CLIPS, SLOTS, REPLICAS = 48, 6, 2, 2
 SETTINGS = {
     "replicas": REPLICAS, "slots": SLOTS, "part_clips": PART_CLIPS, "block_rows": 4,
     "lease_ttl_s": 3.0,
@@ -42,7 +42,7 @@ def n_committed(output: str) -> int:
     return len(ledger.committed_ids(open_storage(output)))
 
 
-@pytest.mark.timeout(600)  # three runs of 80 clips each
+@pytest.mark.timeout(600)  # three runs of 48 clips each
 def test_kill_of_the_driver_and_then_of_a_replica(
     manifest: Path, uninterrupted: dict[str, str], tmp_path: Path, cli: Cli
 ) -> None:
