@@ -142,6 +142,7 @@ def _run(
     progress: TextIO | None,
 ) -> RunSummary:
     """The run without its report."""
+    runtime = open_runtime(config)  # imports Ray, which would make the lease's heartbeat late
     with _lease(config, say) as lease, Drain(config).listening() as drain:
         storage = lease.storage
         lease.start_heartbeat()
@@ -171,7 +172,6 @@ def _run(
                     _known_after(selection, plan.letters),
                     Replica,
                 )
-                runtime = open_runtime(config)
                 gpus = runtime.start(say)
                 drain.listen()  # Ray has taken the signals
                 drain.replicas_start(gpus)

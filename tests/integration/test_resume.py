@@ -146,7 +146,7 @@ def test_a_second_run_exits_4_and_with_wait_follows(tmp_path: Path, cli: Cli) ->
     refused = [rows(1, start=20)[0] | {"duration_s": 9999.0}]  # a dead letter: takes no Ray
     second = write_manifest(tmp_path / "second.parquet", refused)
     output = f"file://{tmp_path}/out"
-    settings = {"lease_ttl_s": 6.0}
+    settings = {"lease_ttl_s": 2.0}
 
     running = cli.start(*cli.job("run", first, output, **settings))
     while not open_storage(output).list("lease"):
