@@ -151,6 +151,7 @@ def test_the_job_around_the_model_as_a_table() -> None:
 
 
 @pytest.mark.long
+@pytest.mark.ray
 def test_the_pipeline_benchmark(out: Path) -> None:
     plan = pipeline.Plan("tiny", workload=Workload(6, 0.2, 1.0))
 
