@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from manifests.row_errors import BadReferenceError, RowError
 from manifests.schema import resolve_uri
 from manifests.uris.errors import redact
-from manifests.uris.references import MAX_REFERENCE_BYTES, read_reference
+from manifests.uris.policy import MAX_REFERENCE_BYTES, ReferenceAccess
+from manifests.uris.references import EMBEDDED, read_reference
 
 if TYPE_CHECKING:
     import numpy as np
@@ -43,22 +44,24 @@ def locate(reference: str | bytes, manifest_uri: str) -> str | bytes:
     return reference if isinstance(reference, bytes) else resolve_uri(reference, manifest_uri)
 
 
-def load_reference(place: str | bytes, storage_options: Mapping[str, Any]) -> tuple[Samples, int]:
+def load_reference(
+    place: str | bytes, access: ReferenceAccess, token: str | None = None
+) -> tuple[Samples, int]:
     """Opens and decodes a reference: the only way by which `manifest check` and the job do so.
 
     Args:
         place: A whole URI, or the bytes of an embedded file (see `locate`).
-        storage_options: fsspec options for s3 and the like.
+        access: How references may be opened.
+        token: What names the content that is expected; None takes any.
 
     Returns:
         Samples [C, N] as float32 and their rate in Hz.
 
     Raises:
-        RowError: It is not there, can't be read, or is no audio within the limits.
+        RowError: It is not there, can't be read, has changed, or is no audio within the limits.
     """
-    if isinstance(place, bytes):
-        return decode_reference(place, "embedded audio")
-    return decode_reference(read_reference(place, storage_options), redact(place))
+    data = read_reference(place, access, token)
+    return decode_reference(data, EMBEDDED if isinstance(place, bytes) else redact(place))
 
 
 def decode_reference(data: bytes, where: str) -> tuple[Samples, int]:
@@ -198,8 +201,8 @@ Verdict = Heard | RowError
 class ReferenceOpener:
     """Loads references side by side; what has an address is loaded once, its verdict is kept."""
 
-    def __init__(self, storage_options: Mapping[str, Any]) -> None:
-        self._options = storage_options
+    def __init__(self, access: ReferenceAccess) -> None:
+        self._access = access
         self._known: dict[str, Verdict] = {}
 
     def judge(self, references: Sequence[tuple[str | bytes, str]]) -> list[Verdict]:
@@ -218,7 +221,7 @@ class ReferenceOpener:
 
     def _hear(self, place: str | bytes) -> Verdict:
         try:
-            samples, rate_hz = load_reference(place, self._options)
+            samples, rate_hz = load_reference(place, self._access)
         except RowError as error:
             return error
         return Heard(samples.shape[1], rate_hz, peak_of(samples))

@@ -24,6 +24,7 @@ from manifests.schema import (
     parse_row,
 )
 from manifests.text import is_text, read_text
+from manifests.uris.policy import DEFAULT_POLICY, ReferenceAccess, ReferencePolicy
 
 REJECTS_SCHEMA = pa.schema(
     [
@@ -100,7 +101,7 @@ def check(
     reserved: Collection[str] = (),
     defaults: GenerationDefaults = BUILT_IN_DEFAULTS,
     limits: ModelLimits | None = None,
-    read_audio: bool = False,
+    read_audio: bool | ReferencePolicy = False,
     rejects_uri: str | None = None,
 ) -> CheckReport:
     """Checks all rows of a .parquet, .jsonl or .csv manifest, or of a folder of Parquet files.
@@ -112,7 +113,8 @@ def check(
         reserved: Column names that the output keeps for itself.
         defaults: What rows inherit, for the checks against a model and against audio.
         limits: Of the model that the manifest is for; None leaves those checks out.
-        read_audio: Also load every reference that the model takes, as the job does.
+        read_audio: Also load every reference that the model takes, as the job does: within the
+            given policy, or the default one.
         rejects_uri: Parquet file to write the rejected rows and their problems to.
 
     Raises:
@@ -120,7 +122,10 @@ def check(
     """
     options = dict(storage_options or {})
     rows, column_faults = _open(uri, options, extra_columns, reserved)
-    opener = ReferenceOpener(options) if read_audio else None
+    opener = None
+    if read_audio:
+        policy = DEFAULT_POLICY if read_audio is True else read_audio
+        opener = ReferenceOpener(ReferenceAccess(policy, options, uri))
     result = _Result()
     seen = SeenIds()
     for some in _several(rows):

@@ -48,7 +48,25 @@ def _plain(value: Any) -> Any:
 
 def bytes_token(data: bytes | bytearray | memoryview) -> str:
     """Identity of a reference by its content, wherever it lies: `blake2b:` + 32 hex digits."""
-    return "blake2b:" + blake2b(data, digest_size=16).hexdigest()
+    content = ContentHash()
+    content.update(data)
+    return content.token
+
+
+class ContentHash:
+    """`bytes_token` of what comes in pieces."""
+
+    def __init__(self) -> None:
+        self._hash = blake2b(digest_size=16)
+
+    def update(self, data: bytes | bytearray | memoryview) -> None:
+        """Takes the next piece."""
+        self._hash.update(data)
+
+    @property
+    def token(self) -> str:
+        """The token of all pieces so far."""
+        return "blake2b:" + self._hash.hexdigest()
 
 
 def id_digest(id: str) -> bytes:
@@ -112,7 +130,7 @@ def clip_id(
         take: 0 to takes - 1.
         prompt: Text, or None.
         references: Role (`melody`, `continuation`, `style`) to token: `bytes_token` for local,
-            memory and embedded audio, size and ETag for object stores.
+            web and embedded audio, size and ETag for object stores.
         params: `EffectiveParams.as_identity()`, durations in integer microseconds; null entries
             don't count.
         seed: The take's seed, before any re-take: a re-take is the same clip, tried again.

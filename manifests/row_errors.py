@@ -24,6 +24,14 @@ class UnreachableReferenceError(RowError):
     """The store of a reference did not give it."""
 
 
+class ForbiddenReferenceError(RowError):
+    """A reference lies where it may not."""
+
+
+class ChangedReferenceError(RowError):
+    """What a reference points to is no longer what the clip was named after."""
+
+
 class BadReferenceError(RowError):
     """What lies there is no audio that can be used."""
 

@@ -17,6 +17,7 @@ from pydantic import (
 from pydantic.fields import FieldInfo
 
 from manifests.schema import GenerationDefaults
+from manifests.uris.policy import ReferencePolicy
 from musicgen.config import ModelSource
 from pipeline.audio.settings import AudioSettings, QualitySettings
 from pipeline.ledger.settings import PartsSettings
@@ -181,10 +182,8 @@ class ClusterSettings(BaseModel):
     block_rows: int = Field(8, ge=1, le=1024, description="Rows per task of a replica.")
 
 
-class ReferencesSettings(BaseModel):
-    """How reference audio is read."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
+class ReferencesSettings(ReferencePolicy):
+    """How reference audio is read, and from where."""
 
     separation: Literal["auto", "none"] = Field(
         "auto", description="Hear melodies through Demucs where it is installed; none = plain mix."
@@ -304,7 +303,8 @@ class JobConfig(BaseModel):
         default_factory=ClusterSettings, description="Actors, their resources and block sizes."
     )
     references: ReferencesSettings = Field(
-        default_factory=ReferencesSettings, description="How reference audio is read."
+        default_factory=ReferencesSettings,
+        description="How reference audio is read, and from where.",
     )
     parts: PartsSettings = Field(
         default_factory=PartsSettings, description="When clips are committed, and in which form."

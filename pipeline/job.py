@@ -129,7 +129,8 @@ def open_manifest(config: JobConfig) -> Manifest:
 
 def _spec(config: JobConfig, manifest: Manifest, info: ModelInfo) -> PlanSpec:
     limits = limits_of(info, config.references.separation)
-    return PlanSpec(manifest, config.generation, limits, config.run.storage_options)
+    options = config.run.storage_options
+    return PlanSpec(manifest, config.generation, limits, options, config.references)
 
 
 def _run(

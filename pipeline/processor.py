@@ -150,7 +150,7 @@ class PromptPreparer:
         options = config.run.storage_options
         manifest = Manifest(folder, (block,), COLUMNS, position, (), options)
         limits = limits_of(info, config.references.separation)
-        spec = PlanSpec(manifest, config.generation, limits, options)
+        spec = PlanSpec(manifest, config.generation, limits, options, config.references)
         self._prepare = Prepare(PrepareSettings(spec, info, {}, False), _nothing_known)
         self._reserved = (*CLIP_FIELDS.names, "audio", "error", "error_class")
         self._extra_columns = config.run.extra_columns

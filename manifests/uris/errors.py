@@ -189,7 +189,10 @@ def redact(text: str, secrets: Iterable[str] = ()) -> str:
 
 
 def try_again(
-    action: Callable[[], T], retry: RetryPolicy, describe: Callable[[Exception], object]
+    action: Callable[[], T],
+    retry: RetryPolicy,
+    describe: Callable[[Exception], object],
+    ends: float | None = None,
 ) -> T:
     """Run `action` until it goes through, fails for good, or `retry` is used up.
 
@@ -197,6 +200,7 @@ def try_again(
         action: What can be done again without harm.
         retry: How long to bear a store that misbehaves.
         describe: What the log says of an error that may pass.
+        ends: By `time.monotonic`, when no further try is worth its beginning.
 
     Raises:
         Exception: The last error as it was.
@@ -208,17 +212,24 @@ def try_again(
             known = isinstance(error, StorageError) or not is_store_error(error)
             if delay_s is None or known or not is_transient(error):
                 raise
+            if ends is not None and time.monotonic() + delay_s >= ends:
+                raise
             logger.warning("%s; trying again in %.1f s", describe(error), delay_s)
         time.sleep(delay_s)
     raise AssertionError("a retry policy ends with a last attempt")
 
 
 def retrying(
-    action: Callable[[], T], doing: str, uri: str, retry: RetryPolicy, secrets: Iterable[str] = ()
+    action: Callable[[], T],
+    doing: str,
+    uri: str,
+    retry: RetryPolicy,
+    secrets: Iterable[str] = (),
+    ends: float | None = None,
 ) -> T:
     """`try_again`, whose last error becomes a StorageError."""
     try:
-        return try_again(action, retry, lambda error: explain(error, doing, uri, secrets))
+        return try_again(action, retry, lambda error: explain(error, doing, uri, secrets), ends)
     except Exception as error:
         if isinstance(error, StorageError) or not is_store_error(error):
             raise

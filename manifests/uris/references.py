@@ -1,35 +1,75 @@
 """Audio that a row refers to: what names its content, and its bytes.
 
-`read_uri` and `reference_token` raise errors of the store. `read_reference` and
-`identify_reference` raise them as errors of the row, in the words of dead letters.
+`fetch` and `reference_token` raise errors of the store. `read_reference` and `identify_reference`
+raise them as errors of the row, in the words of dead letters.
+
+Local files, and what lies on the web, are named by the hash of their bytes: an ETag of a web server
+may be weak, or the same on two machines for two contents. Objects are named by size and ETag.
 """
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple, TypeVar
 
-from manifests.identity import bytes_token
-from manifests.row_errors import ReferenceNotFoundError, UnreachableReferenceError
+from manifests.row_errors import (
+    ChangedReferenceError,
+    ForbiddenReferenceError,
+    ReferenceNotFoundError,
+    RowError,
+    UnreachableReferenceError,
+)
 from manifests.uris.errors import RetryPolicy, StorageError, redact, retrying, secrets_in
 from manifests.uris.filesystems import OBJECT_STORES, WEB, make_filesystem, split_uri
+from manifests.uris.local import read_local, stat_local
+from manifests.uris.objects import object_info, object_token, read_object
+from manifests.uris.policy import LOCAL, Bounds, Content, ReferenceAccess
+from manifests.uris.web import read_web
 
-MAX_REFERENCE_BYTES = 256 * 2**20
-PROTOCOLS = ("file", "memory", *WEB, *OBJECT_STORES)
+PROTOCOLS = (*LOCAL, *WEB, *OBJECT_STORES)
+EMBEDDED = "embedded audio"  # as messages name what stands in the manifest
+T = TypeVar("T")
 
 
-def identify_reference(uri: str, options: Mapping[str, Any]) -> str:
+class Fetched(NamedTuple):
+    """A reference as it was read: its bytes, and what names them."""
+
+    data: bytes
+    token: str
+
+
+def identify_reference(uri: str, access: ReferenceAccess) -> str:
     """`reference_token`, which raises a RowError where the content can't be named."""
     with _errors_of_row(uri):
-        return reference_token(uri, options)
+        return reference_token(uri, access)
 
 
-def read_reference(uri: str, options: Mapping[str, Any]) -> bytes:
-    """`read_uri`, which raises a RowError where the bytes can't be had."""
-    with _errors_of_row(uri):
-        return read_uri(uri, options)
+def read_reference(
+    place: str | bytes, access: ReferenceAccess, token: str | None = None
+) -> bytes:
+    """The bytes of a reference.
+
+    Args:
+        place: Its whole URI, or the bytes of an embedded file.
+        access: How it may be opened.
+        token: What names the content that is expected; None takes any.
+
+    Raises:
+        RowError: They can't be had, or are not what was expected.
+    """
+    if isinstance(place, bytes):
+        with _errors_of_row(EMBEDDED):
+            Bounds(EMBEDDED, access.policy).check_size(len(place))
+        return place
+    with _errors_of_row(place):
+        fetched = fetch(place, access)
+    if token not in (None, fetched.token):
+        raise ChangedReferenceError(
+            f"{redact(place)}: changed while the job was running: what lies there now is not what "
+            "the clip was named after; `retry` makes a clip of what lies there then"
+        )
+    return fetched.data
 
 
 @contextmanager
@@ -44,72 +84,109 @@ def _errors_of_row(uri: str) -> Iterator[None]:
         raise UnreachableReferenceError(f"{error}; then `retry`") from error
 
 
-def reference_token(uri: str, options: Mapping[str, Any] | None = None) -> str:
+def reference_token(uri: str, access: ReferenceAccess) -> str:
     """A short text that changes when the content behind `uri` does.
 
-    Bytes are hashed where they are near; an object store is asked once for size and ETag. The
-    answer is kept for local files only (by path, size and time): ask once per distinct URI.
+    An object store is asked once for size and ETag; elsewhere the bytes are read and hashed. The
+    answer is kept for local files only: ask once per distinct URI.
     """
-    protocol, location, info = _stat(uri, options or {})
-    if protocol == "file":
-        return _local_token(location, int(info["size"]), float(info["mtime"]))
-    tag = info.get("ETag") or info.get("etag")
-    if protocol in OBJECT_STORES and tag:
-        return f"etag:{info['size']}:{str(tag).strip(chr(34))}"
-    return bytes_token(read_uri(uri, options))
+    bounds, protocol, location = _start(uri, access)
+    if protocol in OBJECT_STORES:
+        token = _in_store(uri, access, bounds, lambda fs: object_token(object_info(fs, location, bounds)))
+        if token is not None:
+            return token
+    elif protocol == "file":
+        return _patiently(uri, bounds, lambda: _local_token(location, bounds))
+    return _read(uri, access, bounds, keep=False)[1]
 
 
-def read_uri(
-    uri: str,
-    options: Mapping[str, Any] | None = None,
-    *,
-    max_bytes: int = MAX_REFERENCE_BYTES,
-) -> bytes:
-    """The bytes behind `uri`; StorageError where there are none, or more than `max_bytes`."""
-    _, location, info = _stat(uri, options or {})
-    size = info.get("size")
-    if size is not None and int(size) > max_bytes:
-        raise StorageError(
-            f"{redact(uri)} has {int(size):,} bytes, more than the limit of {max_bytes:,}; "
-            "cut or compress it"
-        )
-    data: bytes = _call(uri, options or {}, lambda fs: fs.cat_file(location))
-    return data
+def fetch(uri: str, access: ReferenceAccess) -> Fetched:
+    """The bytes behind `uri`, and what names them: read once, so that both fit together.
+
+    Raises:
+        ForbiddenReferenceError: The policy refuses it.
+        StorageError: There are none, or more than the limit, or they took too long.
+    """
+    bounds, _, _ = _start(uri, access)
+    content, token = _read(uri, access, bounds, keep=True)
+    return Fetched(content.data, token)
 
 
-def _stat(uri: str, options: Mapping[str, Any]) -> tuple[str, str, dict[str, Any]]:
+def _start(uri: str, access: ReferenceAccess) -> tuple[Bounds, str, str]:
+    """The bounds of a fetch that the policy allows, its protocol, and the place."""
     protocol, location = split_uri(uri)
-    info = dict(_call(uri, options, lambda fs: fs.info(location)))
-    if info.get("type") == "directory":
-        raise StorageError(f"{redact(uri)} is a folder: name a file in it")
-    return protocol, location, info
-
-
-def _call(uri: str, options: Mapping[str, Any], action: Any) -> Any:
-    protocol, _ = split_uri(uri)
     if protocol not in PROTOCOLS:
         raise StorageError(
             f"cannot read {redact(uri)}: {protocol}:// is not known here; give a file, https://, "
             "s3:// or gs:// URI"
         )
-    mine = dict(options) if protocol in OBJECT_STORES else {}
-    retry = RetryPolicy()
+    if protocol in LOCAL and not access.may_read_local:
+        raise ForbiddenReferenceError(
+            f"{redact(uri)}: is a file of this machine, which a manifest that lies elsewhere may "
+            "not name; put it beside the manifest, or allow it with --allow-local-references, "
+            "then `retry`"
+        )
+    return Bounds(uri, access.policy), protocol, location
 
-    def attempt() -> Any:
-        return action(make_filesystem(protocol, mine, retry))
 
+def _read(
+    uri: str, access: ReferenceAccess, bounds: Bounds, *, keep: bool
+) -> tuple[Content, str]:
+    """The content of any reference, and its token."""
+    protocol, location = split_uri(uri)
+    if protocol in WEB:
+        content = read_web(uri, bounds, keep, RetryPolicy())
+    elif protocol == "file":
+        content = _patiently(uri, bounds, lambda: read_local(location, bounds, keep))
+    else:
+        return _in_store(uri, access, bounds, lambda fs: read_object(fs, location, bounds, keep))
+    return content, content.token
+
+
+def _in_store(
+    uri: str, access: ReferenceAccess, bounds: Bounds, action: Callable[[Any], T]
+) -> T:
+    """Does something with the file system that holds `uri`."""
+    protocol, _ = split_uri(uri)
+    options = dict(access.storage_options) if protocol in OBJECT_STORES else {}
+
+    def attempt() -> T:
+        try:
+            return action(make_filesystem(protocol, options, RetryPolicy()))
+        except TimeoutError:
+            bounds.left_s()  # says so where the whole time is used up
+            raise
+
+    return _patiently(uri, bounds, attempt, secrets_in(options))
+
+
+def _patiently(
+    uri: str, bounds: Bounds, action: Callable[[], T], secrets: Sequence[str] = ()
+) -> T:
+    """Tries again what may pass; every error becomes a StorageError."""
     try:
-        return retrying(attempt, "read", redact(uri), retry, secrets_in(mine))
-    except (FileNotFoundError, StorageError):
+        return retrying(action, "read", redact(uri), RetryPolicy(), secrets, bounds.ends)
+    except (RowError, StorageError):
         raise
-    except Exception as error:  # odd protocols raise what their client libraries raise
-        said = f"{type(error).__name__}: {error}"
+    except Exception as error:  # a path with a null byte, an odd answer of a store
+        said = redact(f"{type(error).__name__}: {error}", secrets)
         raise StorageError(
-            f"cannot read {redact(uri)}: {redact(said)}; give a file, https://, s3:// or gs:// URI"
+            f"cannot read {bounds.where}: {said}; give a file, https://, s3:// or gs:// URI"
         ) from error
 
 
-@functools.lru_cache(maxsize=65536)
-def _local_token(path: str, size: int, mtime_s: float) -> str:
-    """The hash of a local file; size and time are part of the key of the cache."""
-    return bytes_token(read_uri(path))
+def _local_token(location: str, bounds: Bounds) -> str:
+    """The hash of a local file; it is read again when its state says that it may have changed."""
+    found = stat_local(location, bounds)
+    state = (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
+    known = _hashed.get(location)
+    if known is None or known[0] != state:
+        known = state, read_local(location, bounds, keep=False).token
+        if len(_hashed) >= _MOST_HASHED:
+            _hashed.clear()
+        _hashed[location] = known
+    return known[1]
+
+
+_MOST_HASHED = 65_536
+_hashed: dict[str, tuple[tuple[int, ...], str]] = {}  # path to state and token

@@ -10,6 +10,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
+from manifests.uris.policy import ReferencePolicy
 from pipeline.config import REPEATED_FLAGS, SETTINGS, JobConfig, flag_of, refuse_credentials
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -24,6 +25,18 @@ def job_options(command: F) -> F:
         command = _option(name, setting.field)(command)
     config = click.option("--config", metavar="JOB.YAML", help="Settings file; flags override it.")
     return config(command)
+
+
+def reference_options(command: F) -> F:
+    """Adds the flags that say which references may be opened; see `reference_policy`."""
+    for name, field in reversed(ReferencePolicy.model_fields.items()):
+        command = _option(name, field)(command)
+    return command
+
+
+def reference_policy(values: dict[str, Any]) -> ReferencePolicy:
+    """The policy of the flags of `reference_options`."""
+    return JobConfig.of(model="-", manifest="-", output="-", **values).references
 
 
 def local_option(command: F) -> F:

@@ -176,7 +176,8 @@ def _wanted(storage: Storage, manifest: str) -> Ids:
     config = continued_config(None, flags)
     opened = Manifest.open(manifest, storage_options=config.run.storage_options)
     limits = limits_of(inspect_model(config), config.references.separation)
-    return wanted_clips(PlanSpec(opened, config.generation, limits, config.run.storage_options))
+    options = config.run.storage_options
+    return wanted_clips(PlanSpec(opened, config.generation, limits, options, config.references))
 
 
 def _lease(storage: Storage, wait: bool, owner: str) -> Any:

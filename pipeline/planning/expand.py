@@ -21,6 +21,7 @@ from manifests.schema import (
     parse_row,
     resolve_uri,
 )
+from manifests.uris.policy import DEFAULT_POLICY, ReferenceAccess, ReferencePolicy
 from manifests.uris.references import identify_reference
 from pipeline.ledger import SETTLED, DoneSet
 from pipeline.planning.clips import ClipSpec, DeadLetter, PlannedClip, error_class
@@ -47,6 +48,12 @@ class PlanSpec:
     defaults: GenerationDefaults
     limits: ModelLimits
     storage_options: Mapping[str, Any] = field(default_factory=dict)
+    policy: ReferencePolicy = DEFAULT_POLICY
+
+    @property
+    def access(self) -> ReferenceAccess:
+        """How the references of the manifest may be opened."""
+        return ReferenceAccess(self.policy, self.storage_options, self.manifest.uri)
 
 
 @dataclass(frozen=True)
@@ -73,7 +80,7 @@ class Expander:
     def __init__(self, spec: PlanSpec) -> None:
         self.spec = spec
         self._first_rows = [row_group.first_row for row_group in spec.manifest.row_groups]
-        self._tokens: dict[str, str] = {}
+        self._tokens: dict[str, str | RowError] = {}  # by URI; an error is an answer too
 
     def row_group_of(self, number: int) -> RowGroup:
         """The part of the manifest that holds row `number`."""
@@ -209,13 +216,27 @@ class Expander:
         return chosen
 
     def token(self, reference: str | bytes, row_group: RowGroup) -> str:
-        """Identity of a reference by content (embedded, local) or by size and ETag (remote)."""
+        """Identity of a reference by content, or by size and ETag in an object store.
+
+        Raises:
+            RowError: It can't be named. A URI is asked for once: a host that does not answer must
+                not hold up each take of each row that names it.
+        """
         if isinstance(reference, bytes):
             return identity.bytes_token(reference)
         uri = resolve_uri(reference, row_group.uri)
         if uri not in self._tokens:
-            self._tokens[uri] = identify_reference(uri, self.spec.storage_options)
-        return self._tokens[uri]
+            self._tokens[uri] = self._identify(uri)
+        found = self._tokens[uri]
+        if isinstance(found, RowError):
+            raise type(found)(str(found))
+        return found
+
+    def _identify(self, uri: str) -> str | RowError:
+        try:
+            return identify_reference(uri, self.spec.access)
+        except RowError as error:
+            return error.with_traceback(None)
 
 
 @dataclass(frozen=True)

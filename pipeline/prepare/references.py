@@ -90,10 +90,11 @@ class ReferenceReader:
 
     def _samples(self, clip: PlannedClip, role: str) -> tuple[Samples, int]:
         """Samples [C, N] of a reference and their rate."""
-        return self._decoded(locate(clip.references[role], clip.manifest_uri))
+        place = locate(clip.references[role], clip.manifest_uri)
+        return self._decoded(place, clip.spec.references[role])
 
-    def _decode(self, place: str | bytes) -> tuple[Samples, int]:
-        return load_reference(place, self._spec.storage_options)
+    def _decode(self, place: str | bytes, token: str) -> tuple[Samples, int]:
+        return load_reference(place, self._spec.access, token)
 
     def _suitable(self, clip: PlannedClip, role: str) -> tuple[Samples, int]:
         """The same, if the model can use it for this clip."""
