@@ -107,9 +107,9 @@ def check(
     limits = None
     if model is not None:
         from musicgen.checkpoints.describe import describe
-        from pipeline.planning.model_limits import check_limits
+        from pipeline.planning.model_limits import checked_model
 
-        limits = check_limits(describe(model))
+        limits = checked_model(describe(model))
     report = check_manifest(
         check_location(source, "IN"),
         storage_options=storage_pairs(storage_options),

@@ -102,6 +102,7 @@ def test_a_manifest_that_is_damaged_ends_the_job_with_its_own_error(tmp_path: Pa
     assert record["state"] == "failed"
 
 
+@pytest.mark.slow
 def test_sigterm_drains_a_local_run_and_the_next_one_goes_on(tmp_path: Path, cli: Cli) -> None:
     output, manifest = (
         f"file://{tmp_path}/out",
@@ -134,6 +135,7 @@ print(summary.clips, summary.startup_s, *sorted(slow & sys.modules.keys()))
 """
 
 
+@pytest.mark.slow
 def test_a_local_run_loads_nothing_that_is_slow_to_import(tmp_path: Path) -> None:
     manifest = write_manifest(tmp_path / "m.parquet", rows(1))
     began = time.monotonic()
