@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 import soundfile
 
-from manifests.check import CheckReport, CheckedModel, check
+from manifests.check import CheckedModel, CheckReport, check
 from manifests.reader import ManifestError
 from tests.s3 import S3Server
 
