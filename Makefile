@@ -16,6 +16,9 @@ ON_DISK := 6.7 GB
 # Small machines: Ray without token files or usage pings, and a patient start.
 export RAY_USAGE_STATS_ENABLED := 0
 export RAY_raylet_start_wait_time_s := 120
+# Some images switch Python's caches of compiled code off: a test run then takes 8 s longer to begin,
+# and each of the hundred processes that it starts half a second.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: setup demo test test-fast test-long test-s3 bench bench-gpu bench-pipeline bench-table lint pictures errors-table columns-table settings-reference format lock clean
 

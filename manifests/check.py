@@ -40,8 +40,8 @@ _ROWS_AT_ONCE = 64
 
 
 @dataclass(frozen=True)
-class ModelLimits:
-    """What a model can do, to check rows against."""
+class CheckedModel:
+    """What `manifest check` asks of a model: which references it takes, and what of their audio."""
 
     name: str
     roles: frozenset[str]  # references that it takes
@@ -100,7 +100,7 @@ def check(
     extra_columns: Collection[str] = (),
     reserved: Collection[str] = (),
     defaults: GenerationDefaults = BUILT_IN_DEFAULTS,
-    limits: ModelLimits | None = None,
+    limits: CheckedModel | None = None,
     read_audio: bool | ReferencePolicy = False,
     rejects_uri: str | None = None,
 ) -> CheckReport:
@@ -187,7 +187,7 @@ def _several(rows: Iterator[_Row]) -> Iterator[list[_Row]]:
         yield some
 
 
-def _check_meaning(row: _Row, seen: SeenIds, limits: ModelLimits | None) -> None:
+def _check_meaning(row: _Row, seen: SeenIds, limits: CheckedModel | None) -> None:
     """What is wrong beyond the row's own values: its id stands elsewhere, the model can't."""
     if row.parsed is None:
         if isinstance(row.raw.get("id"), str):  # a later row with this id repeats it all the same
@@ -245,7 +245,7 @@ def _check_audio(
     rows: list[_Row],
     opener: ReferenceOpener,
     defaults: GenerationDefaults,
-    limits: ModelLimits | None,
+    limits: CheckedModel | None,
 ) -> None:
     """What is wrong with the references themselves, except with those that the model can't use."""
     wanted = [

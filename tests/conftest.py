@@ -16,6 +16,7 @@ HERE = Path(__file__).parent
 # Files that are too long for `make test-fast` as a whole; longer tests of other files are marked.
 SLOW_FILES = (
     "bench/test_bench.py",
+    "deploy/test_deploy.py",
     "musicgen/checkpoints/test_audiocraft.py",
     "musicgen/checkpoints/test_convert.py",
     "musicgen/checkpoints/test_load.py",
@@ -25,8 +26,11 @@ SLOW_FILES = (
     "musicgen/test_generation.py",
     "musicgen/test_model.py",
     "musicgen/test_parity.py",
+    "musicgen/test_windows.py",
     "musicgen/tiny/test_evaluate.py",
+    "musicgen/tiny/test_music.py",
     "musicgen/tiny/test_train.py",
+    "pipeline/ledger/test_lease.py",
     "pipeline/replica/test_faults.py",
     "pipeline/replica/test_worker.py",
     "pipeline/report/test_report_browser.py",

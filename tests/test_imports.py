@@ -24,8 +24,18 @@ FOLDERS = {
         *("text", "build", "audio_file", "check"),
     ],
     "musicgen": [
-        *("config", "windows", "registry", "audio", "transformer", "codec", "conditioning", "lm"),
-        *("engine", "checkpoints", "attributes", "request_builder", "loaded", "model", "tiny"),
+        *("config", "windows", "registry", "audio", "transformer", "unfilled", "codec"),
+        *(
+            "conditioning",
+            "lm",
+            "engine",
+            "checkpoints",
+            "attributes",
+            "request_builder",
+            "loaded",
+            "model",
+            "tiny",
+        ),
     ],
     "pipeline": [
         *("audio", "storage", "telemetry", "ledger", "config", "config_file", "planning"),

@@ -1,7 +1,7 @@
 """Which addresses a reference on the web may reach: public ones, unless private ones are allowed.
 
-A name is resolved once, every address that it has is judged, and the connection goes to one of those
-and to no other, so that a name can't mean something else a moment later.
+A name is resolved once, every address that it has is judged, and the connection goes to one of
+those and to no other, so that a name can't mean something else a moment later.
 """
 
 from __future__ import annotations

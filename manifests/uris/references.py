@@ -45,9 +45,7 @@ def identify_reference(uri: str, access: ReferenceAccess) -> str:
         return reference_token(uri, access)
 
 
-def read_reference(
-    place: str | bytes, access: ReferenceAccess, token: str | None = None
-) -> bytes:
+def read_reference(place: str | bytes, access: ReferenceAccess, token: str | None = None) -> bytes:
     """The bytes of a reference.
 
     Args:
@@ -92,7 +90,11 @@ def reference_token(uri: str, access: ReferenceAccess) -> str:
     """
     bounds, protocol, location = _start(uri, access)
     if protocol in OBJECT_STORES:
-        token = _in_store(uri, access, bounds, lambda fs: object_token(object_info(fs, location, bounds)))
+
+        def ask(fs: Any) -> str | None:
+            return object_token(object_info(fs, location, bounds))
+
+        token = _in_store(uri, access, bounds, ask)
         if token is not None:
             return token
     elif protocol == "file":
@@ -129,9 +131,7 @@ def _start(uri: str, access: ReferenceAccess) -> tuple[Bounds, str, str]:
     return Bounds(uri, access.policy), protocol, location
 
 
-def _read(
-    uri: str, access: ReferenceAccess, bounds: Bounds, *, keep: bool
-) -> tuple[Content, str]:
+def _read(uri: str, access: ReferenceAccess, bounds: Bounds, *, keep: bool) -> tuple[Content, str]:
     """The content of any reference, and its token."""
     protocol, location = split_uri(uri)
     if protocol in WEB:
@@ -143,9 +143,7 @@ def _read(
     return content, content.token
 
 
-def _in_store(
-    uri: str, access: ReferenceAccess, bounds: Bounds, action: Callable[[Any], T]
-) -> T:
+def _in_store(uri: str, access: ReferenceAccess, bounds: Bounds, action: Callable[[Any], T]) -> T:
     """Does something with the file system that holds `uri`."""
     protocol, _ = split_uri(uri)
     options = dict(access.storage_options) if protocol in OBJECT_STORES else {}
@@ -160,9 +158,7 @@ def _in_store(
     return _patiently(uri, bounds, attempt, secrets_in(options))
 
 
-def _patiently(
-    uri: str, bounds: Bounds, action: Callable[[], T], secrets: Sequence[str] = ()
-) -> T:
+def _patiently(uri: str, bounds: Bounds, action: Callable[[], T], secrets: Sequence[str] = ()) -> T:
     """Tries again what may pass; every error becomes a StorageError."""
     try:
         return retrying(action, "read", redact(uri), RetryPolicy(), secrets, bounds.ends)

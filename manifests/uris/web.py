@@ -27,7 +27,7 @@ _PASSING = (408, 425, 429)
 _HEADERS = {"Accept-Encoding": "identity", "User-Agent": "musicgen-batch"}
 
 
-class PassingFault(ConnectionError):
+class PassingFaultError(ConnectionError):
     """What may be gone at the next try."""
 
 
@@ -52,7 +52,7 @@ def read_web(uri: str, bounds: Bounds, keep: bool, retry: RetryPolicy) -> Conten
         return try_again(attempt, retry, lambda error: f"{bounds.where}: {error}", bounds.ends)
     except (RowError, StorageError):
         raise
-    except PassingFault as error:
+    except PassingFaultError as error:
         raise _fault(bounds, str(error), "check the server and the network") from error
     except Exception as error:  # what the client library makes of an odd address or answer
         said = redact(f"{type(error).__name__}: {error}")
@@ -108,14 +108,14 @@ async def _open(url: URL, bounds: Bounds, what: str, keep: bool) -> Content | st
             _check_answer(response, bounds)
             return await _body(response, bounds, keep)
     except aiohttp.ServerTimeoutError:
-        raise PassingFault(f"the server sent nothing for {idle_s:g} s") from None
+        raise PassingFaultError(f"the server sent nothing for {idle_s:g} s") from None
     except aiohttp.ClientSSLError as error:
         raise _fault(bounds, f"TLS failed: {error}", "check the server's certificate") from error
     except aiohttp.ClientConnectorError as error:
         said = error.os_error.strerror or str(error.os_error)
-        raise PassingFault(f"no connection: {said}") from error
+        raise PassingFaultError(f"no connection: {said}") from error
     except (aiohttp.ClientOSError, aiohttp.ServerDisconnectedError) as error:
-        raise PassingFault("the connection broke off") from error
+        raise PassingFaultError("the connection broke off") from error
 
 
 async def _addresses(url: URL, bounds: Bounds, what: str) -> list[hosts.Resolved]:
@@ -128,7 +128,9 @@ async def _addresses(url: URL, bounds: Bounds, what: str) -> list[hosts.Resolved
         )
     except socket.gaierror as error:
         if error.errno == socket.EAI_AGAIN:
-            raise PassingFault(f"the name {host} can't be resolved: {error.strerror}") from None
+            raise PassingFaultError(
+                f"the name {host} can't be resolved: {error.strerror}"
+            ) from None
         raise _fault(
             bounds, f"there is no host {host}: {error.strerror}", "check the address"
         ) from None
@@ -163,7 +165,7 @@ def _check_answer(response: aiohttp.ClientResponse, bounds: Bounds) -> None:
     if status in (401, 403):
         raise _fault(bounds, said, "access was denied: check the address, and any signature in it")
     if status in _PASSING or status >= 500:
-        raise PassingFault(said)
+        raise PassingFaultError(said)
     if status != 200:
         raise _fault(bounds, said, "give the address of a file")
     encoding = response.headers.get("Content-Encoding", "identity").strip().lower()
@@ -186,7 +188,7 @@ async def _body(response: aiohttp.ClientResponse, bounds: Bounds, keep: bool) ->
     except (aiohttp.ClientPayloadError, aiohttp.ClientOSError) as error:
         declared = response.content_length
         of = "" if declared is None else f" of {declared:,}"
-        raise PassingFault(
+        raise PassingFaultError(
             f"the connection broke off after {content.size:,}{of} bytes"
         ) from error
     return content

@@ -3,14 +3,12 @@
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 from transformers import (
     EncodecConfig,
-    EncodecModel,
-    HubertModel,
     MusicgenDecoderConfig,
     MusicgenMelodyDecoderConfig,
     PreTrainedConfig,
@@ -39,12 +37,17 @@ from musicgen.checkpoints.submodels import (
 )
 from musicgen.checkpoints.transformers_names import MELODY_PROJECTION, POSITIONS, rename_lm
 from musicgen.codec.codec import CompressionModel
+from musicgen.codec.encodec import Encodec
 from musicgen.conditioning.features import CodecFeatures, MertFeatures
 from musicgen.conditioning.text import TextEncoder
 from musicgen.config import LMConfig, ModelSource
 from musicgen.lm.model import LMModel
+from musicgen.unfilled import unfilled
 
 __all__ = ["Checkpoint", "CheckpointError", "Submodels", "load", "load_checkpoint"]
+
+if TYPE_CHECKING:
+    from transformers import EncodecModel, HubertModel
 
 PARTS = ("lm", "text_encoder", "audio_encoder", "style_encoder")  # prefixes in our own layout
 
@@ -77,8 +80,8 @@ class Submodels:
     """
 
     text_encoder: TextEncoder | None = None
-    codec: EncodecModel | CompressionModel | None = None
-    style_encoder: MertFeatures | HubertModel | None = None
+    codec: "Encodec | EncodecModel | CompressionModel | None" = None
+    style_encoder: "MertFeatures | HubertModel | None" = None
 
 
 def load(
@@ -136,7 +139,7 @@ def load_checkpoint(info: ModelInfo, given: Submodels | None = None) -> Checkpoi
     return Checkpoint(lm=lm, text=text, codec=codec, style_features=features)
 
 
-Models = tuple[LMModel, TextEncoder, EncodecModel | CompressionModel, MertFeatures | None]
+Models = tuple[LMModel, TextEncoder, Encodec | CompressionModel, MertFeatures | None]
 
 
 def _text(info: ModelInfo, given: Submodels) -> TextEncoder | None:
@@ -146,17 +149,22 @@ def _text(info: ModelInfo, given: Submodels) -> TextEncoder | None:
     return load_text(Path(info.submodels.text_encoder))
 
 
-def _codec(info: ModelInfo, given: Submodels) -> EncodecModel | CompressionModel | None:
-    if given.codec is not None or info.submodels.codec in (None, GIVEN):
-        return given.codec
+def _codec(info: ModelInfo, given: Submodels) -> Encodec | CompressionModel | None:
+    if given.codec is not None:
+        codec = given.codec
+        return codec if isinstance(codec, CompressionModel) else Encodec.of(codec)
+    if info.submodels.codec in (None, GIVEN):
+        return None
     return load_codec(Path(info.submodels.codec))
 
 
 def _style_encoder(info: ModelInfo, given: Submodels) -> MertFeatures | None:
-    if isinstance(given.style_encoder, HubertModel):
-        return MertFeatures(given.style_encoder)
-    if given.style_encoder is not None or info.submodels.style_encoder in (None, GIVEN):
+    if isinstance(given.style_encoder, MertFeatures):
         return given.style_encoder
+    if given.style_encoder is not None:
+        return MertFeatures(given.style_encoder)
+    if info.submodels.style_encoder in (None, GIVEN):
+        return None
     return load_style_encoder(Path(info.submodels.style_encoder))
 
 
@@ -207,7 +215,7 @@ def _read_transformers(info: ModelInfo, given: Submodels) -> Models:
 
 def _text_and_codec(
     info: ModelInfo, given: Submodels, config: dict[str, Any], states: dict[str, State]
-) -> tuple[TextEncoder, EncodecModel | CompressionModel]:
+) -> tuple[TextEncoder, Encodec | CompressionModel]:
     folder = Path(info.path)
     text, codec = _text(info, given), _codec(info, given)
     if text is None:
@@ -272,7 +280,7 @@ def _build_lm(folder: Path, config: LMConfig, state: State) -> LMModel:
         _identity(state, TEXT_PROJECTION, config.dim)
     if config.chroma is not None and config.chroma.n_chroma == config.dim:
         _identity(state, MELODY_PROJECTION, config.dim)
-    with torch.device("meta"):
+    with unfilled():
         lm = LMModel(config)
     load_strictly(folder, "language model", lm, state)
     return lm.eval().requires_grad_(False)

@@ -2,7 +2,7 @@
 
 Tensors come from safetensors, or from a pickle through torch's restricted unpickler, which executes
 nothing. Every tensor must find its place: a missing, left-over or wrongly shaped one is an error
-that names it. transformers' own classes run all three; code in a checkpoint's folder is ignored.
+that names it. Code in a checkpoint's folder is ignored.
 """
 
 from collections.abc import Iterator
@@ -15,11 +15,8 @@ from torch import Tensor, nn
 from transformers import (
     AutoTokenizer,
     EncodecConfig,
-    EncodecModel,
     HubertConfig,
-    HubertModel,
     T5Config,
-    T5EncoderModel,
 )
 
 from musicgen.checkpoints.audiocraft import (
@@ -32,8 +29,11 @@ from musicgen.checkpoints.audiocraft_config import codec_config
 from musicgen.checkpoints.errors import CheckpointError
 from musicgen.checkpoints.layout import CONFIG, PICKLED, part_files, read_json, weight_files
 from musicgen.codec.codec import CompressionModel
+from musicgen.codec.encodec import Encodec
 from musicgen.conditioning.features import MertFeatures
+from musicgen.conditioning.t5 import T5Encoder
 from musicgen.conditioning.text import TextEncoder
+from musicgen.unfilled import unfilled
 
 State = dict[str, Tensor]
 
@@ -85,7 +85,7 @@ def load_tokenizer(folder: Path, config: T5Config) -> Any:
     return AutoTokenizer.from_pretrained(str(folder), config=config, local_files_only=True)
 
 
-def load_codec(folder: Path) -> EncodecModel:
+def load_codec(folder: Path) -> Encodec:
     """An EnCodec, from a folder in transformers' format or AudioCraft's."""
     if (folder / CODEC_FILE).is_file():
         package = read_full_package(folder / CODEC_FILE)
@@ -108,32 +108,35 @@ def _config(folder: Path, model_type: str, kind: type) -> Any:
     return kind.from_dict(config)  # type: ignore[attr-defined]
 
 
-def build_text(where: Path, config: T5Config, state: State) -> T5EncoderModel:
+def build_text(where: Path, config: T5Config, state: State) -> T5Encoder:
     """A T5 encoder from its tensors."""
     shared, tied = "shared.weight", "encoder.embed_tokens.weight"  # one table under two names
     table = state.get(shared, state.get(tied))
     if table is not None:
         state |= {shared: table, tied: table}
-    with torch.device("meta"):
-        model = T5EncoderModel(config)
+    with unfilled():
+        model = T5Encoder(config)
     load_strictly(where, "text encoder", model, state)
     return model
 
 
-def build_codec(where: Path, config: EncodecConfig, state: State) -> EncodecModel:
+def build_codec(where: Path, config: EncodecConfig, state: State) -> Encodec:
     """An EnCodec from its tensors."""
-    with torch.random.fork_rng(devices=[]):  # its initial weights must not touch the user's RNG
-        model = EncodecModel(config)
+    with unfilled("cpu"):
+        model = Encodec(config)
     state = renamed_weight_norm(state)
     for name, value in model.state_dict().items():
-        if name.endswith(CODEBOOK_STATISTICS):
-            state.setdefault(name, value)
+        if name.endswith(CODEBOOK_STATISTICS):  # what transformers begins with
+            fill = torch.ones if name.endswith(".inited") else torch.zeros
+            state.setdefault(name, fill(value.shape))
     load_strictly(where, "codec", model, state)
     return model
 
 
 def build_style_encoder(where: Path, config: dict[str, Any], state: State) -> MertFeatures:
     """A MERT (or a plain HuBERT) from its tensors."""
+    from transformers import HubertModel  # takes longer to import than torch
+
     for name, absent in MERT_EXTRAS.items():
         if (found := config.get(name, absent)) != absent:
             raise CheckpointError(
@@ -152,7 +155,7 @@ def build_style_encoder(where: Path, config: dict[str, Any], state: State) -> Me
 
 def build_compression_model(
     where: Path,
-    model: EncodecModel | CompressionModel,
+    model: Encodec | CompressionModel,
     channels: int,
     n_codebooks: int,
     card: int,

@@ -7,29 +7,32 @@ receptive field of the convolutions needs. Beside the audio, memory does not gro
 
 import math
 from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
-from transformers import EncodecModel
 
-from musicgen.codec.fast_layers import replace_slow_layers
+from musicgen.codec.encodec import Encodec
+
+if TYPE_CHECKING:
+    from transformers import EncodecModel
 
 WHOLE_FRAMES = 1500  # 30 s at 50 Hz: one window of the language model is decoded as a whole
 PIECE_FRAMES = 1000  # longer clips are decoded in pieces of this length
 
 
 class CompressionModel(nn.Module):
-    """A wrapper around transformers' EnCodec with the methods of AudioCraft's CompressionModel.
+    """An EnCodec with the methods of AudioCraft's CompressionModel.
 
     A stereo MusicGen has a mono codec: left and right are encoded separately and their codebooks
     are interleaved (1L, 1R, 2L, 2R, …).
 
     Args:
-        model: the EnCodec, with its weights; its layers that are slow on a CPU are replaced.
+        model: the EnCodec, with its weights: our own, or transformers'.
         channels: 1 or 2; 2 with a mono `model` interleaves.
     """
 
-    def __init__(self, model: EncodecModel, channels: int = 1) -> None:
+    def __init__(self, model: "Encodec | EncodecModel", channels: int = 1) -> None:
         super().__init__()
         config = model.config
         if config.chunk_length_s is not None:
@@ -42,14 +45,13 @@ class CompressionModel(nn.Module):
             raise ValueError(f"a codec of {config.audio_channels} channels can't code {channels}")
         if self.interleaved and config.normalize:
             raise ValueError("interleaved stereo needs a codec without normalisation")
-        self.model = model.eval().requires_grad_(False)
-        replace_slow_layers(self.model)
+        self.model = Encodec.of(model).eval().requires_grad_(False)
         self.channels = channels
         self.sample_rate: int = config.sampling_rate  # Hz
         self.hop_samples = math.prod(config.upsampling_ratios)
         self.frame_rate: int = self.sample_rate // self.hop_samples  # Hz
         self.cardinality: int = config.codebook_size
-        self.total_codebooks = len(model.quantizer.layers) * (2 if self.interleaved else 1)
+        self.total_codebooks = len(self.model.quantizer.layers) * (2 if self.interleaved else 1)
         self.num_codebooks = self.total_codebooks
 
     def set_num_codebooks(self, n: int) -> None:
@@ -158,10 +160,11 @@ class PieceDecoder:
     piece of the LSTM's output decides the audio up to `reach` frames before the piece's end.
     """
 
-    def __init__(self, model: EncodecModel, codes: Tensor, piece: int = PIECE_FRAMES) -> None:
+    def __init__(self, model: Encodec, codes: Tensor, piece: int = PIECE_FRAMES) -> None:
         layers = list(model.decoder.layers)
         self.quantizer = model.quantizer
-        self.first, self.lstm, self.rest = layers[0], layers[1].lstm, layers[2:]
+        recurrence: Any = layers[1]
+        self.first, self.lstm, self.rest = layers[0], recurrence.lstm, layers[2:]
         self.hop = math.prod(model.config.upsampling_ratios)
         self.lead, self.reach = _reach(layers[:1]), _reach(layers[2:])
         self.codes, self.piece = codes, piece

@@ -5,12 +5,16 @@ modules, the same tensor names. So transformers' own HubertModel runs it, and th
 repository is never executed.
 """
 
+from typing import TYPE_CHECKING
+
 import torch
 from torch import Tensor, nn
-from transformers import HubertModel
 
 from musicgen.audio import resample
 from musicgen.codec.codec import CompressionModel
+
+if TYPE_CHECKING:
+    from transformers import HubertModel
 
 
 class MertFeatures(nn.Module):
@@ -21,7 +25,7 @@ class MertFeatures(nn.Module):
         sample_rate_hz: Sample rate of its input.
     """
 
-    def __init__(self, model: HubertModel, sample_rate_hz: int = 24_000) -> None:
+    def __init__(self, model: "HubertModel", sample_rate_hz: int = 24_000) -> None:
         super().__init__()
         self.model = model.eval().requires_grad_(False)
         self.sample_rate_hz = sample_rate_hz

@@ -2,11 +2,15 @@
 
 from collections.abc import Callable
 from functools import lru_cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
-from transformers import T5EncoderModel
+
+from musicgen.conditioning.t5 import T5Encoder
+
+if TYPE_CHECKING:
+    from transformers import T5EncoderModel
 
 MAX_TOKENS = 512  # far above any prompt of the training; bounds the caches of the engine
 CACHED_PROMPTS = 256
@@ -19,16 +23,19 @@ class TextEncoder(nn.Module):
     nothing else.
 
     Args:
-        model: The T5 encoder, with its weights.
+        model: The T5 encoder, with its weights: our own, or transformers'.
         tokenizer: A function from a string to an object with `input_ids`.
         max_tokens: Longer prompts are refused.
     """
 
     def __init__(
-        self, model: T5EncoderModel, tokenizer: Callable[[str], Any], max_tokens: int = MAX_TOKENS
+        self,
+        model: "T5Encoder | T5EncoderModel",
+        tokenizer: Callable[[str], Any],
+        max_tokens: int = MAX_TOKENS,
     ) -> None:
         super().__init__()
-        self.model = model.eval().requires_grad_(False)
+        self.model = T5Encoder.of(model).eval().requires_grad_(False)
         self.tokenizer = tokenizer
         self.max_tokens = max_tokens
         self._cached = lru_cache(CACHED_PROMPTS)(self._encode)
@@ -57,6 +64,5 @@ class TextEncoder(nn.Module):
                 f"(it begins {prompt[:40]!r})"
             )
         batch = torch.tensor([ids], device=self.model.device)  # [1, L]
-        mask = torch.ones_like(batch)
-        hidden: Tensor = self.model(input_ids=batch, attention_mask=mask).last_hidden_state
+        hidden: Tensor = self.model(batch)
         return hidden[0]  # [L, text_dim]

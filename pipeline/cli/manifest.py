@@ -1,12 +1,13 @@
 """`musicgen-batch manifest build | check`: from a table of prompts to a manifest without faults."""
 
 from collections.abc import Callable
+from typing import Any
 
 import click
 
 from manifests.schema import RowIssue
 from pipeline.cli.errors import EXIT_BAD_INPUT, errors_to_exit_codes, say
-from pipeline.cli.options import storage_pairs
+from pipeline.cli.options import reference_options, reference_policy, storage_pairs
 from pipeline.config import check_location
 from pipeline.ledger.schema import RESERVED_COLUMNS
 
@@ -76,6 +77,7 @@ def build(
 Examples:
   musicgen-batch manifest check prompts.parquet
   musicgen-batch manifest check prompts.csv --read-audio --model facebook/musicgen-melody
+  musicgen-batch manifest check prompts.csv --read-audio --allow-private-hosts
 """
 )
 @click.argument("source", metavar="IN")
@@ -85,6 +87,7 @@ Examples:
 @click.option(
     "--rejects", metavar="OUT.parquet", help="Where rejected rows go. [default: IN.rejects.parquet]"
 )
+@reference_options
 @_shared_options
 @errors_to_exit_codes
 def check(
@@ -95,6 +98,7 @@ def check(
     rejects: str | None,
     extra_columns: tuple[str, ...],
     storage_options: tuple[str, ...],
+    **policy: Any,
 ) -> None:
     """Report every error of every row at once; exits 2 if there is one.
 
@@ -107,9 +111,9 @@ def check(
     limits = None
     if model is not None:
         from musicgen.checkpoints.describe import describe
-        from pipeline.planning.model_limits import check_limits
+        from pipeline.planning.model_limits import checked_model
 
-        limits = check_limits(describe(model))
+        limits = checked_model(describe(model))
     report = check_manifest(
         check_location(source, "IN"),
         storage_options=storage_pairs(storage_options),
@@ -117,7 +121,7 @@ def check(
         reserved=RESERVED_COLUMNS,
         defaults=load_defaults(duration_s),
         limits=limits,
-        read_audio=read_audio,
+        read_audio=reference_policy(policy) if read_audio else False,
         rejects_uri=rejects or f"{source.rstrip('/')}.rejects.parquet",
     )
     if report.ok:

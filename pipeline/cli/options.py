@@ -36,7 +36,8 @@ def reference_options(command: F) -> F:
 
 def reference_policy(values: dict[str, Any]) -> ReferencePolicy:
     """The policy of the flags of `reference_options`."""
-    return JobConfig.of(model="-", manifest="-", output="-", **values).references
+    given = {name: value for name, value in values.items() if value is not None}
+    return ReferencePolicy.model_validate(given)
 
 
 def local_option(command: F) -> F:

@@ -3,7 +3,7 @@
 from functools import partial
 from importlib.util import find_spec
 
-from manifests.check import ModelLimits as CheckLimits
+from manifests.check import CheckedModel
 from manifests.row_errors import UnsuitableRowError, no_room_after
 from manifests.schema import EffectiveParams
 from musicgen.checkpoints.describe import ModelInfo, describe
@@ -31,10 +31,10 @@ def limits_of(info: ModelInfo, separation: str = "none") -> ModelLimits:
     )
 
 
-def check_limits(info: ModelInfo) -> CheckLimits:
+def checked_model(info: ModelInfo) -> CheckedModel:
     """The same for `manifest check`."""
     limits = limits_of(info)
-    return CheckLimits(limits.name, limits.roles, partial(check_audio, info))
+    return CheckedModel(limits.name, limits.roles, partial(check_audio, info))
 
 
 def check_audio(

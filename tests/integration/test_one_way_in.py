@@ -14,7 +14,7 @@ from manifests.audio_file import MAX_REFERENCE_BYTES, MAX_REFERENCE_S
 from manifests.check import check
 from pipeline import ledger
 from pipeline.config_file import load_config
-from pipeline.planning.model_limits import check_limits, inspect_model
+from pipeline.planning.model_limits import checked_model, inspect_model
 from pipeline.storage import open_storage
 from tests.integration.jobs import TINY, clips, run_here, write_manifest
 from tests.musicgen.audiocraft_files import save, save_mert, save_t5
@@ -135,7 +135,7 @@ def ask_both(folder: Path, cases: list[Case], **model: Any) -> Verdicts:
     settings = TINY | {"manifest": manifest, "output": output} | model
     info = inspect_model(load_config(None, settings))
 
-    report = check(manifest, limits=check_limits(info), read_audio=True)
+    report = check(manifest, limits=checked_model(info), read_audio=True)
     run_here(manifest, output, **model)
 
     letters = ledger.read_dead_letters(open_storage(output)).to_pylist()

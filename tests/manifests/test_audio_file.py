@@ -22,6 +22,7 @@ from manifests.audio_file import (
     peak_of,
 )
 from manifests.row_errors import BadReferenceError, ReferenceNotFoundError
+from manifests.uris.policy import ReferenceAccess
 
 RATE_HZ = 32_000
 
@@ -143,7 +144,7 @@ def test_each_distinct_reference_is_loaded_once(
     monkeypatch.setattr(audio_file, "load_reference", counted)
     (tmp_path / "a.wav").write_bytes(written("WAV", "PCM_16", music()))
     manifest = str(tmp_path / "m.parquet")
-    opener = ReferenceOpener({})
+    opener = ReferenceOpener(ReferenceAccess())
     for _ in range(2):
         verdicts = opener.judge([(name, manifest) for name in ("a.wav", "b.wav") * 50])
         assert all(isinstance(verdict, Heard) for verdict in verdicts[::2])

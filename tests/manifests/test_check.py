@@ -11,11 +11,11 @@ import pyarrow.parquet as pq
 import pytest
 import soundfile
 
-from manifests.check import CheckReport, ModelLimits, check
+from manifests.check import CheckedModel, CheckReport, check
 from manifests.reader import ManifestError
 from tests.s3 import S3Server
 
-TEXT_MODEL = ModelLimits("facebook/musicgen-small", frozenset({"continuation"}))
+TEXT_MODEL = CheckedModel("facebook/musicgen-small", frozenset({"continuation"}))
 
 
 def parquet(path: Path, rows: list[dict[str, Any]]) -> str:

@@ -1,9 +1,6 @@
 """Manifests and references open wherever they lie, and a store that misbehaves is borne."""
 
-import functools
-import http.server
 import json
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,38 +11,12 @@ import pytest
 from manifests.build import build
 from manifests.check import check
 from manifests.reader import Manifest, ManifestError
-from manifests.row_errors import ReferenceNotFoundError
 from manifests.uris import files
 from manifests.uris.errors import RetryPolicy, StorageError, try_again
 from manifests.uris.filesystems import split_uri
 from manifests.uris.range_file import RangeFile
-from manifests.uris.references import identify_reference, read_reference, reference_token
 from tests.faults import FaultProxy, fault_proxy
 from tests.s3 import S3Server
-
-
-@pytest.fixture
-def web(tmp_path: Path) -> Iterator[str]:
-    """The address of a web server that serves `tmp_path`."""
-
-    class Quiet(http.server.SimpleHTTPRequestHandler):
-        def log_message(self, *what: object) -> None:
-            return
-
-    handler = functools.partial(Quiet, directory=str(tmp_path))
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{server.server_address[1]}"
-        server.shutdown()
-
-
-def test_a_reference_on_the_web_is_named_by_its_content(web: str, tmp_path: Path) -> None:
-    (tmp_path / "a.wav").write_bytes(b"some audio")
-
-    assert read_reference(f"{web}/a.wav?x=1", {}) == b"some audio"
-    assert identify_reference(f"{web}/a.wav", {}) == reference_token(str(tmp_path / "a.wav"))
-    with pytest.raises(ReferenceNotFoundError, match=r"b\.wav: no such file"):
-        read_reference(f"{web}/b.wav", {})
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ from musicgen.config import ModelSource
 from musicgen.model import MusicGen
 from tests.musicgen import audiocraft_files as audiocraft
 from tests.musicgen.checkpoint_files import GOLDEN, golden
-from tests.musicgen.codec.test_codec import codec as golden_codec
+from tests.musicgen.codec.test_codec import encodec
 
 KINDS = [("text", False), ("text", True), ("melody", False), ("melody", True), ("style", False)]
 
@@ -125,7 +125,7 @@ def test_a_codec_by_reference(folder: Path, tmp_path: Path, form: str) -> None:
     codec, expected = tmp_path / "codec", load(str(folder))[1].codec
     codec.mkdir()
     if form == "transformers":
-        golden_codec().model.save_pretrained(codec)
+        encodec().save_pretrained(codec)
     else:
         (folder / "compression_state_dict.bin").rename(codec / "compression_state_dict.bin")
     pointer = f"//pretrained/{codec}" if form == "marked" else str(codec)
@@ -280,4 +280,4 @@ def test_sub_models_of_a_folder_in_transformers_layout_are_replaced(tmp_path: Pa
     assert other.codec.model is plain.codec.model
     assert info.weights_hash != describe("tiny").weights_hash
     with pytest.raises(CheckpointError, match=r"speaks 4 codebooks of 512, the codec 4 of 32"):
-        load("tiny", Submodels(codec=golden_codec().model))
+        load("tiny", Submodels(codec=encodec()))

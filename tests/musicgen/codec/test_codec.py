@@ -19,9 +19,7 @@ def cases() -> dict:
     return golden("encodec_cases.pt")
 
 
-def codec(
-    pad_mode: str = "constant", *, normalize: bool = False, channels: int = 1
-) -> CompressionModel:
+def encodec(pad_mode: str = "constant", *, normalize: bool = False) -> EncodecModel:
     """The reference's codec: its weights under transformers' names."""
     config = EncodecConfig(
         sampling_rate=32_000,
@@ -38,7 +36,14 @@ def codec(
     model = EncodecModel(config)
     state = golden("encodec_encoder.pt") | golden("encodec_decoder.pt")
     model.load_state_dict({renamed(name): tensor for name, tensor in state.items()}, strict=True)
-    return CompressionModel(model, channels)
+    return model
+
+
+def codec(
+    pad_mode: str = "constant", *, normalize: bool = False, channels: int = 1
+) -> CompressionModel:
+    """The same as our code runs it."""
+    return CompressionModel(encodec(pad_mode, normalize=normalize), channels)
 
 
 def renamed(name: str) -> str:
@@ -62,16 +67,10 @@ def test_codes_and_audio_equal_the_reference(cases: dict, pad_mode: str, length:
     torch.testing.assert_close(model.decode(codes), case["decoded"], **CLOSE)
 
 
-def test_our_elu_is_torchs_and_no_weight_changes_its_name() -> None:
+def test_our_elu_is_torchs() -> None:
     x = torch.cat([torch.linspace(-30, 30, 4001), torch.tensor([0.0, -1e-9, 1e-9, -1e4, 1e4])])
     torch.testing.assert_close(Elu()(x), torch.nn.functional.elu(x), atol=1e-7, rtol=0)
     assert Elu()(torch.tensor([float("nan")])).isnan()
-    config = EncodecConfig(num_filters=2, hidden_size=4, codebook_size=8)
-    model = EncodecModel(config)
-    names = set(model.state_dict())
-    CompressionModel(model)
-    assert set(model.state_dict()) == names
-    assert not any(isinstance(module, torch.nn.ELU) for module in model.modules())
 
 
 def test_a_normalising_codec_returns_its_scale(cases: dict) -> None:

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from manifests.uris.references import read_uri, reference_token
+from manifests.uris.policy import ReferenceAccess, ReferencePolicy
+from manifests.uris.references import fetch, reference_token
 from pipeline.storage import ObjectNotFoundError, RetryPolicy, Storage, StorageError, open_storage
 from tests.faults import STALL_S, FaultProxy, fault_proxy
 from tests.s3 import S3Server
@@ -337,21 +338,25 @@ def test_the_token_of_a_reference_follows_its_content(output_root: str) -> None:
     storage.put("a.flac", b"melody")
     storage.put("b.flac", b"melody")
     uri = storage.uri("a.flac")
-    before = reference_token(uri)
+    access = ReferenceAccess()
+    before = reference_token(uri, access)
     assert before.startswith("blake2b:" if storage.protocol == "file" else "etag:6:")
-    assert before == reference_token(storage.uri("b.flac"))
+    assert before == reference_token(storage.uri("b.flac"), access)
     storage.put("a.flac", b"another")
-    assert reference_token(uri) != before
-    assert read_uri(uri) == b"another"
+    after = reference_token(uri, access)
+    assert after != before
+    assert fetch(uri, access) == (b"another", after)
 
 
 def test_references_that_are_missing_or_too_big_are_errors(output_root: str) -> None:
     storage = open_storage(output_root)
     storage.put("folder/a.flac", bytes(1000))
     with pytest.raises(StorageError, match=r"1,000 bytes, more than the limit of 999"):
-        read_uri(storage.uri("folder/a.flac"), max_bytes=999)
-    for missing in (read_uri, reference_token):
+        fetch(
+            storage.uri("folder/a.flac"), ReferenceAccess(ReferencePolicy(max_reference_bytes=999))
+        )
+    for missing in (fetch, reference_token):
         with pytest.raises(ObjectNotFoundError, match=r"none\.flac"):
-            missing(storage.uri("none.flac"))
+            missing(storage.uri("none.flac"), ReferenceAccess())
         with pytest.raises(StorageError, match="folder"):
-            missing(storage.uri("folder"))
+            missing(storage.uri("folder"), ReferenceAccess())
