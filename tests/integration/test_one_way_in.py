@@ -1,6 +1,7 @@
 """`manifest check --read-audio` and `run` refuse the same references, with the same words."""
 
 import io
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -95,6 +96,11 @@ MELODIES = [
     Case("no-samples", content=audio(0), says="holds no audio samples"),
     Case("silent-melody", content=silence(), says="the melody is silent"),
     Case("too-many-bytes", content=too_many_bytes, says="has 268,435,457 bytes, more than"),
+    Case("pipe", content=os.mkfifo, says="is a named pipe: name an ordinary file"),
+    Case("device", uri="/dev/zero", says="is a device: name an ordinary file"),
+    Case("kernel", uri="/proc/self/environ", says="is a file of the kernel (proc)"),
+    Case("this-host", uri="http://127.0.0.1:9/a.wav", says="127.0.0.1, a loopback address"),
+    Case("metadata", uri="http://169.254.169.254/a", says="a metadata service, which no reference"),
     Case("unknown-scheme", uri="gopher://host/a.wav", says="gopher:// is not known here"),
     Case("unknown-home", uri="file://~no-such-user/a.wav", says="write the whole path"),
     Case("embedded-text", content=b"do re mi", embedded=True, says="embedded audio: not an audio"),
