@@ -83,8 +83,8 @@ def run(
         SchemaError: The manifest's columns don't fit into the output (`pipeline.ledger`).
         LeaseHeldError, LeaseLostError: Another run writes, or has taken over
             (`pipeline.ledger.lease`).
-        StorageError, StalledError, ReplicaFailedError: The job as a whole can't go on; whatever is
-            committed stays, and the same call goes on from there.
+        StorageError, StalledError, ReplicaFailedError, NoPlaceError: The job as a whole can't go
+            on; whatever is committed stays, and the same call goes on from there.
         KeyboardInterrupt: A second signal came.
     """
     manifest = open_manifest(config)

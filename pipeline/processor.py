@@ -79,25 +79,22 @@ class Processor:
 
     def __call__(self, dataset: "Dataset") -> "Dataset":
         """The dataset with the stage behind it; nothing runs before somebody asks for rows."""
-        from pipeline.runtime.ray_dataset import prepare_pool, replica_pool
+        from pipeline.runtime.ray_dataset import cut, prepare_pool, replica_pool
 
         config = self.config
         if self._preprocess is not None:
             dataset = dataset.map(self._preprocess)
-        made = (
-            dataset.map_batches(
-                PromptPreparer,
-                fn_constructor_args=(config, self.info, str(Path.cwd())),
-                batch_size=config.cluster.prepare_block_rows,
-                **prepare_pool(config),
-            )
-            .repartition(target_num_rows_per_block=config.cluster.block_rows, strict=True)
-            .map_batches(
-                ClipMaker,
-                fn_constructor_args=(config, self.info),
-                batch_size=config.cluster.block_rows,
-                **replica_pool(config),
-            )
+        prepared = dataset.map_batches(
+            PromptPreparer,
+            fn_constructor_args=(config, self.info, str(Path.cwd())),
+            batch_size=config.cluster.prepare_block_rows,
+            **prepare_pool(config),
+        )
+        made = cut(prepared, config.cluster.block_rows).map_batches(
+            ClipMaker,
+            fn_constructor_args=(config, self.info),
+            batch_size=config.cluster.block_rows,
+            **replica_pool(config),
         )
         return made if self._postprocess is None else made.map(self._postprocess)
 

@@ -4,7 +4,6 @@ import logging
 import math
 import os
 import socket
-from collections.abc import Callable
 from pathlib import Path
 
 import ray
@@ -12,8 +11,10 @@ from ray.data import DataContext
 from ray.job_config import JobConfig as RayJobConfig
 
 from pipeline.config import ConfigError, JobConfig
+from pipeline.runtime.placement import demand_of
 
 OBJECT_STORE_BYTES = 1 << 30  # of a local Ray; audio never crosses it
+SPARE_CPUS = 2  # of a local Ray, so that tasks that read and cut blocks run side by side
 KNOCK_S = 10.0
 PACKAGE_PARENT = Path(__file__).resolve().parents[2]
 
@@ -59,12 +60,7 @@ def start_ray(config: JobConfig) -> None:
         _knock(address)
         ray.init(job_config=OwnFolderOnly(), log_to_driver=config.run.verbose, logging_level=level)
         return
-    # Logical CPUs: replicas, the prepare pool, and room for tasks that read and cut blocks.
-    n_cpus = math.ceil(
-        config.cluster.replicas * config.cluster.cpus_per_replica
-        + 0.5 * config.cluster.prepare_workers
-        + 2
-    )
+    n_cpus = math.ceil(demand_of(config, 0.0).cpus) + SPARE_CPUS  # logical ones
     ray.init(
         address="local",  # else a cluster that someone started on this machine is joined
         num_cpus=max(n_cpus, os.cpu_count() or 1),
@@ -79,6 +75,12 @@ def start_ray(config: JobConfig) -> None:
     )
 
 
+def is_started_here() -> bool:
+    """Whether this process has started the Ray that it uses, so that nobody adds nodes to it."""
+    node = ray._private.worker._global_node  # nothing public tells
+    return node is not None and bool(node.head)
+
+
 def _knock(address: str) -> None:
     """Ray itself tries for minutes, and warns in its own words meanwhile."""
     host, _, port = address.rpartition("://")[2].rpartition(":")
@@ -91,31 +93,6 @@ def _knock(address: str) -> None:
             f"RAY_ADDRESS={address}: no Ray cluster answers there ({error}); correct it, or unset "
             "it to run on this machine alone"
         ) from None
-
-
-def check_resources(config: JobConfig, say: Callable[[str], None]) -> None:
-    """Says at once what would else be an endless wait: actors that no node can hold."""
-    needs = {
-        "CPU": config.cluster.cpus_per_replica,
-        "GPU": gpus_per_replica(config),
-        **config.cluster.replica_resources,
-    }
-    there = ray.cluster_resources()
-    lacking = [
-        f"{name}: {amount * config.cluster.replicas:g} needed, {there.get(name, 0):g} there"
-        for name, amount in needs.items()
-        if amount * config.cluster.replicas > there.get(name, 0)
-    ]
-    if not lacking:
-        return
-    said = f"{config.cluster.replicas} replicas do not fit ({'; '.join(lacking)})"
-    if os.environ.get("RAY_ADDRESS"):
-        say(f"{said}: waiting for the cluster to grow; else lower --replicas")
-    else:
-        raise ConfigError(
-            f"{said} on this machine; lower --replicas, --gpus-per-replica or --replica-resource, "
-            "or name a cluster in RAY_ADDRESS"
-        )
 
 
 def gpus_per_replica(config: JobConfig) -> float:

@@ -4,6 +4,7 @@ row groups ─► read_rows ─► Prepare pool ─► Replica pool ─► statu
               Ray tasks    CPU actors      GPU actors
 """
 
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
@@ -15,11 +16,12 @@ from ray.data import ActorPoolStrategy
 
 from pipeline.config import JobConfig
 from pipeline.prepare.actor import Prepare, read_rows
+from pipeline.runtime.placement import PREPARE_CPUS, TASK_CPUS, demand_of
 from pipeline.runtime.ray_actor_id import ray_actor_identity
-from pipeline.runtime.ray_cluster import check_resources, gpus_per_replica, start_ray
+from pipeline.runtime.ray_cluster import gpus_per_replica, is_started_here, start_ray
+from pipeline.runtime.ray_nodes import ClusterReader
 from pipeline.runtime.runtime import Work
-
-PREPARE_CPUS = 0.5
+from pipeline.runtime.waiting import WaitWatch, check_start
 
 
 class RayRuntime:
@@ -31,17 +33,34 @@ class RayRuntime:
 
     def __init__(self, config: JobConfig) -> None:
         self._config = config
+        self._reader: ClusterReader | None = None  # these three are set by `start`
+        self._waits: WaitWatch | None = None
+        self._kinds: dict[str, str] = {}  # of actors, by class
 
     def start(self, say: Callable[[str], None]) -> float:
         """See `Runtime.start`."""
         start_ray(self._config)
-        check_resources(self._config, say)
-        return gpus_per_replica(self._config) * self._config.cluster.replicas
+        gpus = gpus_per_replica(self._config)
+        demand = demand_of(self._config, gpus)
+        self._reader, self._waits = ClusterReader(), WaitWatch(demand)
+        check_start(demand, self._reader.cluster, say, may_grow=not is_started_here())
+        return gpus * demand.replicas
 
     def statuses(self, work: Work) -> Iterator[pa.Table]:
         """See `Runtime.statuses`; leaving the loop shuts the execution down."""
+        self._kinds = {Prepare.__name__: "prepare actor", work.replica_class.__name__: "replica"}
         dataset = build_dataset(self._config, work)
         yield from dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0)
+
+    def waits_for(self, n_done: int) -> str | None:
+        """See `Runtime.waits_for`."""
+        if self._reader is None or self._waits is None:
+            return None
+        cluster = self._reader.cluster()
+        if cluster is None:
+            return None
+        held = self._reader.placed(self._kinds)
+        return self._waits.look(cluster, held, n_done, time.monotonic())
 
     def close(self) -> None:
         """Nothing: Ray ends its actors when the thread that iterates leaves its loop."""
@@ -57,26 +76,31 @@ def build_dataset(config: JobConfig, work: Work) -> ray.data.Dataset:
     index = {row_group: position for position, row_group in enumerate(manifest.row_groups)}
     row_groups = [{"row_group": index[row_group]} for row_group in work.row_groups]
     held = ray.put((work.known.clips, work.known.letters))  # one copy per node
-    return (
-        ray.data.from_items(row_groups, override_num_blocks=min(len(row_groups), 1000))
-        .map_batches(
-            partial(read_rows, manifest), batch_size=1, batch_format="pyarrow", num_cpus=0.5
-        )
-        .repartition(target_num_rows_per_block=config.cluster.prepare_block_rows, strict=True)
-        .map_batches(
-            Prepare,
-            fn_constructor_args=(work.prepare, partial(ray.get, held)),
-            batch_size=None,
-            **prepare_pool(config),
-        )
-        .repartition(target_num_rows_per_block=config.cluster.block_rows, strict=True)
-        .map_batches(
-            work.replica_class,
-            fn_constructor_args=(replace(work.replica, find_identity=ray_actor_identity),),
-            batch_size=config.cluster.block_rows,
-            **replica_pool(config),
-        )
+    dataset = ray.data.from_items(row_groups, override_num_blocks=min(len(row_groups), 1000))
+    rows = dataset.map_batches(
+        partial(read_rows, manifest), batch_size=1, batch_format="pyarrow", num_cpus=TASK_CPUS
     )
+    prepared = cut(rows, config.cluster.prepare_block_rows).map_batches(
+        Prepare,
+        fn_constructor_args=(work.prepare, partial(ray.get, held)),
+        batch_size=None,
+        **prepare_pool(config),
+    )
+    return cut(prepared, config.cluster.block_rows).map_batches(
+        work.replica_class,
+        fn_constructor_args=(replace(work.replica, find_identity=ray_actor_identity),),
+        batch_size=config.cluster.block_rows,
+        **replica_pool(config),
+    )
+
+
+def cut(dataset: ray.data.Dataset, n_rows: int) -> ray.data.Dataset:
+    """The dataset in blocks of `n_rows`, cut by tasks that ask for TASK_CPUS."""
+    blocks = dataset.repartition(target_num_rows_per_block=n_rows, strict=True)
+    # `repartition` has no parameter for it: its tasks would ask for a whole CPU, which a small
+    # cluster has not left beside the actors.
+    blocks._logical_plan.dag.ray_remote_args["num_cpus"] = TASK_CPUS
+    return blocks
 
 
 def prepare_pool(config: JobConfig) -> dict[str, Any]:

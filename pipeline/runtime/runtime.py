@@ -48,6 +48,18 @@ class Runtime(Protocol):
         durable and of what ends a replica."""
         ...
 
+    def waits_for(self, n_done: int) -> str | None:
+        """What the user is to read about work that has no place, if anything; asked every few
+        seconds while the job runs.
+
+        Args:
+            n_done: Takes that are durable.
+
+        Raises:
+            ConfigError, NoPlaceError: The work will never have a place.
+        """
+        ...
+
     def close(self) -> None:
         """Ends what still runs; may be called from another thread than `statuses`."""
         ...

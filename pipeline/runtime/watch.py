@@ -19,6 +19,7 @@ from pipeline.storage import StorageError
 from pipeline.telemetry.progress import ProgressView
 
 POLL_S = 0.1
+LOOK_S = 5.0  # between questions for work that has no place
 
 Statuses = Queue[pa.Table | BaseException | None]  # None: no more come
 
@@ -58,8 +59,8 @@ class Watch:
         goes.
 
         Raises:
-            LeaseLostError, StorageError, ConfigError, ReplicaFailedError, StalledError: The job
-                can't go on.
+            LeaseLostError, StorageError, ConfigError, ReplicaFailedError, StalledError,
+            NoPlaceError: The job can't go on.
         """
         statuses: Statuses = Queue()
         stop = threading.Event()
@@ -70,16 +71,19 @@ class Watch:
         if self.progress is not None:
             view = ProgressView(self.summary.tally, self.config.run.interval_s, self.progress)
         try:
-            self._until_the_end(statuses, view)
+            self._until_the_end(runtime, statuses, view)
         finally:
             stop.set()
             runtime.close()
             if view is not None:
                 view.close()
 
-    def _until_the_end(self, statuses: Statuses, view: ProgressView | None) -> None:
-        config, drain = self.config, self.drain
+    def _until_the_end(
+        self, runtime: Runtime, statuses: Statuses, view: ProgressView | None
+    ) -> None:
+        config, drain, tally = self.config, self.drain, self.summary.tally
         last_news = next_record = time.monotonic()
+        next_look = next_record + LOOK_S
         leaving: Leaving | None = None
         while True:
             self.lease.check()
@@ -93,8 +97,12 @@ class Watch:
             if leaving is not None and leaving.is_over(now):
                 return
             if now >= next_record:
-                self.record.write("running", self.summary.tally)
+                self.record.write("running", tally)
                 next_record = now + config.run.interval_s
+            if now >= next_look and leaving is None:
+                if said := runtime.waits_for(tally.clips + tally.failed):
+                    self.say(said)
+                next_look = now + LOOK_S
             if now - last_news > config.run.stall_timeout_s:
                 raise StalledError(
                     f"no row became durable for {config.run.stall_timeout_s:g} s; see the actors' "

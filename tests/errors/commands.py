@@ -264,12 +264,14 @@ SETTINGS = (
 
 CLUSTER = (
     Command("a resource that no node has", RUN_GOOD + " --replica-resource antigravity=1",
-            "1 replicas do not fit (antigravity: 1 needed, 0 there) on this machine; lower "
-            "--replicas, --gpus-per-replica or --replica-resource, or name a cluster in "
+            "this machine can't hold the job. Wanted: 1 replica with 1 CPU + 1 antigravity, 1 "
+            "prepare actor with 0.5 CPU, 1 reading task with 0.25 CPU. There is: 1 node with … "
+            "CPUs + 0 antigravity. No node has antigravity. What helps: name a larger cluster in "
             "RAY_ADDRESS"),
-    Command("more GPUs than there are", RUN_GOOD + " --gpus-per-replica 8 --replicas 100",
-            "100 replicas do not fit (CPU: 100 needed, … there; GPU: 800 needed, … there) on this "
-            "machine; lower --replicas, …"),
+    Command("more GPUs than there are", RUN_GOOD + " --gpus-per-replica 1 --replicas 2",
+            "this machine can't hold the job. Wanted: 2 replicas with 1 CPU + 1 GPU each, … No "
+            "node has GPU. What helps: --gpus-per-replica 0, or name a larger cluster in "
+            "RAY_ADDRESS"),
 )  # fmt: skip
 
 COMMANDS = (*MANIFESTS, *MODELS, *OUTPUTS, *SETTINGS)
