@@ -59,7 +59,7 @@ class RayRuntime:
         cluster = self._reader.cluster()
         if cluster is None:
             return None
-        held = self._reader.placed(self._kinds)
+        held = self._reader.placed(self._kinds) if cluster.queued else {}
         return self._waits.look(cluster, held, n_done, time.monotonic())
 
     def close(self) -> None:
