@@ -6,7 +6,11 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import EncodecModel, MusicgenMelodyForConditionalGeneration
+from transformers import (
+    EncodecModel,
+    MusicgenMelodyForConditionalGeneration,
+    T5EncoderModel,
+)
 
 from musicgen import MusicGen
 from musicgen.conditioning.fuser import RowCondition, fuse
@@ -254,8 +258,10 @@ def test_music_before_a_switch_is_heard_and_not_judged(made: Path) -> None:
 def test_the_loss_reads_conditions_as_the_engine_lays_them_out(made: Path) -> None:
     model = MusicGen.get_pretrained(str(made / "tiny"), device="cpu")
     words: Any = model.text_encoder
+    trained = T5EncoderModel(words.model.config).eval()  # as the training runs it
+    trained.load_state_dict(words.model.state_dict())
     run = LanguageTraining(
-        Language(model.lm, words.model, words.tokenizer), replace(TOY, autocast=False)
+        Language(model.lm, trained, words.tokenizer), replace(TOY, autocast=False)
     )
     tokens = Tokens.read([made / "tokens" / "0000.pt"])
     #        caption    melody       like an empty prompt
