@@ -24,9 +24,9 @@ class Poisoned(Replica):
     def __init__(self, settings: ReplicaSettings) -> None:
         super().__init__(settings)
         assert self.worker is not None
-        self.step, self.add_clip = self.worker.loop.engine.step, self.worker.closing.add_clip
+        self.step, self.add_clip = self.worker.loop.engine.step, self.worker.finisher.add_clip
         self.worker.loop.engine.step = self.harmful_step
-        self.worker.closing.add_clip = self.greedy_add
+        self.worker.finisher.add_clip = self.greedy_add
 
     def harmful_step(self) -> Any:
         jobs = self.worker.loop.tasks.values()
