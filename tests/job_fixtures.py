@@ -19,7 +19,7 @@ def ray_cluster(s3: S3Server) -> Iterator[None]:
 
     # More logical CPUs than cores: every pool and every reading task reserves one.
     ray.init(
-        num_cpus=8, resources={"slot": 4}, object_store_memory=300_000_000,
+        address="local", num_cpus=8, resources={"slot": 4}, object_store_memory=300_000_000,
         include_dashboard=False, log_to_driver=False,
         _system_config={"metrics_report_interval_ms": 1000},
     )  # fmt: skip

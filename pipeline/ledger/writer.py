@@ -11,7 +11,7 @@ import logging
 import tarfile
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,6 +20,8 @@ import pyarrow as pa
 from pipeline import ledger
 from pipeline.audio.settings import AudioFormat
 from pipeline.ledger.clip_row import ClipRow, DeadLetterRow
+from pipeline.ledger.extras import NO_EXTRAS, append_extras, as_python
+from pipeline.ledger.schema import RESERVED_COLUMNS
 from pipeline.ledger.settings import AudioMode
 from pipeline.storage import Storage
 from pipeline.telemetry.logfmt import line
@@ -42,18 +44,18 @@ class _PendingClip:
     """A clip with its audio file, which have still to be committed."""
 
     row: ClipRow
-    extras: Mapping[str, Any]
+    extras: pa.Table
     audio: bytes
     sha256: str
 
     def columns(self, audio_format: AudioFormat) -> dict[str, Any]:
-        """All columns of `clips/` but those that say where the audio lies."""
+        """Our columns of `clips/` but those that say where the audio lies."""
         file = {
             "audio_format": audio_format,
             "audio_bytes": len(self.audio),
             "audio_sha256": self.sha256,
         }
-        return self.row.as_columns() | dict(self.extras) | file
+        return self.row.as_columns() | file
 
 
 @dataclass
@@ -128,6 +130,7 @@ class PartWriter:
         guard: Callable[[], None],
     ) -> None:
         self._storage, self._schema, self._guard = storage, schema, guard
+        self._own = pa.schema([field for field in schema if field.name in RESERVED_COLUMNS])
         self._run_id, self._replica = run_id, replica
         self._audio, self._format, self._limits = audio, audio_format, limits
         self._pending = _Pending()
@@ -137,13 +140,13 @@ class PartWriter:
     def __len__(self) -> int:
         return len(self._pending)
 
-    def add_clip(self, row: ClipRow, audio: bytes, extras: Mapping[str, Any]) -> None:
+    def add_clip(self, row: ClipRow, audio: bytes, extras: pa.Table = NO_EXTRAS) -> None:
         """Adds a clip.
 
         Args:
             row: Its row.
             audio: Its encoded file.
-            extras: The extra columns of the manifest, by name.
+            extras: The extra columns of the manifest, a table of one row.
         """
         digest = hashlib.sha256(audio).hexdigest()
         self._pending.clips.append(_PendingClip(row, extras, audio, digest))
@@ -194,7 +197,8 @@ class PartWriter:
         if pending.clips:
             rows = self._write_audio(pending.clips)
             self._guard()
-            table = pa.Table.from_pylist(rows, schema=self._schema)
+            extras = [clip.extras for clip in pending.clips]
+            table = append_extras(pa.Table.from_pylist(rows, self._own), extras, self._schema)
             ledger.write_clip_part(self._storage, table, *name)
         if pending.dead_letters:
             failed = [row.as_columns() for row in pending.dead_letters]
@@ -216,7 +220,7 @@ class PartWriter:
         self._seq += 1
 
     def _write_audio(self, clips: list[_PendingClip]) -> list[dict[str, Any]]:
-        """Puts the audio where the mode wants it; the rows of the clips with all their columns."""
+        """Puts the audio where the mode wants it; the rows of the clips with our columns."""
         names = [f"{clip.row.clip_id}-{clip.sha256[:8]}.{self._format}" for clip in clips]
         rows = [clip.columns(self._format) for clip in clips]
         data = [clip.audio for clip in clips]
@@ -227,7 +231,8 @@ class PartWriter:
                 row |= {"audio_path": path, "audio_member": None}
         elif self._audio == "webdataset":
             tar_path = f"audio/shard-{self._run_id}-{self._replica}-{self._seq:06d}.tar"
-            self._storage.put(tar_path, _webdataset_shard(names, rows, data))
+            told = [row | as_python(clip.extras) for row, clip in zip(rows, clips, strict=True)]
+            self._storage.put(tar_path, _webdataset_shard(names, told, data))
             for row, name in zip(rows, names, strict=True):
                 row |= {"audio_path": tar_path, "audio_member": name}
         else:

@@ -76,11 +76,12 @@ def to_table(rows: Sequence[Prepared], extras: pa.Table) -> pa.Table:
     return table
 
 
-def from_table(table: pa.Table) -> Iterator[tuple[Prepared, Mapping[str, Any]]]:
-    """Each prepared row with its extra columns under their own names."""
-    for row in table.to_pylist():
-        extras = {name[len(EXTRA) :]: row[name] for name in row if name.startswith(EXTRA)}
-        yield _read(row), extras
+def from_table(table: pa.Table) -> Iterator[tuple[Prepared, pa.Table]]:
+    """Each prepared row with its extra columns under their own names, a table of one row."""
+    names = [name for name in table.column_names if name.startswith(EXTRA)]
+    extras = table.select(names).rename_columns([name.removeprefix(EXTRA) for name in names])
+    for number, row in enumerate(table.select(PREPARED_SCHEMA.names).to_pylist()):
+        yield _read(row), extras.slice(number, 1)
 
 
 def _written(row: Prepared) -> dict[str, Any]:

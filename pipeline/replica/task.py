@@ -10,12 +10,11 @@
 
 import threading
 from collections import Counter
-from collections.abc import Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Any
 
+import pyarrow as pa
 import torch
 
 from musicgen.config import SamplingParams
@@ -52,7 +51,7 @@ class ClipTask:
 
     Attributes:
         prepared: The clip, or the dead letter that takes its place.
-        extras: The manifest's extra columns of its row.
+        extras: The manifest's extra columns of its row, a table of one row.
         ray_task: The Ray task that brought it.
         seed_used: Seed of the present try; a re-take has another than the take.
         retake: How often the clip was made again after it failed its quality checks.
@@ -67,7 +66,7 @@ class ClipTask:
     """
 
     prepared: Prepared
-    extras: Mapping[str, Any]
+    extras: pa.Table
     ray_task: "RayTask"
     state: ClipState = ClipState.WAITING
     seed_used: int = 0

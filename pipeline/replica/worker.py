@@ -12,10 +12,10 @@ import os
 import queue
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import asdict
-from typing import Any
 
+import pyarrow as pa
 import torch
 
 from musicgen.engine.engine import Engine
@@ -111,7 +111,7 @@ class ReplicaWorker:
             thread.start()
         log.info("replica=%s run=%s ready on %s", self.name, settings.run_id, self.device)
 
-    def accept(self, rows: Iterable[tuple[Prepared, Mapping[str, Any]]]) -> RayTask:
+    def accept(self, rows: Iterable[tuple[Prepared, pa.Table]]) -> RayTask:
         """Sends prepared rows on their way.
 
         Args:
@@ -365,7 +365,7 @@ class ReplicaWorker:
             )
 
 
-def _task_of(row: Prepared, extras: Mapping[str, Any], ray_task: RayTask) -> ClipTask:
+def _task_of(row: Prepared, extras: pa.Table, ray_task: RayTask) -> ClipTask:
     if isinstance(row, PreparedClip):
         return ClipTask(row, extras, ray_task, seed_used=row.spec.seed_used)
     return ClipTask(row, extras, ray_task, state=ClipState.DECODED)

@@ -90,11 +90,11 @@ def test_a_part_is_due_by_count_bytes_or_age(storage: Storage) -> None:
     assert by_count.due_in_s() is None
 
     for number in range(2):
-        by_count.add_clip(row(number), b"x", {})
+        by_count.add_clip(row(number), b"x")
     assert 0 < (by_count.due_in_s() or 0) <= 60
-    by_count.add_clip(row(2), b"x", {})
-    by_bytes.add_clip(row(0), b"x" * 100, {})
-    by_age.add_clip(row(0), b"x", {})
+    by_count.add_clip(row(2), b"x")
+    by_bytes.add_clip(row(0), b"x" * 100)
+    by_age.add_clip(row(0), b"x")
 
     assert [w.due_in_s() for w in (by_count, by_bytes, by_age)] == [0.0, 0.0, 0.0]
 
@@ -103,7 +103,7 @@ def test_a_part_is_due_by_count_bytes_or_age(storage: Storage) -> None:
 def test_a_commit_names_audio_with_size_and_hash(audio: str, storage: Storage) -> None:
     parts = writer(storage, audio)
     for number in range(2):
-        parts.add_clip(row(number), b"audio %d" % number, {})
+        parts.add_clip(row(number), b"audio %d" % number)
     parts.commit(NOBODY)
 
     table = ledger.read_clips(storage)
@@ -123,7 +123,7 @@ def test_a_commit_names_audio_with_size_and_hash(audio: str, storage: Storage) -
 def test_what_somebody_else_committed_meanwhile_is_left_out(storage: Storage) -> None:
     parts = writer(storage)
     for number in range(2):
-        parts.add_clip(row(number), b"x", {})
+        parts.add_clip(row(number), b"x")
 
     parts.commit(DoneSet(np.unique(pack_ids([f"{0:032x}"])), NO_IDS))
 
@@ -135,7 +135,7 @@ def test_a_lost_lease_commits_nothing(storage: Storage) -> None:
         raise LeaseLostError("taken over")
 
     parts = writer(storage, guard=guard)
-    parts.add_clip(row(0), b"x", {})
+    parts.add_clip(row(0), b"x")
 
     with pytest.raises(LeaseLostError):
         parts.commit(NOBODY)
@@ -150,7 +150,7 @@ def test_audio_that_cannot_be_written_is_never_named(
 
     monkeypatch.setattr(storage, "put_many", full_disk)
     parts = writer(storage)
-    parts.add_clip(row(0), b"x", {})
+    parts.add_clip(row(0), b"x")
 
     with pytest.raises(OSError, match="No space"):
         parts.commit(NOBODY)
@@ -160,7 +160,7 @@ def test_audio_that_cannot_be_written_is_never_named(
 def test_extra_columns_stand_beside_those_of_the_clip(storage: Storage) -> None:
     schema = ledger.clip_schema(pa.schema([("mood", pa.string())]), "files")
     parts = writer(storage, schema=schema)
-    parts.add_clip(row(0, prompt="a song"), b"x", {"mood": "calm"})
+    parts.add_clip(row(0, prompt="a song"), b"x", pa.table({"mood": ["calm"]}))
     parts.commit(NOBODY)
 
     (clip,) = ledger.read_clips(storage).to_pylist()
@@ -169,7 +169,7 @@ def test_extra_columns_stand_beside_those_of_the_clip(storage: Storage) -> None:
 
 def test_clips_and_dead_letters_are_counted_once_they_are_committed(storage: Storage) -> None:
     parts = writer(storage)
-    parts.add_clip(row(0), b"abc", {})
+    parts.add_clip(row(0), b"abc")
     parts.add_dead_letter(dead_letter(1))
     assert parts.committed.clips == 0
     parts.commit(NOBODY)

@@ -75,4 +75,7 @@ def test_extra_columns_arrive_under_their_own_names() -> None:
 
     found = [found for _, found in from_table(to_table(rows, extras))]
 
-    assert found == [{"kind": "calm", "extra.kind": "a"}, {"kind": None, "extra.kind": "b"}]
+    assert [table.to_pylist() for table in found] == [
+        [{"kind": "calm", "extra.kind": "a"}],
+        [{"kind": None, "extra.kind": "b"}],
+    ]
