@@ -129,7 +129,7 @@ class LoadedModel:
 
     @property
     def slot_bytes(self) -> int:
-        """Bytes of the caches of one slot."""
+        """Bytes of the caches of one slot, with room for the longest text."""
         limits = self._limits(1)
         return ROWS_PER_SLOT * row_bytes(
             self.lm.cfg,
@@ -137,6 +137,7 @@ class LoadedModel:
             window_frames=limits.max_frames,
             max_text_tokens=limits.max_text_tokens,
             max_audio_frames=limits.max_audio_frames,
+            longest_text=True,
         )
 
     def _limits(self, slots: int) -> Limits:
@@ -227,9 +228,13 @@ class LoadedModel:
         """`wav` [C, N] resampled and mixed to the model's sample rate and channels."""
         return to_channels(resample(wav, sample_rate_hz, self.sample_rate), self.audio_channels)
 
-    def decode(self, codes: Tensor) -> Tensor:
-        """Audio [C, T·hop] in float32 on the CPU of one clip's codes [K, T]."""
-        wav = self.compression_model.decode(codes[None].to(self.device))  # [1, C, N]
+    def decode(self, codes: Tensor, piece_frames: int | None = None) -> Tensor:
+        """Audio [C, T·hop] in float32 on the CPU of one clip's codes [K, T].
+
+        `piece_frames`: as in `CompressionModel.decode`.
+        """
+        on_device = codes[None].to(self.device)
+        wav = self.compression_model.decode(on_device, piece_frames=piece_frames)  # [1, C, N]
         return wav[0].float().cpu()
 
     def generate_audio(self, gen_tokens: Tensor) -> Tensor:

@@ -110,13 +110,18 @@ def row_bytes(
     window_frames: int = int(MAX_DURATION_S * FRAME_RATE_HZ),
     max_text_tokens: int = MAX_TEXT_TOKENS,
     max_audio_frames: int | None = None,
+    longest_text: bool = False,
 ) -> int:
-    """Bytes of the caches of one row, keys and values of all layers, with caches in `dtype`."""
+    """Bytes of the caches of one row, keys and values of all layers, with caches in `dtype`.
+
+    Cross-attention starts with 64 cells and grows with the longest text so far; `longest_text`
+    counts the cells of a text of `max_text_tokens` instead.
+    """
     n_audio = cfg.max_audio_frames if max_audio_frames is None else max_audio_frames
     n_prefix = 0 if cfg.fuse == "cross" else n_audio + max_text_tokens
     cells = _round_up(n_prefix + window_frames + cfg.max_delay + 1)
     if cfg.fuse == "cross":
-        cells += KEY_BLOCK  # grows where a text is longer
+        cells += _round_up(max_text_tokens) if longest_text else KEY_BLOCK
     return 2 * cfg.n_layers * cfg.dim * cells * BYTES[dtype]
 
 

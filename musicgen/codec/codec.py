@@ -87,7 +87,9 @@ class CompressionModel(nn.Module):
         return codes, torch.stack(scales) if scales else None
 
     @torch.no_grad()
-    def decode(self, codes: Tensor, scale: Tensor | None = None) -> Tensor:
+    def decode(
+        self, codes: Tensor, scale: Tensor | None = None, *, piece_frames: int | None = None
+    ) -> Tensor:
         """Decode codes; a clip gives the same bits in any batch.
 
         Clips of more than `WHOLE_FRAMES` frames are decoded in pieces, which gives the samples of a
@@ -96,6 +98,8 @@ class CompressionModel(nn.Module):
         Args:
             codes: int64 [B, K, T].
             scale: What `encode` returned, [B, 1] or None.
+            piece_frames: Decodes every clip that is longer in pieces of this length, for less
+                memory; None as above.
 
         Returns:
             Audio float32 [B, C, T·hop].
@@ -109,7 +113,7 @@ class CompressionModel(nn.Module):
             )
         if codes.numel() and not (codes.min() >= 0 and codes.max() < self.cardinality):
             raise ValueError(f"codes lie in 0 … {self.cardinality - 1}; got {codes.max()} as well")
-        clips = [self._decode_clip(clip) for clip in codes]
+        clips = [self._decode_clip(clip, piece_frames) for clip in codes]
         wav = clips[0][None] if len(clips) == 1 else torch.stack(clips)  # [B, C, N]
         return wav if scale is None else wav * scale[:, :, None]
 
@@ -124,11 +128,11 @@ class CompressionModel(nn.Module):
             wav = wav / scale
         return self.quantize(wav)[: self.num_codebooks], scale
 
-    def _decode_clip(self, codes: Tensor) -> Tensor:
+    def _decode_clip(self, codes: Tensor, piece_frames: int | None) -> Tensor:
         if self.interleaved:
-            sides = [self._dequantize(codes[side::2]) for side in (0, 1)]
+            sides = [self._dequantize(codes[side::2], piece_frames) for side in (0, 1)]
             return torch.cat(sides)  # [2, N]
-        return self._dequantize(codes)
+        return self._dequantize(codes, piece_frames)
 
     def quantize(self, wav: Tensor) -> Tensor:
         """Codes [K, T] of `wav` [C, N], which has the EnCodec's own channels (not interleaved)."""
@@ -136,9 +140,10 @@ class CompressionModel(nn.Module):
         codes: Tensor = self.model.quantizer.encode(latents)  # [K, 1, T]
         return codes[:, 0]
 
-    def _dequantize(self, codes: Tensor) -> Tensor:
-        if codes.shape[-1] > WHOLE_FRAMES:
-            return self._join(PieceDecoder(self.model, codes), codes)  # [C, N]
+    def _dequantize(self, codes: Tensor, piece_frames: int | None = None) -> Tensor:
+        if codes.shape[-1] > (piece_frames or WHOLE_FRAMES):
+            pieces = PieceDecoder(self.model, codes, piece_frames or PIECE_FRAMES)
+            return self._join(pieces, codes)  # [C, N]
         latents = self.model.quantizer.decode(codes[:, None])  # [1, D, T]
         wav: Tensor = self.model.decoder(latents)  # [1, C, N]
         return wav[0]

@@ -17,6 +17,7 @@ import torch
 
 from musicgen.conditioning.fuser import ClipConditions
 from musicgen.engine.cuda_graphs import EagerStep, GraphedStep, make_step
+from musicgen.engine.device_errors import is_out_of_memory
 from musicgen.engine.prefill import fill_cross, fill_prefix
 from musicgen.engine.request import (
     ROWS_PER_SLOT,
@@ -180,9 +181,9 @@ class Engine:
                 self.on_admit(clip.request.key)
             try:
                 conditions = self._conditions(clip)
-            except torch.OutOfMemoryError:
-                raise
             except Exception as error:
+                if is_out_of_memory(error):
+                    raise
                 refused.append(EngineOutput(clip.request.key, None, error, clip.n_steps))
                 continue
             rows = self.scheduler.take_rows(clip.request.n_rows)

@@ -49,11 +49,13 @@ def fill_cross(
 
 def _grow(weights: StepWeights, state: DecodeState, n_text: int) -> bool:
     """Grow the cross-attention caches to `n_text` cells; returns whether that was needed."""
-    if n_text <= state.cross_caches[0].n_cells:
-        return False
-    n_cells, block = round_up(n_text), weights.text_block
-    state.cross_caches[:] = [grown(old, n_cells, weights, block) for old in state.cross_caches]
-    return True
+    has_grown = False
+    # One after the other, so that only one layer's old cells are held beside the new ones.
+    for index, cache in enumerate(state.cross_caches):
+        if n_text > cache.n_cells:
+            state.cross_caches[index] = grown(cache, round_up(n_text), weights, weights.text_block)
+            has_grown = True
+    return has_grown
 
 
 def fill_prefix(

@@ -53,6 +53,7 @@ class Runner:
         widest = sorted((request.n_rows for request in requests), reverse=True)
         slots = -(-sum(widest[: self.max_slots]) // ROWS_PER_SLOT)
         if self._engine is None or self._engine[0] != slots:
+            self._engine = None  # its memory is free before the next one is made
             self._engine = (slots, self._make_engine(slots))
         engine = self._engine[1]
         n_total = count_steps(longest_first, engine.n_rows, max_delay)

@@ -5,10 +5,11 @@ import threading
 import time
 from typing import Protocol
 
+from musicgen.engine.device_errors import is_out_of_memory, without_frames
 from musicgen.engine.engine import ROWS_PER_SLOT, Engine, Request
 from musicgen.model import MusicGen
 from pipeline.config import JobConfig
-from pipeline.replica.slots import is_out_of_memory, make_engine, smaller_engine, too_big_alone
+from pipeline.replica.slots import make_engine, smaller_engine, too_big_alone
 from pipeline.replica.task import ClipTask, DeadlineError
 from pipeline.replica.watchdog import Watchdog
 from pipeline.telemetry.timing import ReplicaTimes
@@ -93,10 +94,14 @@ class DecodeLoop:
                 watching = self._watchdog.watching("a step of the engine", self.tasks)
                 with watching, self._times.model():
                     finished = self.engine.step()
+                failed = None
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error):
                     raise
-                self._shrink(error)
+                failed = error
+            if failed is not None:
+                # Behind the except clause and without frames, which would keep the caches alive.
+                self._shrink(without_frames(failed))
                 continue
             for clip in finished:
                 task = self.tasks.pop(clip.key)
@@ -151,7 +156,7 @@ class DecodeLoop:
             else:
                 self._observer.leave(task, "deadline", DeadlineError(took_s, limit_s))
 
-    def _shrink(self, error: Exception) -> None:
+    def _shrink(self, error: BaseException) -> None:
         """Goes on with half the slots and starts the clips in them anew; a clip that does not even
         fit alone fails."""
         tasks, self.tasks = list(self.tasks.values()), {}

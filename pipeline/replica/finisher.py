@@ -4,19 +4,25 @@ import logging
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
 from manifests.identity import retake_seed
+from musicgen.engine.device_errors import is_broken_cuda, retried_with_memory
 from musicgen.model import MusicGen
 from pipeline.ledger.writer import PartWriter
 from pipeline.planning.clips import DeadLetter
 from pipeline.replica.clip_rows import ClipRowBuilder
 from pipeline.replica.messages import ClipStatus, ReplicaSettings
-from pipeline.replica.model import is_broken_cuda
 from pipeline.replica.postprocess import FinishedClip, Postprocessor, QualityError
 from pipeline.replica.task import ClipTask
 from pipeline.telemetry.logfmt import line
 from pipeline.telemetry.timing import ReplicaTimes
 
 log = logging.getLogger(__name__)
+
+SMALL_PIECE = 200  # frames that the codec decodes at once where memory is short
 
 
 class Finisher:
@@ -66,14 +72,28 @@ class Finisher:
         if task.error is not None or task.codes is None:
             return None
         try:
-            with self._times.beside("decode_s"), self._model.beside_the_engine():
-                wav = self._model.decode(task.codes).numpy()  # [C, N]
+            with self._times.beside("decode_s"):
+                wav = self._decode(task.codes)
         except (ValueError, RuntimeError, MemoryError) as failed:
             broken: Future[FinishedClip] = Future()
             broken.set_exception(failed)
             return broken
         rate_hz = self._settings.info.sample_rate_hz
         return self._pool.submit(self._postprocessor.finish, task, wav, rate_hz)
+
+    def _decode(self, codes: Tensor) -> NDArray[np.float32]:
+        """Samples [C, N] of codes [K, T]; in small pieces where memory does not do for a whole."""
+
+        def decode(piece_frames: int | None = None) -> NDArray[np.float32]:
+            with self._model.beside_the_engine():
+                wav: NDArray[np.float32] = self._model.decode(codes, piece_frames).numpy()
+            return wav
+
+        def in_pieces() -> NDArray[np.float32]:
+            log.warning("the codec ran out of memory: decoding in pieces of %d frames", SMALL_PIECE)
+            return decode(SMALL_PIECE)
+
+        return retried_with_memory(decode, in_pieces)
 
     def _conclude(
         self, task: ClipTask, finishing: Future[FinishedClip] | None

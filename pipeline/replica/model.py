@@ -54,9 +54,3 @@ def pick_dtype(config: JobConfig, device: str) -> str:
     if config.engine.dtype != "auto":
         return config.engine.dtype
     return "fp16" if device == "cuda" else "fp32"
-
-
-def is_broken_cuda(error: BaseException) -> bool:
-    """After these every CUDA call of the process fails: the actor must go."""
-    text = str(error)
-    return isinstance(error, torch.AcceleratorError) or "CUDA error" in text

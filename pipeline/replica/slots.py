@@ -5,6 +5,7 @@ import logging
 
 import torch
 
+from musicgen.engine.device_errors import is_out_of_memory
 from musicgen.engine.engine import ROWS_PER_SLOT, Engine
 from musicgen.model import MusicGen
 from pipeline.config import AUTO_SLOTS_AT_MOST, JobConfig
@@ -33,9 +34,14 @@ def auto_slots(model: MusicGen) -> int:
 def smaller_engine(model: MusicGen, n_rows: int, error: BaseException) -> Engine:
     """An engine of half as many slots as the one of `n_rows` rows, which ran out of memory and of
     which nothing may be left by now."""
+    _empty_cache(model)
+    return _largest(model, halve(n_rows // ROWS_PER_SLOT, error))
+
+
+def _empty_cache(model: MusicGen) -> None:
+    """Gives memory that torch holds and does not use back to the device."""
     if model.device.type == "cuda":
         torch.cuda.empty_cache()
-    return _largest(model, halve(n_rows // ROWS_PER_SLOT, error))
 
 
 def _largest(model: MusicGen, slots: int) -> Engine:
@@ -47,6 +53,7 @@ def _largest(model: MusicGen, slots: int) -> Engine:
             if not is_out_of_memory(error) or slots == 1:
                 raise
             slots = halve(slots, error)
+        _empty_cache(model)
 
 
 def halve(slots: int, error: BaseException) -> int:
@@ -59,14 +66,6 @@ def halve(slots: int, error: BaseException) -> int:
         slots // 2,
     )
     return slots // 2
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether a device or the host had no memory left for what was asked."""
-    if isinstance(error, torch.OutOfMemoryError | MemoryError):
-        return True
-    text = str(error).lower()
-    return "can't allocate memory" in text or "not enough memory" in text
 
 
 def too_big_alone(error: BaseException) -> MemoryError:

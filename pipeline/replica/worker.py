@@ -18,6 +18,7 @@ from dataclasses import asdict
 import pyarrow as pa
 import torch
 
+from musicgen.engine.device_errors import is_broken_cuda, retried_with_memory
 from musicgen.engine.engine import Engine
 from musicgen.engine.request import Request
 from pipeline import ledger
@@ -30,7 +31,7 @@ from pipeline.replica.clip_rows import ClipRowBuilder
 from pipeline.replica.decode_loop import DecodeLoop
 from pipeline.replica.finisher import Finisher
 from pipeline.replica.messages import ClipStatus, ReplicaSettings
-from pipeline.replica.model import is_broken_cuda, load_model, pick_device, pick_dtype
+from pipeline.replica.model import load_model, pick_device, pick_dtype
 from pipeline.replica.task import ClipState, ClipTask, RayTask, TaskTable, request_of
 from pipeline.replica.watchdog import Watchdog
 from pipeline.storage import open_storage
@@ -212,10 +213,14 @@ class ReplicaWorker:
 
     def _request(self, task: ClipTask) -> Request:
         """What the engine needs for a clip; text and audio are encoded here."""
+
+        def encode() -> Request:
+            with self.model.beside_the_engine():
+                return request_of(task, self.model)
+
         watching = self._watchdog.watching("conditioning", [task.spec.clip_id])
-        beside = self.model.beside_the_engine()
-        with watching, self.times.beside("conditioning_s"), beside:
-            return request_of(task, self.model)
+        with watching, self.times.beside("conditioning_s"):
+            return retried_with_memory(encode)
 
     def _generate(self) -> None:
         self.loop.run(self.closed)

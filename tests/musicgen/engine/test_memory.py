@@ -3,13 +3,17 @@
 import os
 import subprocess
 import sys
+import weakref
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from musicgen.conditioning.fuser import ClipConditions
+from musicgen.engine import prefill
 from musicgen.engine.engine import Engine, EngineOptions, Request
+from musicgen.engine.kv_cache import Cache, grown
 from musicgen.engine.linear import has_fast_bf16
 from musicgen.registry import row_bytes
 from tests.musicgen.toy import KINDS, Kind, run, toy_kind
@@ -59,6 +63,41 @@ def test_a_text_longer_than_64_tokens_widens_the_cross_attention_once() -> None:
     for n_text in (130, 100, 192):
         run(engine, [Request("a", conditions(32, n_text, "text"), 5, 1)])
         assert held_bytes(engine) - before == 4 * (2 * lm.cfg.n_layers * 32 * (192 - 64) * 4)
+
+
+def test_a_text_that_does_not_fit_leaves_layers_that_the_next_one_grows(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Only one layer's old cells are held beside the new ones, also when growth fails half-way."""
+    engine = Engine(toy_kind("text", dim=32), EngineOptions(slots=1, max_frames=10))
+    expected = run(engine, [Request("a", conditions(32, 100, "text"), 5, 1)])["a"].codes
+    held: list[weakref.ref[torch.Tensor]] = []
+
+    def grow(cache: Cache, *given: Any) -> Cache:
+        assert all(old() is None for old in held)
+        if len(held) == 1 and room == 0:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        held.append(weakref.ref(cache.keys))
+        return grown(cache, *given)
+
+    engine = Engine(toy_kind("text", dim=32), EngineOptions(slots=1, max_frames=10))
+    monkeypatch.setattr(prefill, "grown", grow)
+    room = 0
+    with pytest.raises(torch.OutOfMemoryError):
+        run(engine, [Request("a", conditions(32, 100, "text"), 5, 1)])
+    engine.reset()
+    room = 1
+    found = run(engine, [Request("a", conditions(32, 100, "text"), 5, 1)])["a"].codes
+    assert len(held) == len(engine.state.cross_caches)
+    assert torch.equal(found, expected)
+
+
+def test_a_slot_counts_the_longest_text() -> None:
+    cfg = toy_kind("text", dim=32).cfg
+    short, long = (row_bytes(cfg, "fp32", longest_text=longest) for longest in (False, True))
+    assert long - short == 2 * cfg.n_layers * 32 * (512 - 64) * 4
+    prefix = toy_kind("melody", dim=32).cfg
+    assert row_bytes(prefix, "fp32", longest_text=True) == row_bytes(prefix, "fp32")
 
 
 def figures(code: str) -> list[float]:

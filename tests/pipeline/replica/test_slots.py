@@ -13,7 +13,6 @@ from pipeline.replica import slots as module
 from pipeline.replica.slots import (
     AUTO_SLOTS_ON_CPU,
     auto_slots,
-    is_out_of_memory,
     make_engine,
     smaller_engine,
 )
@@ -82,12 +81,3 @@ def test_an_engine_that_ran_out_of_memory_shrinks_until_it_fits(
 def test_a_model_that_does_not_fit_with_one_slot_says_so() -> None:
     with pytest.raises(torch.OutOfMemoryError):
         make_engine(Gpu(room=0), config(4))  # type: ignore[arg-type]
-
-
-def test_out_of_memory_is_told_from_other_errors() -> None:
-    assert is_out_of_memory(torch.OutOfMemoryError("CUDA out of memory"))
-    assert is_out_of_memory(MemoryError())
-    with pytest.raises(RuntimeError) as caught:
-        torch.empty(1 << 60)
-    assert is_out_of_memory(caught.value)
-    assert not is_out_of_memory(RuntimeError("shapes do not match"))

@@ -2,6 +2,7 @@
 
 import pytest
 
+from pipeline.ledger.extras import NO_EXTRAS
 from pipeline.planning.clips import DeadLetter
 from pipeline.prepare.prepared import Prepared, PreparedClip
 from pipeline.replica.messages import ClipStatus
@@ -14,7 +15,7 @@ LETTER = SPEC.dead_letter("prepare", ValueError("broken"))
 def begun(table: TaskTable, *rows: Prepared) -> RayTask:
     """A Ray task whose rows are in the table."""
     ray_task = RayTask()
-    ray_task.tasks = [ClipTask(row, {}, ray_task) for row in rows]
+    ray_task.tasks = [ClipTask(row, NO_EXTRAS, ray_task) for row in rows]
     table.begin(ray_task)
     for task in ray_task.tasks:
         if isinstance(task.prepared, DeadLetter):

@@ -4,6 +4,7 @@ import json
 import logging
 import re
 import time
+import weakref
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -15,10 +16,13 @@ import torch
 from manifests.audio_file import decode_reference
 from manifests.identity import retake_seed
 from manifests.reader import Manifest
+from musicgen.codec.codec import CompressionModel
 from musicgen.engine.engine import Engine
+from musicgen.model import MusicGen
 from pipeline import ledger
 from pipeline.audio.encode import read_comment
 from pipeline.config_file import load_config
+from pipeline.ledger.extras import NO_EXTRAS
 from pipeline.ledger.id_set import NO_IDS, DoneSet
 from pipeline.ledger.lease import Lease
 from pipeline.planning.clips import PlannedClip
@@ -87,7 +91,7 @@ def prepared_rows(spec: PlanSpec, info: Any) -> list[tuple[PreparedClip, dict[st
     expander, nothing = Expander(spec), Selection(DoneSet(NO_IDS, NO_IDS))
     reader = ReferenceReader(spec, info)
     return [
-        (reader.prepare(item), {})
+        (reader.prepare(item), NO_EXTRAS)
         for row_group in spec.manifest.row_groups
         for first_row, batch in spec.manifest.read_row_group(row_group)
         for number, raw in enumerate(spec.manifest.raw_rows(batch), start=first_row)
@@ -115,7 +119,7 @@ def break_the_codec_once(worker: ReplicaWorker, monkeypatch: pytest.MonkeyPatch)
     """The first clip to be decoded fails, the others do not."""
     decode, broken = worker.model.decode, iter([True])
 
-    def fail_once(codes: Any) -> Any:
+    def fail_once(codes: Any, _: int | None) -> Any:
         if next(broken, False):
             raise RuntimeError("the codec broke")
         return decode(codes)
@@ -240,7 +244,7 @@ def test_a_clip_that_holds_nan_is_made_again_and_never_kept(
     worker, rows, storage, _ = start(tmp_path, max_retakes=1, qc_action="keep")
     decode, broken = worker.model.decode, iter([True])
 
-    def nan_once(codes: Any) -> Any:
+    def nan_once(codes: Any, _: int | None) -> Any:
         wav = decode(codes)
         return wav * float("nan") if next(broken, False) else wav
 
@@ -339,6 +343,69 @@ def test_out_of_memory_halves_the_slots_and_loses_nothing(
     assert clips.keys() == {row["id"] for row in SEEDED}
     for name, clip in clips.items():
         assert clip["audio_sha256"] == alone[name]["audio_sha256"]
+
+
+def test_the_old_caches_are_free_before_the_smaller_engine_is_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    step, make_engine = Engine.step, MusicGen.make_engine
+    old: list[weakref.ref[torch.Tensor]] = []
+
+    def too_big(engine: Engine) -> Any:
+        keys = engine.state.caches[0].keys  # as a frame deep in a step holds them
+        if engine.n_rows == 8 and engine.n_steps == 5:
+            old.extend(weakref.ref(cache.keys) for cache in engine.state.caches)
+            raise torch.OutOfMemoryError("CUDA out of memory") from RuntimeError(str(keys.shape))
+        return step(engine)
+
+    def make_one(model: MusicGen, slots: int) -> Engine:
+        assert [keys() for keys in old] == [None] * len(old)
+        return make_engine(model, slots)
+
+    monkeypatch.setattr(Engine, "step", too_big)
+    monkeypatch.setattr(MusicGen, "make_engine", make_one)
+    clips, letters, _ = make(tmp_path, SEEDED, slots=4)
+
+    assert old
+    assert letters == {}
+    assert clips.keys() == {row["id"] for row in SEEDED}
+
+
+@pytest.mark.parametrize("times", [1, 2, 3])
+def test_a_codec_without_memory_is_tried_again_and_then_in_pieces(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, times: int
+) -> None:
+    decode, asked = CompressionModel.decode, []
+
+    def too_big(model: CompressionModel, codes: torch.Tensor, **given: Any) -> torch.Tensor:
+        asked.append(given["piece_frames"])
+        if len(asked) <= times:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+        return decode(model, codes, **given)
+
+    monkeypatch.setattr(CompressionModel, "decode", too_big)
+    clips, letters, _ = make(tmp_path, ROWS[:2], slots=1)
+
+    assert asked[: times + 1] == [None, None, 200, None][: times + 1]
+    assert len(clips) == (1 if times == 3 else 2)
+    assert [letter["stage"] for letter in letters.values()] == ["encode"] * (times == 3)
+
+
+def test_a_text_without_memory_is_encoded_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_request, asked = MusicGen.make_request, []
+
+    def too_big(model: MusicGen, clip: Any) -> Any:
+        asked.append(clip)
+        if len(asked) == 1:
+            raise RuntimeError("CUDA error: out of memory")
+        return make_request(model, clip)
+
+    monkeypatch.setattr(MusicGen, "make_request", too_big)
+    clips, letters, _ = make(tmp_path, ROWS[:2])
+
+    assert (len(asked), len(clips), letters) == (3, 2, {})
 
 
 def test_a_clip_that_does_not_fit_alone_fails_and_the_others_go_on(
