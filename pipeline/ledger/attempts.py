@@ -21,8 +21,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
 
-from pipeline.ledger.parts import list_parts
-from pipeline.ledger.reader import PartCache, clips_of_run, dead_letters_of_run
+from pipeline.ledger.commits import ActorCommits
 from pipeline.storage import THREADS, ObjectNotFoundError, Storage, StorageError
 
 FOLDER = "attempts"
@@ -75,6 +74,7 @@ class Attempt:
         deaths: How many processes of this actor in a row died without committing a clip.
         last_words: The reason that the process recorded before it ended itself.
         ended: Why it ended in order; None while it runs, and if it died.
+        earlier: Names of the actor's processes before this one, the oldest first.
     """
 
     replica: str
@@ -86,6 +86,7 @@ class Attempt:
     deaths: int = 0
     last_words: str | None = None
     ended: str | None = None
+    earlier: tuple[str, ...] = ()
 
     def to_json(self) -> bytes:
         return json.dumps(asdict(self), sort_keys=True).encode()
@@ -93,7 +94,7 @@ class Attempt:
     @classmethod
     def from_json(cls, data: bytes) -> Attempt:
         said = json.loads(data)
-        lists = {name: tuple(said[name]) for name in ("clips", "suspects")}
+        lists = {name: tuple(said[name]) for name in ("clips", "suspects", "earlier")}
         return cls(**(said | lists))
 
 
@@ -115,7 +116,13 @@ def next_attempt(
     """
     suspects = tuple(clip for clip in dead.suspects if not is_settled(clip))
     successor = replace(
-        dead, replica=replica, node=identity.node, clips=(), alone=False, suspects=suspects
+        dead,
+        replica=replica,
+        node=identity.node,
+        clips=(),
+        alone=False,
+        suspects=suspects,
+        earlier=(*dead.earlier, dead.replica),
     )
     if dead.ended or identity.seconds_left(dead.node) is not None:
         return replace(successor, ended=None, last_words=None)
@@ -133,12 +140,12 @@ class AttemptLog:
     there if the process dies.
 
     Attributes:
-        letters: Ids of the clips whose dead letter this run had committed before the process began.
+        commits: What the processes of this actor have committed in this run.
     """
 
-    def __init__(self, storage: Storage, path: str, now: Attempt, letters: frozenset[str]) -> None:
+    def __init__(self, storage: Storage, path: str, now: Attempt, commits: ActorCommits) -> None:
         self._storage, self._path, self._now = storage, path, now
-        self.letters = letters
+        self.commits = commits
         self._lock = threading.Lock()
 
     @classmethod
@@ -152,19 +159,19 @@ class AttemptLog:
                 committing a clip.
         """
         path = path_of(run_id, identity.name)
-        dead, letters = read_attempt(storage, path), frozenset[str]()
+        dead = read_attempt(storage, path)
+        earlier = () if dead is None else (*dead.earlier, dead.replica)
+        commits = ActorCommits(storage, run_id, earlier)
         now = Attempt(replica, identity.node)
         if dead is not None:
-            clips, letters = (
-                clips_of_run(storage, run_id, PartCache()),
-                dead_letters_of_run(storage, run_id),
-            )
-            parts = list_parts(storage, "clips", run_id)
-            committed = any(f"-{dead.replica}-" in info.path for info in parts)
             now = next_attempt(
-                dead, replica, identity, lambda c: c in letters or clips.contains(c), committed
+                dead,
+                replica,
+                identity,
+                lambda c: c in commits.letters or commits.contains(c),
+                dead.replica in commits.made_clips,
             )
-        log = cls(storage, path, now, letters)
+        log = cls(storage, path, now, commits)
         log._write()
         if dead is not None and now.deaths >= max_deaths:
             reason = dead.last_words or UNKNOWN_REASON
