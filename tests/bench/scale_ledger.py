@@ -5,8 +5,9 @@
 - `commit_lookup_ms_1e3`, `commit_lookup_ms_1e6`: what a replica spends per Ray task on finding out
   what is committed already, when the run has that many clips and an earlier process of its actor,
   which made all of them, still publishes now and then.
-- `overhead_ms_per_clip`: processor time of all processes of a job of 100 000 clips on Ray, from the
-  start of Ray to its end, per clip. Only the engine, the codec, loudness and encoding are replaced.
+- `overhead_ms_per_clip`: processor time of all processes of a job of 100 000 clips on Ray (driver,
+  Ray's own, prepare pool, replica) between the first admission and the last commit, per clip. Only
+  the engine, T5, the codec, loudness and encoding are replaced; the start-up is left out.
 
     python -m tests.bench.scale_ledger [--clips 100000]
 """
@@ -16,7 +17,6 @@ import json
 import shutil
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -25,28 +25,24 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline import job
 from pipeline.config_file import load_config
-from pipeline.ledger.clip_row import ClipRow
 from pipeline.ledger.commits import ActorCommits
 from pipeline.ledger.parts import new_replica_id, part_path
 from pipeline.ledger.schema import clip_schema, encode_part
 from pipeline.storage import Storage, open_storage
 from tests.bench.fake_replica import FakeReplica
-
-__all__ = ["measure"]
+from tests.bench.processes import processor_time
+from tests.pipeline.outputs import clip
 
 RUN = "20260101T000000-abcdef"
 PART_CLIPS = 256
 BLOCK_ROWS = 8  # clips of a Ray task
 TASKS = 1_024  # of which the mean is taken: 32 parts of its own come with them
 LATE_PARTS = 4  # of the earlier process meanwhile
-SAMPLE_S = 0.2
-assert ClipRow
 
 
 def measure(n_clips: int = 100_000) -> dict[str, float]:
@@ -101,8 +97,6 @@ class _Parts:
     table: pa.Table = field(init=False)
 
     def __post_init__(self) -> None:
-        from tests.pipeline.outputs import clip
-
         schema = clip_schema(pa.schema([]), "files")
         self.table = pa.Table.from_pylist([clip("one")] * PART_CLIPS, schema=schema)
 
@@ -131,7 +125,7 @@ def overhead(n_clips: int, **settings: Any) -> dict[str, float]:
     Args:
         settings: Flags of the job.
     """
-    with _folder() as folder, _processor_time() as spent:
+    with _folder() as folder, processor_time() as spent:
         rows = range(n_clips)
         manifest = {
             "id": [f"clip{i:07d}" for i in rows],
@@ -152,63 +146,14 @@ def overhead(n_clips: int, **settings: Any) -> dict[str, float]:
         finally:
             job.Replica = real  # type: ignore[misc]
         assert (summary.clips, summary.failed) == (n_clips, 0)
+    times = summary.tally.times
+    began = times.first_admission
+    assert began is not None
     return {
-        "cpu_ms_per_clip": spent.total_s / n_clips * 1e3,
-        "driver_cpu_ms_per_clip": spent.driver_s / n_clips * 1e3,
-        "window_ms_per_clip": summary.tally.times.window_s / n_clips * 1e3,
+        "cpu_ms_per_clip": spent.between(began, began + times.window_s) / n_clips * 1e3,
+        "wall_ms_per_clip": times.window_s / n_clips * 1e3,
         "startup_s": summary.startup_s,
     }
-
-
-class _Spent:
-    """Processor time of this process and of all that it starts, ended ones too."""
-
-    def __init__(self) -> None:
-        self._by_process: dict[tuple[int, float], float] = {}
-        self._began_s = self._own_s()
-        self.driver_s = 0.0
-
-    @staticmethod
-    def _own_s() -> float:
-        return time.process_time()
-
-    def look(self) -> None:
-        """Reads the clocks of the processes that run now."""
-        for process in psutil.Process().children(recursive=True):
-            try:
-                times = process.cpu_times()
-                self._by_process[process.pid, process.create_time()] = times.user + times.system
-            except psutil.NoSuchProcess:
-                continue
-        self.driver_s = self._own_s() - self._began_s
-
-    @property
-    def total_s(self) -> float:
-        """Of all of them."""
-        return self.driver_s + sum(self._by_process.values())
-
-    @property
-    def by_process(self) -> list[float]:
-        """Of each child."""
-        return sorted(self._by_process.values(), reverse=True)
-
-
-@contextmanager
-def _processor_time() -> Iterator[_Spent]:
-    spent, over = _Spent(), threading.Event()
-
-    def watch() -> None:
-        while not over.wait(SAMPLE_S):
-            spent.look()
-
-    watching = threading.Thread(target=watch, daemon=True)
-    watching.start()
-    try:
-        yield spent
-    finally:
-        over.set()
-        watching.join()
-        spent.look()
 
 
 @contextmanager
