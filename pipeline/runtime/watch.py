@@ -124,7 +124,8 @@ class Watch:
         for status, replica, times in read_statuses(batch):
             if status.status == "fatal":
                 raise _fatal(status)
-            tally.times.update(replica, times)
+            if times is not None:
+                tally.times.update(replica, times)
             tally.failed += status.status == "letter"
             tally.clips += status.status in ("clip", "known")
             tally.audio_s += status.audio_s or 0.0
