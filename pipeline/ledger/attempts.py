@@ -9,6 +9,8 @@ dead one was working on.
   run one by one.
 * Where a single clip was in work, the death counts against its row. After two such deaths the row
   is not tried again (quarantine).
+* A living process writes its record again and again (`beat`), also when nothing else changes. The
+  driver ends one whose record stays as it is: see `runtime.silence`.
 * The end of a run, a drain and the loss of a node are no such deaths: a record belongs to one run,
   a drained replica says so in its record, and the record of a lost node is not counted.
 """
@@ -16,10 +18,12 @@ dead one was working on.
 from __future__ import annotations
 
 import json
+import os
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
 
 from pipeline.ledger.commits import ActorCommits
 from pipeline.storage import THREADS, ObjectNotFoundError, Storage, StorageError
@@ -29,6 +33,14 @@ QUARANTINE = "quarantine"  # stage of a dead letter
 DEATHS_ALONE = 2  # a row is kept out after so many deaths while it was the only one in work
 UNKNOWN_REASON = "killed, or crashed in native code"  # the reason where a process recorded none
 GROUPS = 8  # suspects run again in so many groups
+
+
+BEATS_PER_TIMEOUT = 5  # how often a process says that it lives, within --hang-timeout-s
+
+
+def beat_s(hang_timeout_s: float) -> float:
+    """Seconds from one word of a living process to the next."""
+    return hang_timeout_s / BEATS_PER_TIMEOUT
 
 
 class RepeatedDeathsError(RuntimeError):
@@ -75,6 +87,9 @@ class Attempt:
         last_words: The reason that the process recorded before it ended itself.
         ended: Why it ended in order; None while it runs, and if it died.
         earlier: Names of the actor's processes before this one, the oldest first.
+        pid: Of the process on its node.
+        started_ticks: When the process started, as Linux counts it: pids are used again.
+        beats: How often it has said that it lives; 0 for one that does not say so.
     """
 
     replica: str
@@ -87,6 +102,9 @@ class Attempt:
     last_words: str | None = None
     ended: str | None = None
     earlier: tuple[str, ...] = ()
+    pid: int = 0
+    started_ticks: int = 0
+    beats: int = 0
 
     def to_json(self) -> bytes:
         return json.dumps(asdict(self), sort_keys=True).encode()
@@ -123,6 +141,9 @@ def next_attempt(
         alone=False,
         suspects=suspects,
         earlier=(*dead.earlier, dead.replica),
+        pid=0,
+        started_ticks=0,
+        beats=0,
     )
     if dead.ended or identity.seconds_left(dead.node) is not None:
         return replace(successor, ended=None, last_words=None)
@@ -171,6 +192,8 @@ class AttemptLog:
                 lambda c: c in commits.letters or commits.contains(c),
                 dead.replica in commits.made_clips,
             )
+        pid = os.getpid()
+        now = replace(now, pid=pid, started_ticks=started_ticks(pid) or 0)
         log = cls(storage, path, now, commits)
         log._write()
         if dead is not None and now.deaths >= max_deaths:
@@ -197,6 +220,10 @@ class AttemptLog:
         death counts against a row only where that row ran alone."""
         alone = self._now.alone and tuple(clips) == self._now.clips
         self._write(clips=tuple(clips) or self._now.clips, alone=alone, last_words=words)
+
+    def beat(self) -> None:
+        """Says that the process lives."""
+        self._write(beats=self._now.beats + 1)
 
     def end(self, why: str) -> None:
         """Records that the process ends in order, so that no clip is suspected."""
@@ -234,6 +261,22 @@ def read_attempts(storage: Storage, run_id: str) -> dict[str, Attempt]:
             zip(paths, pool.map(lambda path: read_attempt(storage, path), paths), strict=True)
         )
     return {path: attempt for path, attempt in found.items() if attempt is not None}
+
+
+def blame_silent(storage: Storage, path: str, silent: Attempt, words: str) -> Attempt:
+    """Records in the place of a process why the driver is about to end it."""
+    blamed = replace(silent, last_words=words)
+    storage.put(path, blamed.to_json(), sync=False)
+    return blamed
+
+
+def started_ticks(pid: int) -> int | None:
+    """When a process of this machine started; None where there is none, or no Linux."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return None
+    return int(stat.rpartition(")")[2].split()[19])
 
 
 def forget_attempts(storage: Storage, run_id: str) -> None:
