@@ -20,6 +20,7 @@ from pipeline.planning.scan import Plan
 from pipeline.storage import Storage, redact
 from pipeline.telemetry.progress import Tally
 from pipeline.telemetry.timing import RunTimes
+from pipeline.telemetry.words import counted
 
 State = Literal["running", "done", "drained", "failed", "interrupted"]
 _PACKAGES = ("musicgen-batch", "ray", "torch", "torchaudio", "transformers", "pyarrow")
@@ -81,6 +82,30 @@ class RunSummary:
         then the exit code is 3."""
         outcomes = self.plan.outcomes
         return outcomes["standing"] + outcomes["refused"] + self.failed
+
+    def facts(self) -> dict[str, Any]:
+        """For programs, as `run --json` prints them; `done`, `failed` and `audio_seconds` are those
+        of the run's record."""
+        return {
+            "run_id": self.run_id,
+            "output": self.output,
+            "state": "drained" if self.drained else "done",
+            "drained": self.drained,
+            "exit_code": self.exit_code,
+            "rows": self.plan.n_rows,
+            "pending": self.plan.pending,
+            "done": self.clips,
+            "failed": self.failed,
+            "left": self.left,
+            "done_before": self.plan.outcomes["done"],
+            "dead_letters_standing": self.dead_letters_standing,
+            "audio_seconds": self.audio_s,
+            "wall_s": self.tally.wall_s,
+            "startup_s": self.startup_s,
+            "clips_uri": self.clips_uri,
+            "failed_uri": self.failed_uri,
+            "report_uri": self.report_uri,
+        }
 
     @property
     def exit_code(self) -> int:
@@ -191,18 +216,22 @@ class Status:
     def text(self) -> str:
         """For people."""
         lines = [
-            f"{self.clips} clips, {self.audio_s:.1f} s of audio in {self.parts} parts; "
-            f"{self.dead_letters} dead letters stand, {self.quarantined} of them in quarantine"
+            f"{counted(self.clips, 'clip')}, {self.audio_s:.1f} s of audio in "
+            f"{counted(self.parts, 'part')}; {counted(self.dead_letters, 'dead letter')} "
+            f"{'stands' if self.dead_letters == 1 else 'stand'}, {self.quarantined} of them in "
+            "quarantine"
         ]
         if self.suspects:
-            lines.append(f"{self.suspects} rows were in hand when a replica died; they run apart")
+            rows = counted(self.suspects, "row")
+            lines.append(f"{rows} in hand when a replica died; such rows run apart")
         run = self.last_run
         if run is not None:
             left = run["pending"] - run["done"] - run["failed"]
             lines.append(
                 f"run {run['run_id']}: {run['state']}, started {run['started_at']}, last heard of "
-                f"{run['updated_at']}; {run['done']} clips made, {run['failed']} failed, "
-                f"{left} left, {run['audio_seconds']:.1f} s of audio in {run['wall_s']:.0f} s"
+                f"{run['updated_at']}; {counted(run['done'], 'clip')} made, "
+                f"{run['failed']} failed, {left} left, {run['audio_seconds']:.1f} s of audio in "
+                f"{run['wall_s']:.0f} s"
             )
             lines += _busy(run.get("timing") or {})
         return "\n".join(lines)

@@ -11,6 +11,7 @@ from typing import Any
 import click
 
 from manifests.reader import ManifestError
+from pipeline.cli.speech import warn
 from pipeline.config import ConfigError
 from pipeline.ledger.lease import LeaseHeldError, LeaseLostError
 from pipeline.ledger.schema import SchemaError
@@ -24,11 +25,6 @@ _BAD_INPUT, _FATAL = (
 )
 
 
-def say(text: str) -> None:
-    """Tells people something; results go to stdout, this goes to stderr."""
-    click.echo(text, err=True)
-
-
 def errors_to_exit_codes(command: Callable[..., None]) -> Callable[..., None]:
     """What is wrong with the input, the lease or the store becomes a message and an exit code."""
 
@@ -39,13 +35,13 @@ def errors_to_exit_codes(command: Callable[..., None]) -> Callable[..., None]:
         except click.exceptions.Exit:
             raise
         except KeyboardInterrupt:
-            say("interrupted: what is committed stands; the same command goes on from there")
+            warn("interrupted: what is committed stands; the same command goes on from there")
             raise click.exceptions.Exit(EXIT_CRASH) from None
         except Exception as error:
             found = exit_code_of(error)
             if found is None:
                 raise  # a bug: its traceback is what helps
-            say(f"error: {found[1]}")
+            warn(f"error: {found[1]}")
             raise click.exceptions.Exit(found[0]) from error
 
     return wrapped

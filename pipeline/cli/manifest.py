@@ -1,15 +1,18 @@
 """`musicgen-batch manifest build | check`: from a table of prompts to a manifest without faults."""
 
 from collections.abc import Callable
+from dataclasses import asdict
 from typing import Any
 
 import click
 
 from manifests.schema import RowIssue
-from pipeline.cli.errors import EXIT_BAD_INPUT, errors_to_exit_codes, say
+from pipeline.cli.errors import EXIT_BAD_INPUT, errors_to_exit_codes
 from pipeline.cli.options import reference_options, reference_policy, storage_pairs
+from pipeline.cli.speech import answer, speech_options, verbose_option, wants_json, warn
 from pipeline.config import check_location
 from pipeline.ledger.schema import RESERVED_COLUMNS
+from pipeline.telemetry.words import counted
 
 _SHOWN = 100  # issues printed; the rejects file holds all
 
@@ -29,7 +32,7 @@ def _shared_options(command: Callable[..., None]) -> Callable[..., None]:
         metavar="KEY=VALUE",
         help="fsspec option, e.g. endpoint_url=http://localhost:7480; no credentials.",
     )
-    return extra(storage(command))
+    return extra(storage(speech_options(verbose_option(command))))
 
 
 @click.group()
@@ -66,10 +69,20 @@ def build(
     )
     if built.out_uri is None:
         _complain(source, built.column_faults, built.issues)
-        say(f"{target} was not written; mend {source} and build again")
+        warn(f"{target} was not written; mend {source} and build again")
+        if wants_json():
+            answer("", _faults(built.column_faults, built.issues) | {"target": None})
         raise click.exceptions.Exit(EXIT_BAD_INPUT)
     extras = f", extra columns: {', '.join(built.extra_columns)}" if built.extra_columns else ""
-    click.echo(f"{target}: {built.n_rows} rows, {built.n_clips} clips{extras}")
+    facts = {
+        "target": built.out_uri,
+        "rows": built.n_rows,
+        "clips": built.n_clips,
+        "extra_columns": list(built.extra_columns),
+        "ok": True,
+    }
+    held = f"{counted(built.n_rows, 'row')}, {counted(built.n_clips, 'clip')}"
+    answer(f"{target}: {held}{extras}", facts)
 
 
 @manifest.command(
@@ -125,20 +138,41 @@ def check(
         rejects_uri=rejects or f"{source.rstrip('/')}.rejects.parquet",
     )
     if report.ok:
-        click.echo(f"{source}: {report.n_rows} rows, {report.n_clips} clips, no errors")
+        held = f"{counted(report.n_rows, 'row')}, {counted(report.n_clips, 'clip')}"
+        facts = {"source": source, "rows": report.n_rows, "clips": report.n_clips, "ok": True}
+        answer(f"{source}: {held}, no errors", facts)
         return
     _complain(source, report.column_faults, report.issues)
     if report.rejects_uri:
-        say(f"{report.n_rejected} of {report.n_rows} rows rejected; see {report.rejects_uri}")
+        rows = counted(report.n_rows, "row")
+        warn(f"{report.n_rejected} of {rows} rejected; see {report.rejects_uri}")
     if report.rejects_fault:
-        say(f"{report.rejects_fault}; name another place with --rejects")
+        warn(f"{report.rejects_fault}; name another place with --rejects")
+    if wants_json():
+        found = {
+            "source": source,
+            "rows": report.n_rows,
+            "clips": report.n_clips,
+            "rejected": report.n_rejected,
+            "rejects": report.rejects_uri,
+        }
+        answer("", found | _faults(report.column_faults, report.issues))
     raise click.exceptions.Exit(EXIT_BAD_INPUT)
+
+
+def _faults(column_faults: tuple[str, ...], issues: tuple[RowIssue, ...]) -> dict[str, Any]:
+    """What is wrong, for programs: all of it."""
+    return {
+        "ok": False,
+        "column_faults": list(column_faults),
+        "issues": [asdict(issue) | {"message": issue.message} for issue in issues],
+    }
 
 
 def _complain(source: str, column_faults: tuple[str, ...], issues: tuple[RowIssue, ...]) -> None:
     for fault in column_faults:
-        say(f"{source}: {fault}")
+        warn(f"{source}: {fault}")
     for issue in issues[:_SHOWN]:
-        say(issue.message)
+        warn(issue.message)
     if len(issues) > _SHOWN:
-        say(f"... and {len(issues) - _SHOWN} more")
+        warn(f"... and {len(issues) - _SHOWN} more")

@@ -5,26 +5,41 @@ from typing import Literal
 import click
 
 from pipeline.cli.errors import errors_to_exit_codes
+from pipeline.cli.speech import answer, speech_options, verbose_option
+from pipeline.telemetry.words import counted
 
 
 @click.command(epilog="Example: musicgen-batch models --slots 32")
 @click.option("--slots", type=click.IntRange(1), default=8, help="Clips in flight. [default: 8]")
+@speech_options
+@verbose_option
 def models(slots: int) -> None:
     """List the released models: names, sizes, licence, and the memory that they need."""
     from musicgen.registry import FAMILY
 
-    click.echo(
-        f"{'name':22}{'hub id':36}{'parameters':>11}  {'fp16 GB':>7}  {'fp32 GB':>7}  licence"
-    )
+    lines = [f"{'name':22}{'hub id':36}{'parameters':>11}  {'fp16 GB':>7}  {'fp32 GB':>7}  licence"]
+    facts = []
     for name, member in FAMILY.items():
         half, full = (
             member.memory_bytes(dtype=dtype, slots=slots) / 1e9 for dtype in ("fp16", "fp32")
         )
-        click.echo(
+        lines.append(
             f"{name:22}{member.hub_id:36}{member.n_parameters / 1e6:>9.0f} M  {half:>7.1f}  "
             f"{full:>7.1f}  {member.licence}"
         )
-    click.echo(f"memory: weights and caches of the language model with {slots} slots")
+        facts.append(
+            {
+                "name": name,
+                "hub_id": member.hub_id,
+                "parameters": member.n_parameters,
+                "fp16_bytes": round(half * 1e9),
+                "fp32_bytes": round(full * 1e9),
+                "licence": member.licence,
+            }
+        )
+    held = counted(slots, "slot")
+    lines.append(f"memory: weights and caches of the language model with {held}")
+    answer("\n".join(lines), {"slots": slots, "models": facts})
 
 
 @click.command(
@@ -47,6 +62,8 @@ Examples:
 @click.option("--text-encoder", help="T5 for a checkpoint that holds none: folder or hub id.")
 @click.option("--codec", help="EnCodec for a checkpoint that holds none: folder or hub id.")
 @click.option("--style-encoder", help="MERT for a style checkpoint: folder or hub id.")
+@speech_options
+@verbose_option
 @errors_to_exit_codes
 def convert(
     source: str,
@@ -67,4 +84,6 @@ def convert(
 
     wanted = ModelSource(source, revision, text_encoder, codec, style_encoder)
     info = convert_checkpoint(wanted, target, dtype=dtype)
-    click.echo(f"{target}: {info.kind} model, {info.layout} layout, weights {info.weights_hash}")
+    made = f"{target}: {info.kind} model, {info.layout} layout, weights {info.weights_hash}"
+    facts = {"kind": info.kind, "layout": info.layout, "weights_hash": info.weights_hash}
+    answer(made, {"target": target} | facts)

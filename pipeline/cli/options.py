@@ -15,6 +15,8 @@ from pipeline.config import REPEATED_FLAGS, SETTINGS, JobConfig, flag_of, refuse
 
 F = TypeVar("F", bound=Callable[..., Any])
 
+SHORT_FLAGS = {"verbose": ("-v",)}
+
 
 def job_options(command: F) -> F:
     """Adds a flag for every setting of JobConfig.
@@ -137,7 +139,8 @@ def _option(name: str, field: FieldInfo) -> Callable[[F], F]:
         return click.option(flag, name, multiple=True, metavar=metavar, help=help_text)
     kind = _plain_type(field.annotation)
     if kind is bool:
-        return click.option(f"{flag}/--no-{flag[2:]}", name, default=None, help=help_text)
+        short = SHORT_FLAGS.get(name, ())
+        return click.option(f"{flag}/--no-{flag[2:]}", *short, name, default=None, help=help_text)
     return click.option(flag, name, type=kind, default=None, help=help_text)
 
 

@@ -1,6 +1,5 @@
 """The command line: `musicgen-batch ...`. Nothing heavy is imported before the input is checked."""
 
-import json
 import logging
 import os
 import sys
@@ -8,15 +7,17 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pipeline.cli.errors import errors_to_exit_codes, say
+from pipeline.cli.errors import errors_to_exit_codes
 from pipeline.cli.manifest import manifest
 from pipeline.cli.models import convert, models
 from pipeline.cli.options import JobCommand, given_flags, job_options, local_option
+from pipeline.cli.speech import answer, is_quiet, say, speech_options, wants_json, warn
 from pipeline.cli.submit import submit
 from pipeline.cli.upkeep import compact, continued_config, gc, report, status, verify
 from pipeline.config import JobConfig
 from pipeline.config_file import load_config
 from pipeline.storage import Storage, open_storage
+from pipeline.telemetry.words import counted
 
 if TYPE_CHECKING:
     from pipeline.run_record import RunSummary
@@ -54,6 +55,7 @@ Examples:
 )
 @job_options
 @local_option
+@speech_options
 @errors_to_exit_codes
 def run(config: str | None, **flags: Any) -> None:
     """Make every clip of a manifest that the output does not hold yet."""
@@ -69,6 +71,7 @@ Example:
 )
 @job_options
 @local_option
+@speech_options
 @errors_to_exit_codes
 def retry(config: str | None, **flags: Any) -> None:
     """Try again only the rows whose dead letter stands.
@@ -87,9 +90,9 @@ Examples:
 """,
 )
 @job_options
-@click.option("--json", "as_json", is_flag=True, help="Print the counts as JSON.")
+@speech_options
 @errors_to_exit_codes
-def plan(config: str | None, as_json: bool, **flags: Any) -> None:
+def plan(config: str | None, **flags: Any) -> None:
     """Count what a run would do and how long it may take; loads no model, writes nothing.
 
     Without --output every clip counts as still to make. Settings that are not given are those of
@@ -97,7 +100,7 @@ def plan(config: str | None, as_json: bool, **flags: Any) -> None:
     """
     from pipeline import job
     from pipeline.planning.scan import describe_plan
-    from pipeline.telemetry.progress import clock
+    from pipeline.telemetry.words import clock
 
     given = given_flags(flags)
     if "output" in given or config is not None:
@@ -106,17 +109,15 @@ def plan(config: str | None, as_json: bool, **flags: Any) -> None:
         settings = load_config(config, given | {"output": "memory://nothing-yet"})
     planned = job.plan(settings)
     found, seconds = planned.plan, planned.estimated_s
-    if as_json:
-        counts = {"rows": found.n_rows, "pending_audio_s": found.pending_audio_s}
-        click.echo(json.dumps(counts | dict(found.outcomes) | {"estimated_s": seconds}))
-        return
-    click.echo(describe_plan(found))
-    for letter in found.letters[:20]:
-        click.echo(f"  would fail: {letter.message}")
+    counts = {"rows": found.n_rows, "pending_audio_s": found.pending_audio_s}
+    lines = [describe_plan(found)]
+    lines += [f"  would fail: {letter.message}" for letter in found.letters[:20]]
     if seconds is None:
-        click.echo("time: unknown until a run on this output has finished")
+        lines.append("time: unknown until a run on this output has finished")
     else:
-        click.echo(f"time: about {clock(seconds)} with {settings.cluster.replicas} replicas")
+        replicas = counted(settings.cluster.replicas, "replica")
+        lines.append(f"time: about {clock(seconds)} with {replicas}")
+    answer("\n".join(lines), counts | dict(found.outcomes) | {"estimated_s": seconds})
 
 
 def _make(config: JobConfig, *, retry: bool) -> None:
@@ -126,21 +127,26 @@ def _make(config: JobConfig, *, retry: bool) -> None:
         os.environ.setdefault("RAY_ENABLE_AUTO_CONNECT", "0")
     from pipeline import job
 
-    summary = job.run(config, retry=retry, say=say, progress=sys.stderr)
-    if summary.drained:
+    progress = None if is_quiet() else sys.stderr
+    summary = job.run(config, retry=retry, say=say, progress=progress)
+    if wants_json():
+        answer("", summary.facts())
+    elif summary.drained:
         say(_words_of_drained(summary))
-    else:
+    elif not is_quiet():
         storage = open_storage(config.run.output, config.run.storage_options)
-        click.echo(_closing_words(summary, storage))
+        answer(_closing_words(summary, storage), {})
+    elif summary.dead_letters_standing:
+        warn(_words_of_dead_letters(summary))
     if summary.exit_code:
         raise click.exceptions.Exit(summary.exit_code)
 
 
 def _words_of_drained(summary: "RunSummary") -> str:
     return (
-        f"drained ({summary.drained}): {summary.clips} of {summary.plan.pending} clips are "
-        f"committed in {summary.clips_uri}, {summary.failed} failed, {summary.left} are left; the "
-        "same command goes on from there"
+        f"drained ({summary.drained}): {summary.clips} of "
+        f"{counted(summary.plan.pending, 'clip')} made, in {summary.clips_uri}; "
+        f"{summary.failed} failed, {summary.left} left; the same command goes on from there"
     )
 
 
@@ -149,20 +155,26 @@ def _closing_words(summary: "RunSummary", storage: Storage) -> str:
     lines = []
     if summary.plan.pending:
         lines.append(
-            f"{tally.clips} clips, {tally.audio_s:.1f} s of audio in {tally.wall_s:.1f} s: "
-            f"{tally.rate:.2f} audio-seconds per second (start-up {summary.startup_s:.1f} s)"
+            f"{counted(tally.clips, 'clip')} made, {tally.failed} failed, "
+            f"{tally.audio_s:.1f} s of audio in {tally.wall_s:.1f} s: {tally.rate:.2f} "
+            f"audio-seconds per second after a start-up of {summary.startup_s:.1f} s"
         )
     elif not summary.plan.letters:
         lines.append("nothing to make: every clip is done or stands as a dead letter")
     if summary.dead_letters_standing:
         lines += _failures(storage)
-        lines.append(
-            f"{summary.dead_letters_standing} dead letters of this manifest stand (one per row or "
-            f"take): see {summary.failed_uri}, mend them, then `musicgen-batch retry`"
-        )
+        lines.append(_words_of_dead_letters(summary))
     lines.append(f"dataset: {summary.clips_uri}")
     lines.append(f"look and listen: {summary.report_uri}")
     return "\n".join(lines)
+
+
+def _words_of_dead_letters(summary: "RunSummary") -> str:
+    n = summary.dead_letters_standing
+    return (
+        f"{counted(n, 'dead letter')} of this manifest {'stands' if n == 1 else 'stand'} (one per "
+        f"row or take): see {summary.failed_uri}, mend the rows, then `musicgen-batch retry`"
+    )
 
 
 def _failures(storage: Storage) -> list[str]:

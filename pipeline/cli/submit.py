@@ -13,13 +13,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from pipeline import ledger
-from pipeline.cli.errors import (
-    EXIT_BAD_INPUT,
-    EXIT_CRASH,
-    errors_to_exit_codes,
-    say,
-)
+from pipeline.cli.errors import EXIT_BAD_INPUT, EXIT_CRASH, errors_to_exit_codes
 from pipeline.cli.options import JobCommand, flags_of, given_flags, job_options
+from pipeline.cli.speech import answer, is_quiet, say, speech_options, wants_json, warn
 from pipeline.config import EXIT_DRAINED, ConfigError, JobConfig, secret_names
 from pipeline.config_file import load_config
 
@@ -82,6 +78,7 @@ cluster's nodes need them (a Kubernetes Secret, an instance role, the environmen
 )
 @click.option("--detach", is_flag=True, help="Print the id and return; do not follow the job.")
 @job_options
+@speech_options
 @errors_to_exit_codes
 def submit(
     address: str | None,
@@ -114,11 +111,14 @@ def submit(
         raise ConfigError(f"the cluster did not take the job: {error}") from error
     watch = Watch(client, run_id, _dashboard(address))
     if detach:
-        click.echo(run_id)
+        answer(run_id, {"job": run_id, "address": watch.address})
         say(watch.hints)
         return
     say(f"job {run_id} is on {watch.address}")
-    raise click.exceptions.Exit(watch.exit_code())
+    code = watch.exit_code()
+    if wants_json():
+        answer("", {"job": run_id, "address": watch.address, "exit_code": code})
+    raise click.exceptions.Exit(code)
 
 
 def entrypoint(executable: str, config: JobConfig) -> str:
@@ -207,7 +207,7 @@ class Watch:
         try:
             return code_of(self._end())
         except KeyboardInterrupt:
-            say(f"the job goes on; {self.hints}")
+            warn(f"the job goes on; {self.hints}")
             return EXIT_CRASH
 
     def _end(self) -> "JobDetails":
@@ -222,7 +222,7 @@ class Watch:
                 asyncio.run(self._follow())
             except (OSError, RuntimeError) as error:
                 if time.monotonic() - heard > PATIENCE_S:
-                    say(f"{self.address} has not answered for {PATIENCE_S:g} s; {self.hints}")
+                    warn(f"{self.address} has not answered for {PATIENCE_S:g} s; {self.hints}")
                     raise click.exceptions.Exit(EXIT_CRASH) from error
             time.sleep(POLL_S)
 
@@ -237,7 +237,8 @@ class Watch:
         """Prints what is new in a piece of the log that begins at character `start`."""
         new = text[max(self.n_shown - start, 0) :]
         if new:
-            click.echo(new, nl=False)
+            if not is_quiet():
+                click.echo(new, nl=False, err=wants_json())
             self.n_shown = start + len(text)
 
 
@@ -245,19 +246,19 @@ def code_of(details: "JobDetails") -> int:
     """Our exit code for the end of a job, with a word where it is not the driver's own."""
     code, status = details.driver_exit_code, str(details.status)
     if status == "STOPPED":
-        say("the job was stopped: what is committed stands; the same command goes on from there")
+        warn("the job was stopped: what is committed stands; the same command goes on from there")
         return EXIT_DRAINED
     if code is None:
-        say(f"the job ended as {status} before its driver did: {details.message}")
+        warn(f"the job ended as {status} before its driver did: {details.message}")
         return EXIT_CRASH
     if code == COMMAND_NOT_FOUND:
-        say(
+        warn(
             f"the head node does not know the command ({details.entrypoint.split()[0]}); install "
             "musicgen-batch there, or name its path with --executable"
         )
         return EXIT_BAD_INPUT
     if code not in OUR_CODES:
-        say(f"the driver ended with {code}: a signal, or the head node ran out of memory")
+        warn(f"the driver ended with {code}: a signal, or the head node ran out of memory")
         return EXIT_CRASH
     return int(code)
 

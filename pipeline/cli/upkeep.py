@@ -1,6 +1,5 @@
 """Commands on an output that exists: status, verify, compact, gc, report."""
 
-import json
 from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
@@ -8,12 +7,14 @@ from typing import Any
 import click
 
 from manifests.reader import Manifest
-from pipeline.cli.errors import EXIT_CRASH, errors_to_exit_codes, say
+from pipeline.cli.errors import EXIT_CRASH, errors_to_exit_codes
 from pipeline.cli.options import storage_pairs
+from pipeline.cli.speech import answer, say, speech_options, verbose_option, wants_json, warn
 from pipeline.config import ConfigError, JobConfig, check_location
 from pipeline.config_file import inherited_settings, load_config
 from pipeline.ledger.id_set import NO_IDS, Ids
 from pipeline.storage import Storage, StorageError, open_storage
+from pipeline.telemetry.words import counted
 
 OUTPUT_FOLDERS = ("clips", "failed", "runs", "lease")
 
@@ -35,7 +36,7 @@ def on_output(command: Callable[..., None]) -> Callable[..., None]:
         help="fsspec option, e.g. endpoint_url=http://localhost:7480; no credentials.",
     )
     output = click.option("--output", required=True, help="Root of the dataset.")
-    return output(options(opened))
+    return output(options(speech_options(verbose_option(opened))))
 
 
 def existing_output(output: str, options: dict[str, Any]) -> Storage:
@@ -65,14 +66,13 @@ def continued_config(config: str | None, flags: dict[str, Any]) -> JobConfig:
 
 
 @click.command(epilog="Example: musicgen-batch status --output s3://bucket/music")
-@click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
 @on_output
-def status(storage: Storage, as_json: bool) -> None:
+def status(storage: Storage) -> None:
     """What the output holds and how its last run is doing; reads storage only."""
     from pipeline.run_record import Status, read_status
 
     found: Status = read_status(storage)
-    click.echo(json.dumps(asdict(found)) if as_json else found.text())
+    answer(found.text(), asdict(found))
 
 
 @click.command(epilog="Example: musicgen-batch verify --output out/demo")
@@ -84,12 +84,17 @@ def verify(storage: Storage, fast: bool) -> None:
 
     report = verify_output(storage, deep=not fast)
     for problem in report.problems:
-        say(str(problem))
-    click.echo(
-        f"{report.n_clips} clips in {report.n_parts} parts: {len(report.problems)} problems; "
-        f"benign: {report.n_superseded} superseded clips, {report.n_replaced_parts} replaced "
-        f"parts, {report.n_unreferenced} unreferenced audio objects "
-        f"({report.unreferenced_bytes} bytes), {report.n_leftovers} leftovers"
+        if not wants_json():
+            warn(str(problem))
+    answer(
+        f"{counted(report.n_clips, 'clip')} in {counted(report.n_parts, 'part')}: "
+        f"{counted(len(report.problems), 'problem')}; benign: "
+        f"{counted(report.n_superseded, 'superseded clip')}, "
+        f"{counted(report.n_replaced_parts, 'replaced part')}, "
+        f"{counted(report.n_unreferenced, 'unreferenced audio object')} "
+        f"({counted(report.unreferenced_bytes, 'byte')}), "
+        f"{counted(report.n_leftovers, 'leftover')}",
+        asdict(report) | {"ok": report.ok},
     )
     if not report.ok:
         raise click.exceptions.Exit(EXIT_CRASH)
@@ -117,10 +122,12 @@ def compact(storage: Storage, prune: bool, manifest: str | None, wait: bool) -> 
     with _lease(storage, wait, "compact") as lease:
         wanted = NO_IDS if manifest is None else _wanted(storage, manifest)
         done = maintain.compact(storage, lease, prune=prune, wanted=wanted)
-    click.echo(
-        f"{done.n_parts_before} parts became {done.n_parts_after}; dropped "
-        f"{done.n_doubled_dropped} doubled, {done.n_superseded_dropped} superseded clips, "
-        f"{done.n_letters_dropped} dead letters"
+    answer(
+        f"{counted(done.n_parts_before, 'part')} became {done.n_parts_after}; dropped "
+        f"{counted(done.n_doubled_dropped, 'doubled clip')}, "
+        f"{counted(done.n_superseded_dropped, 'superseded clip')}, "
+        f"{counted(done.n_letters_dropped, 'dead letter')}",
+        asdict(done),
     )
 
 
@@ -140,9 +147,11 @@ def gc(storage: Storage, min_age_s: float, wait: bool) -> None:
 
     with _lease(storage, wait, "gc") as lease:
         done = maintain.gc(storage, lease, min_age_s=min_age_s)
-    click.echo(
-        f"removed {done.n_audio} audio objects ({done.audio_bytes} bytes), "
-        f"{done.n_leftovers} leftovers, {done.n_leases} ended leases"
+    answer(
+        f"removed {counted(done.n_audio, 'audio object')} "
+        f"({counted(done.audio_bytes, 'byte')}), {counted(done.n_leftovers, 'leftover')}, "
+        f"{counted(done.n_leases, 'ended lease')}",
+        asdict(done),
     )
 
 
@@ -163,7 +172,8 @@ def report(storage: Storage, sample: int, seed: int, embed: bool) -> None:
 
     page = build_report(storage, sample=sample, seed=seed, embed=embed)
     storage.put("report.html", page.encode())
-    click.echo(storage.uri("report.html"))
+    where = storage.uri("report.html")
+    answer(where, {"report": where})
 
 
 def _wanted(storage: Storage, manifest: str) -> Ids:

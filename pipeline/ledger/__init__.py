@@ -4,9 +4,7 @@ from pipeline.ledger.id_set import DoneSet, pack_ids
 from pipeline.ledger.parts import UnreadablePartError, list_parts, new_replica_id, new_run_id
 from pipeline.ledger.reader import (
     SETTLED,
-    PartCache,
     check_schema,
-    clips_of_run,
     committed_ids,
     dead_letters_of_run,
     read_clips,
@@ -24,12 +22,10 @@ __all__ = [
     "FAILED_SCHEMA",
     "SETTLED",
     "DoneSet",
-    "PartCache",
     "SchemaError",
     "UnreadablePartError",
     "check_schema",
     "clip_schema",
-    "clips_of_run",
     "committed_ids",
     "dead_letters_of_run",
     "list_parts",

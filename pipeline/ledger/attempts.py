@@ -9,6 +9,8 @@ dead one was working on.
   run one by one.
 * Where a single clip was in work, the death counts against its row. After two such deaths the row
   is not tried again (quarantine).
+* A living process writes its record again and again (`beat`), also when nothing else changes. The
+  driver ends one whose record stays as it is: see `runtime.silence`.
 * The end of a run, a drain and the loss of a node are no such deaths: a record belongs to one run,
   a drained replica says so in its record, and the record of a lost node is not counted.
 """
@@ -16,13 +18,14 @@ dead one was working on.
 from __future__ import annotations
 
 import json
+import os
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
 
-from pipeline.ledger.parts import list_parts
-from pipeline.ledger.reader import PartCache, clips_of_run, dead_letters_of_run
+from pipeline.ledger.commits import ActorCommits
 from pipeline.storage import THREADS, ObjectNotFoundError, Storage, StorageError
 
 FOLDER = "attempts"
@@ -30,6 +33,14 @@ QUARANTINE = "quarantine"  # stage of a dead letter
 DEATHS_ALONE = 2  # a row is kept out after so many deaths while it was the only one in work
 UNKNOWN_REASON = "killed, or crashed in native code"  # the reason where a process recorded none
 GROUPS = 8  # suspects run again in so many groups
+
+
+BEATS_PER_TIMEOUT = 5  # how often a process says that it lives, within --hang-timeout-s
+
+
+def beat_s(hang_timeout_s: float) -> float:
+    """Seconds from one word of a living process to the next."""
+    return hang_timeout_s / BEATS_PER_TIMEOUT
 
 
 class RepeatedDeathsError(RuntimeError):
@@ -75,6 +86,10 @@ class Attempt:
         deaths: How many processes of this actor in a row died without committing a clip.
         last_words: The reason that the process recorded before it ended itself.
         ended: Why it ended in order; None while it runs, and if it died.
+        earlier: Names of the actor's processes before this one, the oldest first.
+        pid: Of the process on its node.
+        started_ticks: When the process started, as Linux counts it: pids are used again.
+        beats: How often it has said that it lives; 0 for one that does not say so.
     """
 
     replica: str
@@ -86,6 +101,10 @@ class Attempt:
     deaths: int = 0
     last_words: str | None = None
     ended: str | None = None
+    earlier: tuple[str, ...] = ()
+    pid: int = 0
+    started_ticks: int = 0
+    beats: int = 0
 
     def to_json(self) -> bytes:
         return json.dumps(asdict(self), sort_keys=True).encode()
@@ -93,7 +112,7 @@ class Attempt:
     @classmethod
     def from_json(cls, data: bytes) -> Attempt:
         said = json.loads(data)
-        lists = {name: tuple(said[name]) for name in ("clips", "suspects")}
+        lists = {name: tuple(said[name]) for name in ("clips", "suspects", "earlier")}
         return cls(**(said | lists))
 
 
@@ -115,7 +134,16 @@ def next_attempt(
     """
     suspects = tuple(clip for clip in dead.suspects if not is_settled(clip))
     successor = replace(
-        dead, replica=replica, node=identity.node, clips=(), alone=False, suspects=suspects
+        dead,
+        replica=replica,
+        node=identity.node,
+        clips=(),
+        alone=False,
+        suspects=suspects,
+        earlier=(*dead.earlier, dead.replica),
+        pid=0,
+        started_ticks=0,
+        beats=0,
     )
     if dead.ended or identity.seconds_left(dead.node) is not None:
         return replace(successor, ended=None, last_words=None)
@@ -133,12 +161,12 @@ class AttemptLog:
     there if the process dies.
 
     Attributes:
-        letters: Ids of the clips whose dead letter this run had committed before the process began.
+        commits: What the processes of this actor have committed in this run.
     """
 
-    def __init__(self, storage: Storage, path: str, now: Attempt, letters: frozenset[str]) -> None:
+    def __init__(self, storage: Storage, path: str, now: Attempt, commits: ActorCommits) -> None:
         self._storage, self._path, self._now = storage, path, now
-        self.letters = letters
+        self.commits = commits
         self._lock = threading.Lock()
 
     @classmethod
@@ -152,19 +180,21 @@ class AttemptLog:
                 committing a clip.
         """
         path = path_of(run_id, identity.name)
-        dead, letters = read_attempt(storage, path), frozenset[str]()
+        dead = read_attempt(storage, path)
+        earlier = () if dead is None else (*dead.earlier, dead.replica)
+        commits = ActorCommits(storage, run_id, earlier)
         now = Attempt(replica, identity.node)
         if dead is not None:
-            clips, letters = (
-                clips_of_run(storage, run_id, PartCache()),
-                dead_letters_of_run(storage, run_id),
-            )
-            parts = list_parts(storage, "clips", run_id)
-            committed = any(f"-{dead.replica}-" in info.path for info in parts)
             now = next_attempt(
-                dead, replica, identity, lambda c: c in letters or clips.contains(c), committed
+                dead,
+                replica,
+                identity,
+                lambda c: c in commits.letters or commits.contains(c),
+                dead.replica in commits.made_clips,
             )
-        log = cls(storage, path, now, letters)
+        pid = os.getpid()
+        now = replace(now, pid=pid, started_ticks=started_ticks(pid) or 0)
+        log = cls(storage, path, now, commits)
         log._write()
         if dead is not None and now.deaths >= max_deaths:
             reason = dead.last_words or UNKNOWN_REASON
@@ -190,6 +220,10 @@ class AttemptLog:
         death counts against a row only where that row ran alone."""
         alone = self._now.alone and tuple(clips) == self._now.clips
         self._write(clips=tuple(clips) or self._now.clips, alone=alone, last_words=words)
+
+    def beat(self) -> None:
+        """Says that the process lives."""
+        self._write(beats=self._now.beats + 1)
 
     def end(self, why: str) -> None:
         """Records that the process ends in order, so that no clip is suspected."""
@@ -227,6 +261,22 @@ def read_attempts(storage: Storage, run_id: str) -> dict[str, Attempt]:
             zip(paths, pool.map(lambda path: read_attempt(storage, path), paths), strict=True)
         )
     return {path: attempt for path, attempt in found.items() if attempt is not None}
+
+
+def blame_silent(storage: Storage, path: str, silent: Attempt, words: str) -> Attempt:
+    """Records in the place of a process why the driver is about to end it."""
+    blamed = replace(silent, last_words=words)
+    storage.put(path, blamed.to_json(), sync=False)
+    return blamed
+
+
+def started_ticks(pid: int) -> int | None:
+    """When a process of this machine started; None where there is none, or no Linux."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return None
+    return int(stat.rpartition(")")[2].split()[19])
 
 
 def forget_attempts(storage: Storage, run_id: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -11,6 +12,8 @@ import numpy.typing as npt
 ID_BYTES = 16
 Ids = npt.NDArray[np.bytes_]
 NO_IDS: Ids = np.empty(0, f"S{ID_BYTES}")
+# Sorted runs of ids are merged up to this length, so that no single addition takes long.
+LONGEST_MERGE = 1 << 17
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,6 +43,44 @@ class DoneSet:
     def has_letters(self, row_keys: Sequence[str]) -> npt.NDArray[np.bool_]:
         """Of which of these rows a dead letter stands."""
         return among(pack_ids(row_keys), self.letters)
+
+
+class GrowingIds:
+    """A set of ids that grows. Safe for several threads.
+
+    It is a list of sorted runs, each more than twice as long as the next, as in a log-structured
+    merge tree: an id is merged at most log2(LONGEST_MERGE) times, and a look is a binary search in
+    each run. Runs of LONGEST_MERGE ids stay as they are: a million ids are 8 of them.
+    """
+
+    def __init__(self) -> None:
+        self._runs: tuple[Ids, ...] = ()  # replaced as a whole, so that readers need no lock
+        self._lock = threading.Lock()
+
+    def __len__(self) -> int:
+        return sum(len(run) for run in self._runs)
+
+    @property
+    def n_runs(self) -> int:
+        """How many sorted runs a look searches."""
+        return len(self._runs)
+
+    def add(self, ids: Ids) -> None:
+        """Adds ids; those that are in it already do no harm."""
+        if not len(ids):
+            return
+        with self._lock:
+            runs, new = list(self._runs), np.sort(ids)
+            while runs and len(runs[-1]) <= 2 * len(new) and len(runs[-1]) < LONGEST_MERGE:
+                new = np.sort(np.concatenate([runs.pop(), new]), kind="stable")
+            self._runs = (*runs, new)
+
+    def among(self, ids: Ids) -> npt.NDArray[np.bool_]:
+        """Which `ids` are in it."""
+        found = np.zeros(len(ids), bool)
+        for run in self._runs:
+            found |= among(ids, run)
+        return found
 
 
 def pack_ids(ids: Sequence[str]) -> Ids:

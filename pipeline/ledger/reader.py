@@ -49,8 +49,6 @@ class PartKeys:
     created_us: Times
 
 
-PartCache = dict[str, PartKeys]
-
 # Stage of a row in failed/ that cancels an earlier dead letter, because its clip is committed.
 SETTLED = "settled"
 
@@ -144,24 +142,6 @@ def _refuse_new_extras(where: str, fixed: Mapping[str, pa.Field], extras: pa.Sch
 
 
 # --- reading
-
-
-def clips_of_run(storage: Storage, run_id: str, cache: PartCache) -> DoneSet:
-    """The clips that one run has committed so far, without dead letters.
-
-    Args:
-        storage: root of the output.
-        run_id: the run.
-        cache: filled with what was read, so that the next call reads only new parts.
-    """
-
-    def read(info: ObjectInfo) -> PartKeys:
-        if info.path not in cache:
-            cache[info.path] = _read_keys(storage, info, with_rows=False)
-        return cache[info.path]
-
-    parts = map_parts(storage, "clips", read, run_id)
-    return DoneSet(np.unique(np.concatenate([NO_IDS, *(part.clips for part in parts)])), NO_IDS)
 
 
 def dead_letters_of_run(storage: Storage, run_id: str) -> frozenset[str]:

@@ -11,10 +11,12 @@ import logging
 import tarfile
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
 from pipeline import ledger
@@ -103,6 +105,14 @@ class Committed:
         ]
 
 
+class KnownIds(Protocol):
+    """Tells which clips are committed."""
+
+    def contains_many(self, clip_ids: Sequence[str]) -> npt.NDArray[np.bool_]:
+        """Which of these clips are committed."""
+        ...
+
+
 class PartWriter:
     """Collects finished clips and dead letters, and publishes them as parts.
 
@@ -134,7 +144,8 @@ class PartWriter:
         self._run_id, self._replica = run_id, replica
         self._audio, self._format, self._limits = audio, audio_format, limits
         self._pending = _Pending()
-        self._seq = 0
+        # Both kinds of parts are numbered without gaps, which `ledger.commits` relies on.
+        self._seq, self._failed_seq = 0, 0
         self.committed = Committed()
 
     def __len__(self) -> int:
@@ -179,45 +190,58 @@ class PartWriter:
             return 0.0
         return max(0.0, pending.since + limits.max_age_s - time.monotonic())
 
-    def commit(self, done: ledger.DoneSet) -> None:
-        """Publishes what waits as one part, without the clips that another process of this run has
-        committed since (Ray starts a replica anew when it cannot reach the old one).
+    def commit(self, done: KnownIds) -> list[str]:
+        """Publishes what waits as one part, without the clips that an earlier process of this actor
+        has committed since (Ray starts a replica anew when it cannot reach the old one).
+
+        Args:
+            done: What has been committed.
+
+        Returns:
+            Ids of the clips that this commit has added.
 
         Raises:
             StorageError, LeaseLostError: Nothing is committed that readers could see half of, and
                 whoever resumes makes the rows again.
         """
         pending, self._pending = self._pending, _Pending()
-        pending.clips = [clip for clip in pending.clips if not done.contains(clip.row.clip_id)]
+        known = done.contains_many([clip.row.clip_id for clip in pending.clips])
+        pending.clips = [
+            clip for clip, is_known in zip(pending.clips, known, strict=True) if not is_known
+        ]
         if not len(pending):
-            return
+            return []
         started = time.monotonic()
         self._guard()
-        name = (self._run_id, self._replica, self._seq)
+        part = f"{self._run_id}-{self._replica}-{self._seq:06d}"
         if pending.clips:
             rows = self._write_audio(pending.clips)
             self._guard()
             extras = [clip.extras for clip in pending.clips]
             table = append_extras(pa.Table.from_pylist(rows, self._own), extras, self._schema)
-            ledger.write_clip_part(self._storage, table, *name)
+            ledger.write_clip_part(self._storage, table, self._run_id, self._replica, self._seq)
+            self._seq += 1
         if pending.dead_letters:
             failed = [row.as_columns() for row in pending.dead_letters]
             table = pa.Table.from_pylist(failed, schema=ledger.FAILED_SCHEMA)
-            ledger.write_dead_letter_part(self._storage, table, *name)
+            ledger.write_dead_letter_part(
+                self._storage, table, self._run_id, self._replica, self._failed_seq
+            )
+            self._failed_seq += 1
         self.committed.add(pending)
         log.info(
             line(
                 "committed",
                 run=self._run_id,
                 replica=self._replica,
-                part=f"{self._run_id}-{self._replica}-{self._seq:06d}",
+                part=part,
                 clips=len(pending.clips),
                 failed=len(pending.dead_letters),
                 bytes=pending.n_bytes,
                 seconds=time.monotonic() - started,
             )
         )
-        self._seq += 1
+        return [clip.row.clip_id for clip in pending.clips]
 
     def _write_audio(self, clips: list[_PendingClip]) -> list[dict[str, Any]]:
         """Puts the audio where the mode wants it; the rows of the clips with our columns."""

@@ -53,7 +53,7 @@ class ClipSpec:
 
     def to_json(self) -> str:
         """For the way from the prepare pool to a replica."""
-        return json.dumps(asdict(self))
+        return json.dumps(vars(self) | {"params": vars(self.params)})
 
     @classmethod
     def from_json(cls, text: str) -> "ClipSpec":

@@ -19,6 +19,7 @@ from manifests.schema import ROLES, parse_row, resolve_uri
 from pipeline.ledger.id_set import NO_IDS, DoneSet, Ids, pack_ids
 from pipeline.planning.clips import DeadLetter, PlannedClip
 from pipeline.planning.expand import Expander, Outcome, PlanSpec, Selection
+from pipeline.telemetry.words import counted
 
 SCAN_ROWS = 2_000
 SCAN_THREADS = 16
@@ -83,7 +84,7 @@ def wanted_clips(spec: PlanSpec) -> Ids:
 def describe_plan(plan: Plan, retry: bool = False) -> str:
     """One line for people: what stands, and what is left to do."""
     o = plan.outcomes
-    parts = [f"{o['pending']} clips to make ({plan.pending_audio_s:.1f} s of audio)"]
+    parts = [f"{counted(o['pending'], 'clip')} to make ({plan.pending_audio_s:.1f} s of audio)"]
     parts.append(f"{o['done']} already done")
     if o["standing"]:
         parts.append(f"{o['standing']} skipped, they failed before (`retry` tries them again)")
@@ -91,7 +92,7 @@ def describe_plan(plan: Plan, retry: bool = False) -> str:
         parts.append(f"{o['refused']} refused now")
     if retry:
         parts.append(f"{o['unasked']} not asked for")
-    return f"{plan.n_rows} rows: " + ", ".join(parts)
+    return f"{counted(plan.n_rows, 'row')}: " + ", ".join(parts)
 
 
 def _count(plan: Plan, results: Iterator[tuple[Outcome, PlannedClip | DeadLetter | None]]) -> None:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 
 from pipeline import ledger
-from pipeline.ledger.attempts import ActorIdentity, AttemptLog
+from pipeline.ledger.attempts import ActorIdentity, AttemptLog, beat_s
 from pipeline.ledger.lease import asks_to_drain
 from pipeline.prepare.prepared import from_table
 from pipeline.replica.messages import ClipStatus, ReplicaSettings, status_table
@@ -74,13 +74,18 @@ class Replica:
         return status_table(ray_task.statuses, self.worker.name, self.worker.times)
 
     def _watch_for_drain(self) -> None:
-        """Waits until the run drains, or the node goes away."""
+        """Waits until the run drains, or the node goes away, and says meanwhile that this process
+        lives."""
         config, generation = self.settings.config, self.settings.lease_generation
         storage = open_storage(config.run.output, config.run.storage_options)
         interval_s = max(1.0, config.cluster.replicas / LOOKS_PER_S)
+        next_beat = 0.0
         while not self._is_over():
             time.sleep(interval_s)
             try:
+                if time.monotonic() >= next_beat:
+                    self.attempts.beat()
+                    next_beat = time.monotonic() + beat_s(config.run.hang_timeout_s)
                 left_s = self.identity.seconds_left(self.identity.node)
                 if left_s is not None:
                     return self._leave_node(min(config.run.drain_s, left_s / 2))

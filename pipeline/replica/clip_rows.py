@@ -6,6 +6,7 @@ import posixpath
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
+from functools import cache
 from importlib.metadata import version
 from typing import Any
 
@@ -41,18 +42,16 @@ class ClipRowBuilder:
 
     def provenance(self, engine_rows: int) -> Provenance:
         """How clips are made here, in a batch of that many rows."""
-        kind = torch.cuda.get_device_name(0) if self.device == "cuda" else platform.machine()
-        versions = {name: version(name) for name in _PACKAGES}
         return Provenance(
             model=self.info.name,
             weights_hash=self.info.weights_hash,
             weights_revision=self.info.revision,
             weights_licence=self.info.weights_licence,
             dtype=self.dtype,
-            device=f"{self.device}:{kind}",
+            device=f"{self.device}:{_hardware(self.device)}",
             threads=self.config.engine.threads_per_replica,
             engine_rows=engine_rows,
-            versions=json.dumps(versions, sort_keys=True),
+            versions=_versions(),
         )
 
     def comment(self, task: ClipTask, levelled: Levelled) -> str:
@@ -127,6 +126,18 @@ class ClipRowBuilder:
     def _attempts(self, row_key: str) -> int:
         """How often the row was tried, this time included."""
         return 1 + self.attempts.get(row_key, 0)
+
+
+@cache
+def _versions() -> str:
+    """Versions of the packages that decide the bits, as JSON; reading them takes milliseconds."""
+    return json.dumps({name: version(name) for name in _PACKAGES}, sort_keys=True)
+
+
+@cache
+def _hardware(device: str) -> str:
+    """What computes."""
+    return torch.cuda.get_device_name(0) if device == "cuda" else platform.machine()
 
 
 def _generation(task: ClipTask) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from pipeline.telemetry.timing import ReplicaTimes
 
 LOOK_S = 0.25  # how often clips in the engine are compared with their deadlines
 NAP_S = 0.05
+COMMIT_NAP_S = 0.01  # an empty engine waits for a commit
 
 
 class DecodeObserver(Protocol):
@@ -114,7 +115,7 @@ class DecodeLoop:
         if self._observer.drained_at is not None:
             time.sleep(NAP_S if block else 0)
             return
-        while self.engine.has_room and self._observer.may_admit(len(self.tasks)):
+        while self.engine.has_room and not self._must_wait(block):
             try:
                 task, request = self.ready.get(timeout=NAP_S if block else None, block=block)
             except queue.Empty:
@@ -122,6 +123,15 @@ class DecodeLoop:
             block = False
             task.request = request
             self._enter(task)
+
+    def _must_wait(self, block: bool) -> bool:
+        """Whether nothing may enter now; with `block` after a nap, since there is nothing to do
+        until a commit makes room."""
+        if self._observer.may_admit(len(self.tasks)):
+            return False
+        if block:
+            time.sleep(COMMIT_NAP_S)
+        return True
 
     def _enter(self, task: ClipTask) -> None:
         """Submits a clip to the engine."""

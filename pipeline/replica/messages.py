@@ -85,13 +85,16 @@ STATUS_SCHEMA = pa.schema(
 def status_table(
     statuses: Sequence[ClipStatus], replica: str | None = None, times: ReplicaTimes | None = None
 ) -> pa.Table:
-    """Statuses as Ray carries them to the driver, signed with the replica and its times so far."""
-    signed = {"replica": replica, "times": None if times is None else asdict(times)}
-    rows = [asdict(status) | signed for status in statuses]
+    """Statuses as Ray carries them to the driver, signed with the replica and, in the first row,
+    its times so far."""
+    told = None if times is None else asdict(times)
+    rows = [vars(status) | {"replica": replica, "times": None} for status in statuses]
+    if rows:
+        rows[0]["times"] = told
     return pa.Table.from_pylist(rows, schema=STATUS_SCHEMA)
 
 
-def read_statuses(table: pa.Table) -> Iterator[tuple[ClipStatus, str, Mapping[str, Any]]]:
+def read_statuses(table: pa.Table) -> Iterator[tuple[ClipStatus, str, Mapping[str, Any] | None]]:
     """Each status with the replica's name and times, as `status_table` wrote them."""
     for row in table.to_pylist():
         replica, times = row.pop("replica"), row.pop("times")

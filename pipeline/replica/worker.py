@@ -21,7 +21,6 @@ import torch
 from musicgen.engine.device_errors import is_broken_cuda, retried_with_memory
 from musicgen.engine.engine import Engine
 from musicgen.engine.request import Request
-from pipeline import ledger
 from pipeline.ledger.attempts import QUARANTINE, AttemptLog
 from pipeline.ledger.lease import LeaseLostError, holds
 from pipeline.ledger.writer import PartLimits, PartWriter
@@ -90,8 +89,7 @@ class ReplicaWorker:
             self.dtype,
             settings.attempts,
         )
-        self.parts_seen = ledger.PartCache()
-        self._parts_lock = threading.Lock()
+        self._commits = attempts.commits
         self.times = ReplicaTimes()
         self.finisher = Finisher(
             settings, self.model, row_builder, self.writer, self.times, self._take_again
@@ -127,16 +125,18 @@ class ReplicaWorker:
         if not ray_task.tasks:
             ray_task.done.set_result(None)
             return ray_task
-        done = self._done()  # Ray may replay a task after an actor or a node was lost
+        self._commits.look()  # Ray may replay a task after an actor or a node was lost
         self.tasks.begin(ray_task)
+        clips = [task for task in ray_task.tasks if task.is_clip]
+        known = self._commits.contains_many([task.spec.clip_id for task in clips])
         for task in ray_task.tasks:
             if not task.is_clip:
                 self._decoded.put(task)
-                continue
+        for task, is_known in zip(clips, known, strict=True):
             clip_id = task.spec.clip_id
-            if done.contains(clip_id):
+            if is_known:
                 self._settle(task, ClipStatus("known", clip_id))
-            elif clip_id in self.attempts.letters:
+            elif clip_id in self._commits.letters:
                 self._settle(task, ClipStatus("letter", clip_id))
             elif self.tasks.add(task):
                 self._let_in(task)
@@ -175,11 +175,6 @@ class ReplicaWorker:
             self.leave(task, QUARANTINE, refusal)
         elif not self._admission.put(clip_id, task):
             self.hand_back(task)
-
-    def _done(self) -> ledger.DoneSet:
-        """What this run has committed so far, whoever did it; reads only parts not seen before."""
-        with self._parts_lock:
-            return ledger.clips_of_run(self.storage, self.settings.run_id, self.parts_seen)
 
     # --- the threads
 
@@ -243,13 +238,21 @@ class ReplicaWorker:
                 if not self._admission.isolating:
                     self._out(task)
             if finished and (self.writer.due_in_s() == 0.0 or self._waits_only_for_commit()):
-                with self.times.beside("commit_s"):
-                    self.writer.commit(self._done())
-                self.times.committed()
-                for task, status in finished:
-                    self._out(task)
-                    self._settle(task, status)
+                self._commit(finished)
                 finished = []
+
+    def _commit(self, finished: list[tuple[ClipTask, ClipStatus]]) -> None:
+        """Publishes what the writer holds, and settles its rows."""
+        with self.times.beside("commit_s"):
+            self._commits.look()
+            committed = self.writer.commit(self._commits)
+            self._commits.add(committed)
+        self.times.committed()
+        ours = set(committed)
+        for task, status in finished:
+            self._out(task)
+            is_new = status.status != "clip" or task.clip_id in ours
+            self._settle(task, status if is_new else status.as_known())
 
     def _next_decoded(self, parts_wait: bool) -> list[ClipTask] | None:
         """What has left the engine, as many clips as are finished at once; None at the end.

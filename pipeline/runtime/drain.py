@@ -12,7 +12,7 @@ from types import FrameType
 from pipeline.config import JobConfig
 from pipeline.ledger.attempts import read_attempts
 from pipeline.storage import Storage
-from pipeline.telemetry.progress import clock
+from pipeline.telemetry.words import clock
 
 log = logging.getLogger(__name__)
 

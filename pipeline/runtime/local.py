@@ -18,6 +18,7 @@ from typing import TypeVar
 import pyarrow as pa
 
 from pipeline.config import JobConfig
+from pipeline.ledger.attempts import Attempt
 from pipeline.prepare.actor import Prepare, read_rows
 from pipeline.replica.actor import Replica
 from pipeline.replica.messages import lone_identity
@@ -74,6 +75,10 @@ class LocalRuntime:
     def waits_for(self, n_done: int) -> str | None:
         """See `Runtime.waits_for`: threads always have a place."""
         return None
+
+    def end_process(self, attempt: Attempt) -> bool:
+        """See `Runtime.end_process`: threads have no process of their own."""
+        return False
 
     def close(self) -> None:
         """See `Runtime.close`."""

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from pipeline.config import JobConfig, flag_of
+from pipeline.telemetry.words import counted
 
 PREPARE_CPUS = 0.5  # of an actor of the prepare pool
 TASK_CPUS = 0.25  # of a task that reads rows or cuts blocks; one at a time is enough to go on
@@ -240,11 +241,6 @@ def describe_offers(demand: Demand, offers: Iterable[Resources]) -> str:
     if len(said) > MOST_KINDS:
         said[MOST_KINDS:] = [f"{len(said) - MOST_KINDS} other kinds of nodes"]
     return ", ".join(said) or "no node"
-
-
-def counted(n: int, noun: str) -> str:
-    """The number with its noun: 1 node, 2 nodes."""
-    return f"{n} {noun}" if n == 1 else f"{n} {noun}s"
 
 
 def listed(needs: Resources) -> str:

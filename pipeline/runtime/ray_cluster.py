@@ -3,8 +3,14 @@
 import logging
 import math
 import os
+import re
 import socket
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
+from typing import Any
 
 import ray
 from ray.data import DataContext
@@ -16,6 +22,11 @@ from pipeline.runtime.placement import demand_of
 OBJECT_STORE_BYTES = 1 << 30  # of a local Ray; audio never crosses it
 SPARE_CPUS = 2  # of a local Ray, so that tasks that read and cut blocks run side by side
 KNOCK_S = 10.0
+STDERR = 2
+_MANY_PROCESSES = "maximum expected startup concurrency"
+_print_as_ray_does = ray._private.worker.print_to_stdstream  # nothing public chooses the stream
+# [2026-11-28 12:52:09,548 I 28203 28203] logging.cc:303: Set ray log level ...
+_RAYS_LINE = re.compile(rb"\[\S+ \S+ [DIW] \d+ \d+\] (\(\w+\) )?\w+\.cc:\d+: ")
 PACKAGE_PARENT = Path(__file__).resolve().parents[2]
 
 
@@ -54,8 +65,14 @@ def start_ray(config: JobConfig) -> None:
     if not config.run.verbose:
         # Ray's C++ side reports, as an error, a restart hazard at the start of every actor pool.
         os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+        ray._private.worker.print_to_stdstream = _tell
     if ray.is_initialized():
         return
+    with nullcontext() if config.run.verbose else rays_own_lines_left_out():
+        _init(config, level)
+
+
+def _init(config: JobConfig, level: str) -> None:
     if address := os.environ.get("RAY_ADDRESS"):
         _knock(address)
         ray.init(job_config=OwnFolderOnly(), log_to_driver=config.run.verbose, logging_level=level)
@@ -73,6 +90,34 @@ def start_ray(config: JobConfig) -> None:
         log_to_driver=config.run.verbose,
         logging_level=level,
     )
+
+
+@contextmanager
+def rays_own_lines_left_out() -> Iterator[None]:
+    """Leaves out what Ray's C++ side writes to stderr while it starts, such as that its log level
+    was set by the environment. All else appears at the end of the context."""
+    sys.stderr.flush()
+    with tempfile.TemporaryFile() as held:
+        before = os.dup(STDERR)
+        os.dup2(held.fileno(), STDERR)
+        try:
+            yield
+        finally:
+            sys.stderr.flush()
+            os.dup2(before, STDERR)
+            os.close(before)
+            held.seek(0)
+            for said in held:
+                if not _RAYS_LINE.match(said):
+                    os.write(STDERR, said)
+
+
+def _tell(data: dict[str, Any], ignore_prefix: bool) -> None:
+    """Prints what Ray has to say of the cluster: on stderr, where it does not mix with an answer,
+    and without the warning that belongs to each start on a small machine."""
+    lines = [text for text in data.get("lines", []) if _MANY_PROCESSES not in text]
+    if lines:
+        _print_as_ray_does(data | {"lines": lines, "is_err": True}, ignore_prefix)
 
 
 def is_started_here() -> bool:

@@ -15,10 +15,12 @@ import ray
 from ray.data import ActorPoolStrategy
 
 from pipeline.config import JobConfig
+from pipeline.ledger.attempts import Attempt
 from pipeline.prepare.actor import Prepare, read_rows
 from pipeline.runtime.placement import PREPARE_CPUS, TASK_CPUS, demand_of
 from pipeline.runtime.ray_actor_id import ray_actor_identity
 from pipeline.runtime.ray_cluster import gpus_per_replica, is_started_here, start_ray
+from pipeline.runtime.ray_kill import end_process_of
 from pipeline.runtime.ray_nodes import ClusterReader
 from pipeline.runtime.runtime import Work
 from pipeline.runtime.waiting import WaitWatch, check_start
@@ -61,6 +63,10 @@ class RayRuntime:
             return None
         held = self._reader.placed(self._kinds) if cluster.queued else {}
         return self._waits.look(cluster, held, n_done, time.monotonic())
+
+    def end_process(self, attempt: Attempt) -> bool:
+        """See `Runtime.end_process`."""
+        return end_process_of(attempt)
 
     def close(self) -> None:
         """Nothing: Ray ends its actors when the thread that iterates leaves its loop."""

@@ -8,6 +8,7 @@ import pyarrow as pa
 
 from manifests.reader import RowGroup
 from pipeline.ledger import DoneSet
+from pipeline.ledger.attempts import Attempt
 from pipeline.prepare.messages import PrepareSettings
 from pipeline.replica.actor import Replica
 from pipeline.replica.messages import ReplicaSettings
@@ -58,6 +59,11 @@ class Runtime(Protocol):
         Raises:
             ConfigError, NoPlaceError: The work will never have a place.
         """
+        ...
+
+    def end_process(self, attempt: Attempt) -> bool:
+        """Ends the process of a replica that stands still, so that it starts anew. False where it
+        is gone, or can't be ended."""
         ...
 
     def close(self) -> None:

@@ -15,13 +15,13 @@ from pipeline.runtime.placement import (
     Cluster,
     Demand,
     Resources,
-    counted,
     describe_offers,
     offers_to,
     remedies,
     unknown_resources,
     unplaced,
 )
+from pipeline.telemetry.words import counted
 
 log = logging.getLogger(__name__)
 

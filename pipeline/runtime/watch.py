@@ -15,6 +15,7 @@ from pipeline.replica.messages import ClipStatus, read_statuses
 from pipeline.run_record import RunRecord, RunSummary
 from pipeline.runtime.drain import Drain, Leaving
 from pipeline.runtime.runtime import Runtime, Work
+from pipeline.runtime.silence import SilenceWatch, watch_for_silence
 from pipeline.storage import StorageError
 from pipeline.telemetry.progress import ProgressView
 
@@ -67,19 +68,35 @@ class Watch:
         threading.Thread(
             target=_drive, args=(runtime, work, statuses, stop), name="drive", daemon=True
         ).start()
+        is_leaving = threading.Event()  # draining replicas need not say that they live
+        watch_for_silence(
+            SilenceWatch(
+                self.lease.storage,
+                self.summary.run_id,
+                self.config.run.hang_timeout_s,
+                runtime,
+                self.say,
+            ),
+            is_leaving,
+        )
         view = None
         if self.progress is not None:
             view = ProgressView(self.summary.tally, self.config.run.interval_s, self.progress)
         try:
-            self._until_the_end(runtime, statuses, view)
+            self._until_the_end(runtime, statuses, view, is_leaving)
         finally:
+            is_leaving.set()
             stop.set()
             runtime.close()
             if view is not None:
                 view.close()
 
     def _until_the_end(
-        self, runtime: Runtime, statuses: Statuses, view: ProgressView | None
+        self,
+        runtime: Runtime,
+        statuses: Statuses,
+        view: ProgressView | None,
+        is_leaving: threading.Event,
     ) -> None:
         config, drain, tally = self.config, self.drain, self.summary.tally
         last_news = next_record = time.monotonic()
@@ -91,6 +108,7 @@ class Watch:
             if view is not None:
                 view.update()
             if leaving is None and drain.is_due():
+                is_leaving.set()
                 self.say(drain.announcement())
                 self.lease.ask_to_drain()
                 leaving = Leaving(self.lease.storage, self.summary.run_id, now + config.run.drain_s)
@@ -124,7 +142,8 @@ class Watch:
         for status, replica, times in read_statuses(batch):
             if status.status == "fatal":
                 raise _fatal(status)
-            tally.times.update(replica, times)
+            if times is not None:
+                tally.times.update(replica, times)
             tally.failed += status.status == "letter"
             tally.clips += status.status in ("clip", "known")
             tally.audio_s += status.audio_s or 0.0

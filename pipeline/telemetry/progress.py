@@ -6,9 +6,13 @@ from dataclasses import dataclass, field
 from typing import TextIO
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn
+from rich.progress import BarColumn, Progress, TaskID, TextColumn
+from rich.table import Column
 
 from pipeline.telemetry.timing import RunTimes
+from pipeline.telemetry.words import clock, counted
+
+NARROWEST_BAR = 10  # columns; what does not fit beside it is left out of the line
 
 
 @dataclass
@@ -23,42 +27,69 @@ class Tally:
     times: RunTimes = field(default_factory=RunTimes)
 
     @property
+    def left(self) -> int:
+        """Clips that are neither made nor failed."""
+        return self.total - self.clips - self.failed
+
+    @property
     def wall_s(self) -> float:
         """Seconds since the start of the run."""
         return time.monotonic() - self.started
 
     @property
+    def working_s(self) -> float:
+        """Seconds since a clip first entered an engine, so without the start-up; 0 before that."""
+        first = self.times.first_admission
+        return 0.0 if first is None else max(0.0, time.time() - first)
+
+    @property
     def rate(self) -> float:
-        """Seconds of audio generated per second since the start of the run."""
-        return self.audio_s / self.wall_s if self.wall_s > 0 else 0.0
+        """Seconds of audio per second since the first admission."""
+        return self.audio_s / self.working_s if self.working_s > 0 else 0.0
 
     @property
     def eta_s(self) -> float | None:
-        """Estimated seconds until the last row, from the rows per second so far."""
+        """Estimated seconds until the last clip, from the clips per second since the first
+        admission; None before the first commit."""
         ended = self.clips + self.failed
-        if not ended:
+        if not ended or not self.working_s:
             return None
-        return (self.total - ended) * self.wall_s / ended
+        return self.left * self.working_s / ended
+
+    @property
+    def eta(self) -> str:
+        """The same as a clock; ? while unknown."""
+        return "?" if self.eta_s is None else clock(self.eta_s)
 
     def line(self) -> str:
         """The counts in a sentence."""
         if not self.clips + self.failed:
             return (
-                f"0/{self.total} takes, {clock(self.wall_s)} elapsed: replicas start, load the "
-                "model and fill their first part"
+                f"0 of {counted(self.total, 'clip')}, {clock(self.wall_s)} elapsed: replicas "
+                "start, load the model and fill their first part"
             )
-        eta = "?" if self.eta_s is None else clock(self.eta_s)
         return (
-            f"{self.clips + self.failed}/{self.total} takes, {self.clips} clips, "
-            f"{self.audio_s:.1f} s of audio, {self.rate:.2f} audio-s/s, "
-            f"{self.failed} failed, {clock(self.wall_s)} elapsed, ETA {eta}"
+            f"{self.clips} of {counted(self.total, 'clip')} made, {self.failed} failed, "
+            f"{self.left} left, {self.audio_s:.1f} s of audio, {self.rate:.2f} audio-s/s, "
+            f"{clock(self.wall_s)} elapsed, ETA {self.eta}"
         )
 
-
-def clock(seconds: float) -> str:
-    """Seconds as h:mm:ss."""
-    whole = round(seconds)
-    return f"{whole // 3600}:{whole // 60 % 60:02d}:{whole % 60:02d}"
+    def short_line(self, columns: int) -> str:
+        """What fits into so many columns: the counts and the ETA always, the rest as it fits."""
+        if not self.clips + self.failed:
+            parts = [f"0/{self.total}", "starting", clock(self.wall_s)]
+            return "  ".join(parts)
+        parts = [
+            f"{self.clips}/{self.total}",
+            f"{self.failed} failed" if self.failed else "",
+            f"{self.rate:.2f} audio-s/s",
+            clock(self.wall_s),
+            f"ETA {self.eta}",
+        ]
+        for optional in (3, 2, 1):
+            if len("  ".join(filter(None, parts))) > columns:
+                parts[optional] = ""
+        return "  ".join(filter(None, parts))
 
 
 class ProgressView:
@@ -72,19 +103,21 @@ class ProgressView:
         self._task = TaskID(0)
         if self._stream.isatty():
             self._live = Progress(
-                SpinnerColumn(),
-                BarColumn(),
-                TextColumn("{task.description}"),
+                BarColumn(bar_width=None, table_column=Column(ratio=1, min_width=NARROWEST_BAR)),
+                TextColumn("{task.description}", table_column=Column(no_wrap=True)),
                 console=Console(file=self._stream),
+                expand=True,
             )
-            self._task = self._live.add_task("starting", total=tally.total)
+            self._task = self._live.add_task("", total=tally.total)
             self._live.start()
+            self.update()
 
     def update(self) -> None:
         """Brings what is shown up to date, where it is time to."""
         if self._live is not None:
             done = self._tally.clips + self._tally.failed
-            self._live.update(self._task, completed=done, description=self._tally.line())
+            room = self._live.console.width - NARROWEST_BAR - 1
+            self._live.update(self._task, completed=done, description=self._tally.short_line(room))
         elif time.monotonic() >= self._next_line:
             self._next_line = time.monotonic() + self._interval_s
             self._print()

@@ -15,7 +15,7 @@ from transformers import MusicgenForConditionalGeneration
 from musicgen.registry import CODEC_PARAMETERS, FAMILY, T5_PARAMETERS
 from pipeline.cli.root import main as musicgen_batch
 from pipeline.config_file import load_config
-from tests.bench import engine, gpu, machine, pipeline, table
+from tests.bench import engine, gpu, machine, pipeline, scale_ledger, table
 from tests.bench.shapes import SHAPES
 from tests.bench.workers import Inline, Process, Side
 from tests.bench.workload import Workload, batches, longest_first
@@ -208,3 +208,15 @@ def test_the_clips_are_the_same_in_each_round_but_for_their_words() -> None:
     ordered = longest_first(first)
     assert ordered != first
     assert [len(part) for part in batches(ordered, 10)] == [10, 10, 4]
+
+
+def test_a_look_at_what_is_committed_is_timed() -> None:
+    assert scale_ledger.commit_lookup_ms(600, tasks=64) > 0
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_the_overhead_of_a_clip_is_counted_over_all_processes() -> None:
+    found = scale_ledger.overhead(40)
+
+    assert found["cpu_ms_per_clip"] > 0
+    assert found["startup_s"] > 0

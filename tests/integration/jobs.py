@@ -1,6 +1,7 @@
 """Manifests, processes and logs for the integration tests."""
 
 import json
+import logging
 import os
 import re
 import signal
@@ -20,6 +21,8 @@ from pipeline.config_file import load_config
 from pipeline.ledger import verify
 from pipeline.storage import open_storage
 
+log = logging.getLogger(__name__)
+
 EXAMPLES = Path(__file__).parents[2] / "manifests" / "examples"
 READY = r"^(\S+ \S+) INFO replica=\w+ .* ready"  # in the logs of actors
 TINY = {"model": "tiny", "slots": 2, "block_rows": 4, "part_clips": 4, "interval_s": 1.0}
@@ -33,11 +36,16 @@ def write_manifest(path: Path, rows: Sequence[Mapping[str, Any]]) -> Path:
 
 
 def run_in_process(
-    manifest: str | Path, output: str, *, retry: bool = False, **settings: Any
+    manifest: str | Path,
+    output: str,
+    *,
+    retry: bool = False,
+    say: Callable[[str], None] = log.info,
+    **settings: Any,
 ) -> RunSummary:
     """The job as `musicgen-batch run` starts it, on the cluster of the test session."""
     flags = TINY | {"manifest": str(manifest), "output": output} | settings
-    return job.run(load_config(None, flags), retry=retry)
+    return job.run(load_config(None, flags), retry=retry, say=say)
 
 
 def run_here(

@@ -45,7 +45,7 @@ def test_good_rows_beside_bad_ones_are_all_made(job: tuple[Result, Path]) -> Non
     assert problems(output) == []
     assert "Traceback" not in result.output
     assert f"{len(BAD)} dead letters of this manifest stand" in result.output
-    assert "mend them, then `musicgen-batch retry`" in result.output
+    assert "mend the rows, then `musicgen-batch retry`" in result.output
 
 
 @pytest.mark.parametrize("row", BAD, ids=lambda row: row.what)

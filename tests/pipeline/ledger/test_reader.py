@@ -18,7 +18,6 @@ from pipeline.ledger import (
     UnreadablePartError,
     check_schema,
     clip_schema,
-    clips_of_run,
     committed_ids,
     list_parts,
     read_clips,
@@ -76,19 +75,6 @@ def test_a_clip_is_done_when_a_part_names_it(storage: Storage) -> None:
     ]
     assert done.contains(hex_id("a"))
     assert set(read_clips(storage, ["id"])["id"].to_pylist()) == {"a", "b", "c"}
-
-
-def test_a_replayed_task_reads_only_parts_written_since(storage: Storage) -> None:
-    commit(storage, [clip("old")], 0, run_id="20250101T000000-000000")
-    commit(storage, [clip("a")], 0)
-    cache = ledger.PartCache()
-    assert len(clips_of_run(storage, RUN, cache)) == 1
-    commit(storage, [clip("b")], 1)
-    seen = dict(cache)
-    done = clips_of_run(storage, RUN, cache)
-    assert [done.contains(hex_id(name)) for name in ("old", "a", "b")] == [False, True, True]
-    assert len(cache) == 2
-    assert all(cache[path] is keys for path, keys in seen.items())
 
 
 def test_a_part_name_that_another_writer_took_is_an_error(storage: Storage) -> None:

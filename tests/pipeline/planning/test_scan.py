@@ -174,4 +174,4 @@ def test_the_plan_in_words(tmp_path: Path) -> None:
 
     said = describe_plan(plan)
 
-    assert said == "2 rows: 1 clips to make (2.0 s of audio), 0 already done, 1 refused now"
+    assert said == "2 rows: 1 clip to make (2.0 s of audio), 0 already done, 1 refused now"

@@ -5,8 +5,10 @@ import re
 import time
 
 import pytest
+from rich.console import Console
 
-from pipeline.telemetry.progress import ProgressView, Tally, clock
+from pipeline.telemetry.progress import ProgressView, Tally
+from pipeline.telemetry.timing import ReplicaTimes, RunTimes
 
 
 class Terminal(io.StringIO):
@@ -14,26 +16,33 @@ class Terminal(io.StringIO):
         return True
 
 
-@pytest.mark.parametrize(
-    ("seconds", "text"),
-    [(0, "0:00:00"), (59.6, "0:01:00"), (3_725, "1:02:05"), (90_000, "25:00:00")],
-)
-def test_a_clock(seconds: float, text: str) -> None:
-    assert clock(seconds) == text
+def working_for(seconds: float) -> RunTimes:
+    """The times of a run whose first clip entered an engine so long ago."""
+    return RunTimes({"a": ReplicaTimes(first_admission=time.time() - seconds)})
 
 
-def test_the_line_has_counts_speed_failures_and_eta() -> None:
-    tally = Tally(40, clips=9, failed=1, audio_s=50.0, started=time.monotonic() - 100)
+def half_way(**changes: object) -> Tally:
+    """A run of 150 s that has worked for 100 s of them."""
+    told = {
+        "clips": 9, "failed": 1, "audio_s": 50.0,
+        "started": time.monotonic() - 150, "times": working_for(100),
+    }  # fmt: skip
+    return Tally(**{"total": 40} | told | changes)
 
+
+def test_the_line_has_counts_speed_failures_and_eta_from_the_first_admission_on() -> None:
     assert re.fullmatch(
-        r"10/40 takes, 9 clips, 50\.0 s of audio, 0\.50 audio-s/s, 1 failed, "
-        r"0:01:40 elapsed, ETA 0:05:00",
-        tally.line(),
+        r"9 of 40 clips made, 1 failed, 30 left, 50\.0 s of audio, 0\.50 audio-s/s, "
+        r"0:02:30 elapsed, ETA 0:05:00",
+        half_way().line(),
     )
 
 
 def test_before_the_first_commit_it_says_what_is_going_on() -> None:
-    assert "replicas start, load the model" in Tally(40, started=time.monotonic()).line()
+    assert (
+        "0 of 1 clip, 0:00:00 elapsed: replicas start, load the model"
+        in Tally(1, started=time.monotonic()).line()
+    )
 
 
 def test_without_a_terminal_one_line_per_interval() -> None:
@@ -47,14 +56,40 @@ def test_without_a_terminal_one_line_per_interval() -> None:
     assert stream.getvalue().count("progress: ") == 2  # the first and the last
 
 
-def test_on_a_terminal_the_line_is_live() -> None:
-    stream = Terminal()
-    tally = Tally(2, started=time.monotonic())
-    view = ProgressView(tally, interval_s=30.0, stream=stream)
+def test_what_does_not_fit_is_left_out_but_never_the_counts_and_the_eta() -> None:
+    tally = half_way(total=10_000_000, clips=1_234_567, failed=12_345)
 
-    tally.clips = 2
+    lines = [tally.short_line(columns) for columns in (80, 69, 50, 30, 1)]
+
+    assert "audio-s/s" in lines[0]
+    assert "12345 failed" in lines[2]
+    for columns, line in zip((80, 69, 50), lines, strict=False):
+        assert len(line) <= columns
+    for line in lines:
+        assert line.startswith("1234567/10000000  ")
+        assert re.search(r"ETA \d+:\d\d:\d\d$", line)
+
+
+@pytest.mark.parametrize(
+    "tally",
+    [half_way(), half_way(total=10_000_000, clips=1_234_567, failed=12_345, audio_s=1e7)],
+)
+def test_on_a_terminal_of_80_columns_bar_and_eta_are_whole(
+    tally: Tally, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setenv("TERM", "xterm")
+    stream = Terminal()
+
+    view = ProgressView(tally, interval_s=30.0, stream=stream)
     view.update()
     view.close()
 
-    assert "2/2 takes, 2 clips" in stream.getvalue()
     assert "progress: " not in stream.getvalue()
+    plain = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "\n", stream.getvalue())
+    shown = [line for line in re.split(r"[\r\n]+", "".join(plain.split("\n"))) if line.strip()]
+    line = shown[-1]
+    assert Console().width == 80
+    assert len(line) <= 80
+    assert line.count("━") + line.count("╺") + line.count("╸") >= 10
+    assert re.search(r"ETA \d+:\d\d:\d\d", line), line
