@@ -303,7 +303,7 @@ class ReferenceOpener:
             references: URI or embedded bytes, each with the manifest that relative URIs count from.
         """
         places = [locate(reference, manifest_uri) for reference, manifest_uri in references]
-        found: dict[str | bytes, Verdict] = {**self._known}
+        found: dict[str | bytes, Verdict] = dict(self._known.items())
         unread = [place for place in dict.fromkeys(places) if place not in found]
         heard = self._pool.answers(Work(place, self._limit_s) for place in unread)
         found.update(zip(unread, heard, strict=True))

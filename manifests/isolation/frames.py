@@ -16,7 +16,7 @@ def send(peer: socket.socket, message: Any, ends: float | None = None) -> None:
     pickled = pickle.dumps(message, protocol=5, buffer_callback=arrays.append)
     parts = [memoryview(pickled), *(array.raw() for array in arrays)]
     head = _SIZE.pack(len(parts)) + b"".join(_SIZE.pack(part.nbytes) for part in parts)
-    for data in (head, *parts):
+    for data in (memoryview(head), *parts):
         peer.settimeout(_left_s(ends))
         peer.sendall(data)
 

@@ -25,9 +25,7 @@ _CODE = (
     "import sys; sys.path.insert(0, sys.argv[3]); "
     "from manifests.isolation.server import main; main(int(sys.argv[1]), int(sys.argv[2]))"
 )
-_ONE_THREAD = {
-    name: "1" for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
-}
+_ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 
 
 class ServerError(RuntimeError):

@@ -18,6 +18,7 @@ import time
 import traceback
 from collections.abc import Callable
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 from manifests.isolation.frames import receive, send
@@ -136,10 +137,9 @@ def _limit_memory(n_bytes: int) -> None:
 def _data_bytes() -> int | None:
     """Writable memory that this process has, as the limit counts it; None where that is unknown."""
     try:
-        with open("/proc/self/status") as file:
-            for line in file:
-                if line.startswith("VmData:"):
-                    return int(line.split()[1]) * 1024
+        for line in Path("/proc/self/status").read_text().splitlines():
+            if line.startswith("VmData:"):
+                return int(line.split()[1]) * 1024
     except OSError:  # not Linux
         return None
     return None
