@@ -4,7 +4,10 @@ The only part of the prepare pool that needs torch, which takes seconds to impor
 gigabyte: the process from which readers are forked loads it, with the first reference.
 """
 
+from __future__ import annotations
+
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -15,7 +18,9 @@ from musicgen.checkpoints.describe import ModelInfo
 from musicgen.conditioning.chroma import ChromaExtractor
 from musicgen.conditioning.separation import Separator, load_separator, separation_name
 from musicgen.windows import Window
-from pipeline.prepare.prepared import PitchClasses, Samples
+
+if TYPE_CHECKING:
+    from pipeline.prepare.prepared import PitchClasses, Samples
 
 Mono = Tensor  # [1, N], float64
 

@@ -1,6 +1,8 @@
 """The references of a row: fetched, decoded, and turned into what the model hears of them.
 
-This runs in processes of its own (`manifests.isolation`): no reference can harm another row.
+This runs in processes of its own (`manifests.isolation`): no reference can harm another row. They
+are forked from one that imports this module, and with it neither pyarrow nor anything else that
+starts a thread.
 """
 
 from __future__ import annotations
@@ -18,11 +20,11 @@ from manifests.uris.policy import ReferenceAccess
 from musicgen.checkpoints.describe import ModelInfo
 from musicgen.config import n_frames
 from musicgen.windows import Window, plan_windows, stride_frames
-from pipeline.planning.model_limits import check_audio
-from pipeline.prepare.prepared import PitchClasses, Samples
+from pipeline.planning.audio_limits import check_audio
 
 if TYPE_CHECKING:
     from pipeline.prepare.analysis import ReferenceAnalyzer
+    from pipeline.prepare.prepared import PitchClasses, Samples
 
 READER = f"{__name__}:make_reader"
 

@@ -9,7 +9,6 @@ process, and nothing remembers a row that killed it.
 """
 
 import threading
-from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from functools import partial
@@ -168,10 +167,13 @@ def in_blocks(
 
 def _first_rows(table: pa.Table, n_rows: int, n_bytes: int) -> int:
     """How many rows of the table a block takes."""
-    n_most = min(n_rows, table.num_rows)
+    n_most: int = min(n_rows, table.num_rows)
     if table.slice(0, n_most).nbytes <= n_bytes:
         return n_most
-    return 1 + bisect_left([table.slice(0, n).nbytes for n in range(1, n_most)], n_bytes)
+    n_taken = 1
+    while n_taken < n_most and table.slice(0, n_taken).nbytes < n_bytes:
+        n_taken += 1
+    return n_taken
 
 
 def _start(name: str, work: Callable[[], None], results: Results) -> threading.Thread:
