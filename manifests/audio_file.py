@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, NamedTuple
 
+from manifests.isolation.pool import ReaderPool, Work
+from manifests.isolation.process import Factory
+from manifests.isolation.server import Note
 from manifests.row_errors import BadReferenceError, RowError
 from manifests.schema import resolve_uri
 from manifests.uris.errors import redact
@@ -28,10 +31,11 @@ if TYPE_CHECKING:
 MAX_REFERENCE_S = 15 * 60
 MAX_REFERENCE_CHANNELS = 8
 MAX_REFERENCE_SAMPLES = MAX_REFERENCE_S * 192_000  # all channels together: 690 MB once decoded
+LISTENER = f"{__name__}:make_listener"
 SILENT_PEAK = 1e-4  # of a melody or style, full scale = 1
 
 _READABLE = "WAV, FLAC, OGG (Vorbis or Opus), MP3 or AIFF"
-_PARALLEL_READS = 8
+_BLOCK_SAMPLES = 2**19  # of all channels, decoded at once
 
 
 def locate(reference: str | bytes, manifest_uri: str) -> str | bytes:
@@ -44,41 +48,62 @@ def locate(reference: str | bytes, manifest_uri: str) -> str | bytes:
     return reference if isinstance(reference, bytes) else resolve_uri(reference, manifest_uri)
 
 
-def load_reference(
+@contextmanager
+def open_reference(
     place: str | bytes, access: ReferenceAccess, token: str | None = None
-) -> tuple[Samples, int]:
-    """Opens and decodes a reference: the only way by which `manifest check` and the job do so.
+) -> Iterator[AudioStream]:
+    """Opens a reference to be decoded: the only way by which `manifest check` and the job do so.
 
     Args:
         place: A whole URI, or the bytes of an embedded file (see `locate`).
         access: How references may be opened.
         token: What names the content that is expected; None takes any.
 
-    Returns:
-        Samples [C, N] as float32 and their rate in Hz.
-
     Raises:
         RowError: It is not there, can't be read, has changed, or is no audio within the limits.
     """
     data = read_reference(place, access, token)
-    return decode_reference(data, EMBEDDED if isinstance(place, bytes) else redact(place))
+    with open_audio(data, name_of(place)) as audio:
+        yield audio
+
+
+def name_of(place: str | bytes) -> str:
+    """What messages call a reference."""
+    return EMBEDDED if isinstance(place, bytes) else redact(place)
 
 
 def decode_reference(data: bytes, where: str) -> tuple[Samples, int]:
-    """Decodes a melody, continuation or style reference that a user supplied.
+    """Decodes audio as a whole; what a user supplied is decoded in blocks (see `open_audio`).
 
     Args:
         data: The file's bytes.
         where: What the messages call it, usually the URI.
 
     Returns:
-        Samples [C, N] as float32 and their rate in Hz. Silence is allowed (see `check_audible`).
+        Samples [C, N] as float32 and their rate in Hz.
+
+    Raises:
+        BadReferenceError: As `AudioStream`.
+    """
+    with open_audio(data, where) as audio:
+        return audio.first(audio.n_declared), audio.rate_hz
+
+
+@contextmanager
+def open_audio(data: bytes, where: str) -> Iterator[AudioStream]:
+    """Opens a melody, continuation or style reference that a user supplied.
 
     Raises:
         BadReferenceError: Empty, not audio, truncated, not finite, or past the limits above.
     """
-    import numpy as np
     import soundfile as sf
+
+    class Forward(sf.SoundFile):  # type: ignore[misc]
+        """It is read from front to end; soundfile would seek after each block, and a decoder of MP3
+        starts anew where it was sought to, with other samples."""
+
+        def seekable(self) -> bool:
+            return False
 
     if not data:
         raise BadReferenceError(f"{where}: the file is empty (0 bytes); give {_READABLE}")
@@ -88,25 +113,83 @@ def decode_reference(data: bytes, where: str) -> tuple[Samples, int]:
             "cut or compress it"
         )
     try:
-        with sf.SoundFile(io.BytesIO(data)) as file:
+        with Forward(io.BytesIO(data)) as file:
             _check_header(file, data, where)
-            declared: int = file.frames
-            samples = file.read(dtype="float32", always_2d=True)  # [N, C]
-            rate: int = file.samplerate
+            yield AudioStream(file, where)
     except sf.LibsndfileError as error:
         raise BadReferenceError(
             f"{where}: {_why_unreadable(data)} ({error.error_string})"
         ) from error
-    if samples.shape[0] == 0:
-        raise BadReferenceError(f"{where}: the file holds no audio samples; give at least one")
-    if samples.shape[0] < declared:
-        raise BadReferenceError(
-            f"{where}: truncated: {samples.shape[0]} of {declared} samples could be read; "
-            "copy the file again"
-        )
-    if not np.isfinite(samples).all():
-        raise BadReferenceError(f"{where}: holds NaN or infinite samples; export it again")
-    return np.ascontiguousarray(samples.T), rate  # [C, N]
+
+
+class AudioStream:
+    """The samples of a reference as they are decoded. Silence is allowed (see `check_audible`).
+
+    Args:
+        file: Opened by `open_audio`, its header checked.
+        where: What the messages call it.
+
+    Attributes:
+        rate_hz: Its sample rate.
+        channels: How many it has.
+        n_declared: Samples per channel by its header.
+        n_samples: Samples per channel that were decoded so far.
+        peak: The largest distance from zero among these, full scale = 1.
+    """
+
+    def __init__(self, file: sf.SoundFile, where: str) -> None:
+        self._file, self._where = file, where
+        self.rate_hz: int = file.samplerate
+        self.channels: int = file.channels
+        self.n_declared: int = file.frames
+        self.n_samples, self.peak = 0, 0.0
+
+    def blocks(self) -> Iterator[Samples]:
+        """All samples, [C, n] at a time, as float32; each is looked at, whoever wants it or not.
+
+        Raises:
+            BadReferenceError: Of the whole: no samples, fewer than declared, or not finite.
+        """
+        import numpy as np
+
+        is_finite = True
+        n_block = max(1, _BLOCK_SAMPLES // self.channels)
+        while self.n_samples < self.n_declared:
+            n_wanted = min(n_block, self.n_declared - self.n_samples)
+            read = self._file.read(n_wanted, dtype="float32", always_2d=True)  # [n, C]
+            if not len(read):
+                break
+            self.n_samples += len(read)
+            is_finite = is_finite and bool(np.isfinite(read).all())
+            self.peak = max(self.peak, peak_of(read))
+            yield np.ascontiguousarray(read.T)
+            if len(read) < n_wanted:
+                break
+        if self.n_samples == 0:
+            raise BadReferenceError(
+                f"{self._where}: the file holds no audio samples; give at least one"
+            )
+        if self.n_samples < self.n_declared:
+            raise BadReferenceError(
+                f"{self._where}: truncated: {self.n_samples} of {self.n_declared} samples could be "
+                "read; copy the file again"
+            )
+        if not is_finite:
+            raise BadReferenceError(
+                f"{self._where}: holds NaN or infinite samples; export it again"
+            )
+
+    def first(self, n_kept: int) -> Samples:
+        """The first samples [C, n], at most `n_kept`; the others are decoded and dropped."""
+        import numpy as np
+
+        kept = np.empty((self.channels, min(n_kept, self.n_declared)), np.float32)
+        n_done = 0
+        for block in self.blocks():
+            n_more = min(block.shape[1], kept.shape[1] - n_done)
+            kept[:, n_done : n_done + n_more] = block[:, :n_more]
+            n_done += n_more
+        return kept[:, :n_done]
 
 
 def _check_header(file: sf.SoundFile, data: bytes, where: str) -> None:
@@ -199,10 +282,18 @@ Verdict = Heard | RowError
 
 
 class ReferenceOpener:
-    """Loads references side by side; what has an address is loaded once, its verdict is kept."""
+    """Reads references side by side, in processes of their own; what has an address is read once,
+    and its verdict is kept.
 
-    def __init__(self, access: ReferenceAccess) -> None:
-        self._access = access
+    Args:
+        access: How references may be opened.
+        listener: Makes the handler of these processes; another than `make_listener` for tests.
+    """
+
+    def __init__(self, access: ReferenceAccess, listener: str = LISTENER) -> None:
+        policy = access.policy
+        self._limit_s = policy.reading_limit_s(1)
+        self._pool = ReaderPool(Factory(listener, (access,)), policy.readers_mb)
         self._known: dict[str, Verdict] = {}
 
     def judge(self, references: Sequence[tuple[str | bytes, str]]) -> list[Verdict]:
@@ -212,16 +303,28 @@ class ReferenceOpener:
             references: URI or embedded bytes, each with the manifest that relative URIs count from.
         """
         places = [locate(reference, manifest_uri) for reference, manifest_uri in references]
-        unread = {place for place in places if isinstance(place, str)} - self._known.keys()
-        with ThreadPoolExecutor(_PARALLEL_READS) as pool:
-            self._known.update(zip(unread, pool.map(self._hear, unread), strict=True))
-        return [
-            self._known[place] if isinstance(place, str) else self._hear(place) for place in places
-        ]
+        found: dict[str | bytes, Verdict] = dict(self._known.items())
+        unread = [place for place in dict.fromkeys(places) if place not in found]
+        heard = self._pool.answers(Work(place, self._limit_s) for place in unread)
+        found.update(zip(unread, heard, strict=True))
+        self._known.update({p: verdict for p, verdict in found.items() if isinstance(p, str)})
+        return [found[place] for place in places]
 
-    def _hear(self, place: str | bytes) -> Verdict:
-        try:
-            samples, rate_hz = load_reference(place, self._access)
-        except RowError as error:
-            return error
-        return Heard(samples.shape[1], rate_hz, peak_of(samples))
+    def close(self) -> None:
+        """Ends the processes."""
+        self._pool.close()
+
+
+def make_listener(access: ReferenceAccess) -> Callable[[str | bytes, Note], Heard]:
+    """What a process of `ReferenceOpener` does: it decodes a reference and keeps nothing of it."""
+    import numpy  # noqa: F401  # both before a process is forked
+    import soundfile  # noqa: F401
+
+    def listen(place: str | bytes, note: Note) -> Heard:
+        note(name_of(place))
+        with open_reference(place, access) as audio:
+            for _ in audio.blocks():
+                pass
+            return Heard(audio.n_samples, audio.rate_hz, audio.peak)
+
+    return listen

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import closing, nullcontext
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
@@ -128,12 +129,13 @@ def check(
         opener = ReferenceOpener(ReferenceAccess(policy, options, uri))
     result = _Result()
     seen = SeenIds()
-    for some in _several(rows):
-        for row in some:
-            _check_meaning(row, seen, limits)
-        if opener:
-            _check_audio(some, opener, defaults, limits)
-        result.add(some)
+    with closing(opener) if opener else nullcontext():
+        for some in _several(rows):
+            for row in some:
+                _check_meaning(row, seen, limits)
+            if opener:
+                _check_audio(some, opener, defaults, limits)
+            result.add(some)
     rejects_fault = None
     if rejects_uri and result.rejects:
         try:

@@ -36,6 +36,22 @@ class BadReferenceError(RowError):
     """What lies there is no audio that can be used."""
 
 
+class CrashingReferenceError(RowError):
+    """Reading a reference ended the process that did it."""
+
+
+class SlowReferenceError(RowError):
+    """Reading a reference took longer than it may."""
+
+
+class GreedyReferenceError(RowError):
+    """Reading a reference took more memory than it may."""
+
+
+class UnexpectedRowError(RowError):
+    """Something went wrong that no rule foresees; it is the program's error, of one row only."""
+
+
 def check_role(role: str, model: str, roles: Collection[str]) -> None:
     """Raises UnsuitableRowError unless `role` is among the references that the model takes."""
     if role not in roles:

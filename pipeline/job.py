@@ -29,6 +29,7 @@ from pipeline.planning.clips import DeadLetter
 from pipeline.planning.expand import PlanSpec, Selection
 from pipeline.planning.model_limits import inspect_model, limits_of
 from pipeline.planning.scan import Plan, describe_plan, scan
+from pipeline.prepare.actor import Prepare
 from pipeline.prepare.messages import PrepareSettings
 from pipeline.replica.actor import Replica
 from pipeline.replica.messages import ReplicaSettings
@@ -172,6 +173,7 @@ def _run(
                     ),
                     _known_after(selection, plan.letters),
                     Replica,
+                    Prepare,
                 )
                 gpus = runtime.start(say)
                 drain.listen()  # Ray has taken the signals

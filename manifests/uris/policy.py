@@ -15,6 +15,7 @@ from manifests.uris.errors import StorageError, redact
 from manifests.uris.filesystems import split_uri
 
 MAX_REFERENCE_BYTES = 256 * 2**20
+SHARED_MB = 1024  # a prepare actor itself, its libraries, and a block of prepared rows
 LOCAL = ("file", "memory")
 
 
@@ -35,6 +36,19 @@ class ReferencePolicy(BaseModel):
     reference_idle_timeout_s: float = Field(
         20.0, gt=0, le=3600, description="Longest time for which a web server may send nothing."
     )
+    prepare_timeout_s: float = Field(
+        600.0,
+        gt=0,
+        le=86_400,
+        description="Longest time to decode and analyse the references of a row, beside what it "
+        "takes to fetch them.",
+    )
+    prepare_memory_mb: int = Field(
+        2048,
+        ge=1280,
+        le=2**20,
+        description="Memory of a prepare actor and its processes together, whatever it reads.",
+    )
     max_redirects: int = Field(
         5, ge=0, le=20, description="Redirects that a web reference may take."
     )
@@ -45,6 +59,15 @@ class ReferencePolicy(BaseModel):
     allow_local_references: bool = Field(
         False, description="Let a manifest that is not local name files of this machine."
     )
+
+    @property
+    def readers_mb(self) -> int:
+        """What is left of `prepare_memory_mb` for the audio itself."""
+        return self.prepare_memory_mb - SHARED_MB
+
+    def reading_limit_s(self, n_references: int) -> float:
+        """How long a process may have a row with so many references in hand."""
+        return self.prepare_timeout_s + n_references * self.reference_timeout_s
 
 
 DEFAULT_POLICY = ReferencePolicy()

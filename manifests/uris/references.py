@@ -162,7 +162,7 @@ def _patiently(uri: str, bounds: Bounds, action: Callable[[], T], secrets: Seque
     """Tries again what may pass; every error becomes a StorageError."""
     try:
         return retrying(action, "read", redact(uri), RetryPolicy(), secrets, bounds.ends)
-    except (RowError, StorageError):
+    except (RowError, StorageError, MemoryError):
         raise
     except Exception as error:  # a path with a null byte, an odd answer of a store
         said = redact(f"{type(error).__name__}: {error}", secrets)

@@ -94,6 +94,35 @@ class ChromaExtractor:
             rows.append(tile(self._classes(rolled, rate), self.config.chroma_length))
         return torch.stack(rows)  # [W, chroma_length]
 
+    def n_heard(
+        self,
+        sample_rate_hz: int,
+        windows: Sequence[Window],
+        *,
+        frame_rate_hz: int,
+        window_frames: int,
+    ) -> int | None:
+        """How many samples of a melody matter to a clip; None for all, where it is separated.
+
+        Args:
+            sample_rate_hz: The melody's sample rate.
+            windows: The windows of the clip.
+            frame_rate_hz: Frame rate in which windows are counted.
+            window_frames: Frames of a full window.
+        """
+        if self.separator is not None:
+            return None
+        rate = self.config.sample_rate_hz
+        if len(windows) == 1:
+            return self._n_kept(sample_rate_hz)
+        n_needed = (windows[-1].first_frame + window_frames) * rate // frame_rate_hz + 1
+        return n_needed * sample_rate_hz // rate + sample_rate_hz
+
+    def _n_kept(self, sample_rate_hz: int) -> int:
+        """Later samples reach no frame that is kept (one second covers the resampler's kernel)."""
+        n_needed = self.config.chroma_length * self.config.hop_length + self.config.n_fft
+        return n_needed * sample_rate_hz // self.config.sample_rate_hz + sample_rate_hz
+
     def energies(self, wav: Tensor, sample_rate_hz: int) -> Tensor:
         """The energy of each pitch class, scaled to 1 for the loudest: float64 [n, n_chroma].
 
@@ -101,10 +130,7 @@ class ChromaExtractor:
         """
         n_fft, hop = self.config.n_fft, self.config.hop_length
         self._check(wav)
-        # Later samples reach no frame that is kept (one second covers the resampler's kernel).
-        n_needed = self.config.chroma_length * hop + n_fft
-        n_kept = n_needed * sample_rate_hz // self.config.sample_rate_hz + sample_rate_hz
-        mono = wav[:, :n_kept].double().mean(dim=0)
+        mono = wav[:, : self._n_kept(sample_rate_hz)].double().mean(dim=0)
         mono = resample(mono, sample_rate_hz, self.config.sample_rate_hz)  # [N]
         missing = max(n_fft - mono.shape[-1], 0)
         mono = F.pad(mono, (missing // 2, missing - missing // 2))

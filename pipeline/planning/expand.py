@@ -138,6 +138,26 @@ class Expander:
             else:
                 yield outcome, clip if outcome == "pending" else None
 
+    def failed(self, raw: Mapping[str, Any], number: int, error: Exception) -> DeadLetter:
+        """The dead letter of a row with which something went wrong that no rule foresees."""
+        known = {name: raw[name] for name in COLUMNS if raw.get(name) is not None}
+        key = identity.row_key(
+            known, take=None, params=None, model_hash=self.spec.limits.weights_hash
+        )
+        source, id = self.row_group_of(number).source, str(known.get("id"))
+        return DeadLetter(
+            row_key=key,
+            clip_id=None,
+            id=id,
+            take=None,
+            row=number,
+            source=source,
+            stage="prepare",
+            error_class=error_class(error),
+            message=redact(f"{source} row {number} (id={id}): {type(error).__name__}: {error}"),
+            row_json=_row_json(known),
+        )
+
     def _dead_letter_of_row(
         self,
         raw: Mapping[str, Any],

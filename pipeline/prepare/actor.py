@@ -2,25 +2,35 @@
 
 Each row is checked and identified again (the driver's scan holds no rows), what stands in the
 ledger is dropped, melodies become pitch classes (a few hundred bytes) and continuations samples at
-the model's rate. A row that fails travels on as a dead letter; nothing here stops the job.
+the model's rate. A row that fails travels on as a dead letter. What a reference does to the process
+that reads it concerns its own row alone: `manifests.isolation` has processes for that.
 """
 
+from __future__ import annotations
+
+import logging
 import pickle
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
 import pyarrow as pa
 
+from manifests.audio_file import locate
+from manifests.isolation.pool import ReaderPool, Work
+from manifests.isolation.process import Factory
 from manifests.reader import Manifest
 from pipeline.ledger.id_set import DoneSet, Ids
 from pipeline.planning.clips import DeadLetter, PlannedClip
 from pipeline.planning.expand import Expander, Selection
 from pipeline.prepare.messages import PrepareSettings
-from pipeline.prepare.prepared import EXTRA, Prepared, extra_field, to_table
-from pipeline.prepare.references import ReferenceReader
+from pipeline.prepare.prepared import EXTRA, Prepared, PreparedClip, extra_field, to_table
+from pipeline.prepare.references import READER, HeardRow, RowReferences, WindowPlanner
 
-FETCH_THREADS = 8
+log = logging.getLogger(__name__)
+
 READ_ROWS = 2_000
+PORTION_BYTES = 32 * 2**20  # of references in one table of prepared rows, or one row's
 
 
 def read_rows(manifest: Manifest, batch: pa.Table) -> Iterator[pa.Table]:
@@ -40,44 +50,130 @@ def read_rows(manifest: Manifest, batch: pa.Table) -> Iterator[pa.Table]:
 class Prepare:
     """Ray actor of the prepare pool: a table of manifest rows in, prepared rows out.
 
+    References are read in processes of its own, which are started with the first row that has one.
+
     Args:
         settings: The plan and the model.
         known: Gets what stands in the ledger: (clip ids, row keys of dead letters), sorted, one
             shared copy per node in Ray's object store.
+
+    Attributes:
+        reader: Makes what these processes do; a subclass of a test names one that does harm.
     """
 
+    reader = READER
+
     def __init__(self, settings: PrepareSettings, known: Callable[[], tuple[Ids, Ids]]) -> None:
+        spec = settings.spec
         self.settings = settings
-        self.expander = Expander(settings.spec)
+        self.expander = Expander(spec)
         self.selection = Selection(DoneSet(*known()), settings.retry)
-        self.references = ReferenceReader(settings.spec, settings.info)
-        self.pool = ThreadPoolExecutor(FETCH_THREADS)
+        self.planner = WindowPlanner(settings.info)
+        factory = Factory(self.reader, (spec.access, settings.info, spec.limits.separation))
+        self.readers = ReaderPool(factory, spec.policy.readers_mb)
 
     def __call__(self, table: pa.Table) -> Iterator[pa.Table]:
-        numbers = table["row"].to_pylist()
-        found: list[tuple[int, PlannedClip | DeadLetter]] = []
-        for index, raw in enumerate(table["raw"].to_pylist()):
-            number = numbers[index]
-            repeat = self.settings.repeats.get(number, 0)
-            given = pickle.loads(raw)
-            for _, item in self.expander.expand(given, number, repeat, self.selection):
-                if item is not None:
-                    found.append((index, item))
-        found.sort(key=lambda pair: _length_s(pair[1]), reverse=True)
-        rows = list(self.pool.map(self._prepare, (item for _, item in found)))
-        sources = table.take(pa.array([index for index, _ in found], pa.int64()))
+        found = list(self._expand(table))
         extras = [name for name in table.column_names if name.startswith(EXTRA)]
-        yield to_table(rows, sources.select(extras))
+        indexes = pa.array([index for index, _ in found], pa.int64())
+        sources = table.take(indexes).select(extras)
+        n_written = 0
+        for rows in in_portions(self._prepare([item for _, item in found])):
+            yield to_table(rows, sources.slice(n_written, len(rows)))
+            n_written += len(rows)
 
-    def _prepare(self, item: PlannedClip | DeadLetter) -> Prepared:
-        if isinstance(item, DeadLetter):
-            return item
+    def close(self) -> None:
+        """Ends the processes; may be called from another thread."""
+        self.readers.close()
+
+    def _expand(self, table: pa.Table) -> list[tuple[int, _Item]]:
+        """What is to be made of which row of the table. Long clips go first, so that replicas end
+        with short ones, and at nearly the same time; those that hear the same are neighbours."""
+        numbers = table["row"].to_pylist()
+        found: list[tuple[int, _Item]] = []
+        order: dict[object, int] = {}  # of first occurrence, by what is heard
+        for index, raw in enumerate(table["raw"].to_pylist()):
+            for item in self._expand_row(pickle.loads(raw), numbers[index]):
+                key = len(found) if item.heard is None else item.heard.key
+                rank = (-item.length_s, order.setdefault(key, len(order)))
+                found.append((index, replace(item, rank=rank)))
+        return sorted(found, key=lambda pair: pair[1].rank)
+
+    def _expand_row(self, raw: Mapping[str, Any], number: int) -> Iterator[_Item]:
+        repeat = self.settings.repeats.get(number, 0)
         try:
-            return self.references.prepare(item)
-        except ValueError as error:
-            return item.spec.dead_letter("prepare", error)
+            for _, outcome in self.expander.expand(raw, number, repeat, self.selection):
+                if isinstance(outcome, PlannedClip):
+                    heard = references_of(outcome) if outcome.references else None
+                    yield _Item(outcome, heard, outcome.spec.params.duration_s)
+                elif outcome is not None:
+                    yield _Item(outcome)
+        except Exception as error:
+            log.exception("row %d can't be planned", number)
+            yield _Item(self.expander.failed(raw, number, error))
+
+    def _prepare(self, items: Sequence[_Item]) -> Iterator[Prepared]:
+        """The items in their order, prepared. Those that hear the same follow each other."""
+        policy = self.settings.spec.policy
+        rows = {item.heard.key: item.heard for item in items if item.heard is not None}
+        works = [Work(row, policy.reading_limit_s(len(row.places))) for row in rows.values()]
+        answers = zip(rows, self.readers.answers(works), strict=True)
+        key: object = None
+        answer: HeardRow | Exception
+        for item in items:
+            if isinstance(item.planned, DeadLetter):
+                yield item.planned
+                continue
+            if item.heard is None:
+                answer = self._without_references(item.planned)
+            else:
+                while key != item.heard.key:
+                    key, answer = next(answers)
+            if isinstance(answer, HeardRow):
+                yield PreparedClip(item.planned.spec, **vars(answer))
+            else:
+                yield item.planned.spec.dead_letter("prepare", answer)
+
+    def _without_references(self, clip: PlannedClip) -> HeardRow | Exception:
+        try:
+            return self.planner.without_references(clip.spec.params)
+        except Exception as error:
+            return error
 
 
-def _length_s(item: PlannedClip | DeadLetter) -> float:
-    """Long clips go first, so that replicas end with short ones, and at nearly the same time."""
-    return item.spec.params.duration_s if isinstance(item, PlannedClip) else 0.0
+@dataclass(frozen=True)
+class _Item:
+    """What is to be prepared, or is refused already.
+
+    Attributes:
+        heard: Its references; None without any.
+        length_s: Of the clip.
+        rank: Its place in the order.
+    """
+
+    planned: PlannedClip | DeadLetter
+    heard: RowReferences | None = None
+    length_s: float = 0.0
+    rank: tuple[float, int] = (0.0, 0)
+
+
+def references_of(clip: PlannedClip) -> RowReferences:
+    """What a reader must know to hear the references of a clip."""
+    places = {
+        role: locate(reference, clip.manifest_uri) for role, reference in clip.references.items()
+    }
+    return RowReferences(places, clip.spec.references, clip.spec.params)
+
+
+def in_portions(rows: Iterable[Prepared]) -> Iterator[list[Prepared]]:
+    """The rows in order, about PORTION_BYTES at a time; at least one portion."""
+    portion: list[Prepared] = []
+    n_bytes = n_portions = 0
+    for row in rows:
+        portion.append(row)
+        n_bytes += row.nbytes if isinstance(row, PreparedClip) else 0
+        if n_bytes >= PORTION_BYTES:
+            yield portion
+            portion, n_bytes, n_portions = [], 0, n_portions + 1
+    if portion or not n_portions:
+        yield portion

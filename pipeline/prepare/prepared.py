@@ -55,6 +55,12 @@ class PreparedClip:
     continuation: Samples | None = None
     style: Samples | None = None
 
+    @property
+    def nbytes(self) -> int:
+        """Memory of its references."""
+        arrays = (self.melody, self.continuation, self.style)
+        return sum(array.nbytes for array in arrays if array is not None)
+
 
 Prepared = PreparedClip | DeadLetter
 

@@ -1,104 +1,193 @@
-"""The references of a clip: fetched, decoded, and turned into what the model hears of them."""
+"""The references of a row: fetched, decoded, and turned into what the model hears of them.
 
-from functools import lru_cache
-from threading import Lock
+This runs in processes of its own (`manifests.isolation`): no reference can harm another row. They
+are forked from one that imports this module, and with it neither pyarrow nor anything else that
+starts a thread.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from manifests.audio_file import check_audible, load_reference, locate, peak_of
+from manifests.audio_file import AudioStream, check_audible, name_of, open_reference
+from manifests.isolation.server import Note
 from manifests.row_errors import UnsuitableRowError
+from manifests.schema import EffectiveParams
+from manifests.uris.policy import ReferenceAccess
 from musicgen.checkpoints.describe import ModelInfo
 from musicgen.config import n_frames
 from musicgen.windows import Window, plan_windows, stride_frames
-from pipeline.planning.clips import PlannedClip
-from pipeline.planning.expand import PlanSpec
-from pipeline.planning.model_limits import check_audio
-from pipeline.prepare.prepared import PreparedClip, Samples
+from pipeline.planning.audio_limits import check_audio
 
 if TYPE_CHECKING:
     from pipeline.prepare.analysis import ReferenceAnalyzer
+    from pipeline.prepare.prepared import PitchClasses, Samples
 
-KEPT_REFERENCES = 8
+READER = f"{__name__}:make_reader"
 
 
-class ReferenceReader:
-    """Makes planned clips ready for a replica. Safe for several threads.
+@dataclass(frozen=True)
+class RowReferences:
+    """What all that a reader does for a row depends on; the same for all takes.
+
+    Attributes:
+        places: Role to the whole URI of the reference, or its bytes where it is embedded.
+        tokens: Role to the token of the content.
+        params: Of the clip.
+    """
+
+    places: Mapping[str, str | bytes]
+    tokens: Mapping[str, str]
+    params: EffectiveParams
+
+    @property
+    def key(self) -> tuple[object, ...]:
+        """Equal for rows whose references are one piece of work."""
+        places = [
+            (role, token, place if isinstance(place, str) else None)
+            for (role, place), token in zip(self.places.items(), self.tokens.values(), strict=True)
+        ]
+        params = self.params
+        return (*places, params.duration_us, params.extend_stride_s, params.style_excerpt_s)
+
+
+@dataclass(frozen=True, eq=False)
+class HeardRow:
+    """What the model hears of a row's references, and what follows from their length: fields of
+    `PreparedClip`."""
+
+    n_frames: int
+    n_windows: int = 1
+    separation: str | None = None
+    melody: PitchClasses | None = None
+    continuation: Samples | None = None
+    style: Samples | None = None
+
+
+class WindowPlanner:
+    """Tells in which windows a clip is made.
 
     Args:
-        spec: The plan, for storage options and the separator.
         info: The model.
     """
 
-    def __init__(self, spec: PlanSpec, info: ModelInfo) -> None:
-        self._spec, self._info = spec, info
-        self._window_frames = n_frames(round(info.max_duration_s * 1e6), info.frame_rate_hz)
-        self._analyzer: ReferenceAnalyzer | None = None
-        self._lock = Lock()
-        # The takes of a row share its references.
-        self._decoded = lru_cache(maxsize=KEPT_REFERENCES)(self._decode)
+    def __init__(self, info: ModelInfo) -> None:
+        self._frame_rate_hz = info.frame_rate_hz
+        self.window_frames = n_frames(round(info.max_duration_s * 1e6), info.frame_rate_hz)
 
-    @property
-    def analyzer(self) -> "ReferenceAnalyzer":
-        """Made when the first reference asks for it, since it loads torch."""
-        from pipeline.prepare.analysis import ReferenceAnalyzer
+    def n_frames(self, params: EffectiveParams) -> int:
+        """Length of the clip in frames of the codec."""
+        return n_frames(params.duration_us, self._frame_rate_hz)
 
-        with self._lock:
-            if self._analyzer is None:
-                separation = self._spec.limits.separation
-                self._analyzer = ReferenceAnalyzer(self._info, separation, self._window_frames)
-            return self._analyzer
-
-    def prepare(self, clip: PlannedClip) -> PreparedClip:
-        """Fetches and analyses what a clip needs.
-
-        Raises:
-            ValueError: The row's own fault, in words for its dead letter.
-        """
-        params = clip.spec.params
-        frames = n_frames(params.duration_us, self._info.frame_rate_hz)
-        continuation, n_given = None, 0
-        if "continuation" in clip.references:
-            continuation = self.analyzer.at_rate(*self._suitable(clip, "continuation"))  # [C, N]
-            n_given = -(-continuation.shape[-1] // self._info.hop_samples)
-        windows = self._windows(clip, frames, n_given)
-        melody = style = separation = None
-        if "melody" in clip.references:
-            separation = self.analyzer.separation
-            melody = self.analyzer.melody(*self._suitable(clip, "melody"), windows)
-        if "style" in clip.references:
-            style = self.analyzer.at_rate(*self._suitable(clip, "style"))
-        return PreparedClip(
-            spec=clip.spec,
-            n_frames=frames,
-            n_windows=len(windows),
-            separation=separation,
-            melody=melody,
-            continuation=continuation,
-            style=style,
-        )
-
-    def _windows(self, clip: PlannedClip, frames: int, n_given: int) -> tuple[Window, ...]:
-        """The windows in which the clip will be made."""
-        stride, window = None, self._window_frames
+    def windows(self, params: EffectiveParams, n_given: int = 0) -> tuple[Window, ...]:
+        """The windows of a clip that begins with `n_given` frames of a continuation."""
+        frames, stride = self.n_frames(params), None
         try:
-            if frames > window:
+            if frames > self.window_frames:
                 stride = stride_frames(
-                    clip.spec.params.extend_stride_s, self._info.frame_rate_hz, window
+                    params.extend_stride_s, self._frame_rate_hz, self.window_frames
                 )
-            return plan_windows(frames, window=window, stride=stride, n_prompt=n_given)
+            return plan_windows(frames, window=self.window_frames, stride=stride, n_prompt=n_given)
         except ValueError as error:
             raise UnsuitableRowError(str(error)) from error
 
-    def _samples(self, clip: PlannedClip, role: str) -> tuple[Samples, int]:
-        """Samples [C, N] of a reference and their rate."""
-        place = locate(clip.references[role], clip.manifest_uri)
-        return self._decoded(place, clip.spec.references[role])
+    def without_references(self, params: EffectiveParams) -> HeardRow:
+        """A row with nothing to hear."""
+        return HeardRow(self.n_frames(params), len(self.windows(params)))
 
-    def _decode(self, place: str | bytes, token: str) -> tuple[Samples, int]:
-        return load_reference(place, self._spec.access, token)
 
-    def _suitable(self, clip: PlannedClip, role: str) -> tuple[Samples, int]:
-        """The same, if the model can use it for this clip."""
-        wav, rate_hz = self._samples(clip, role)
-        check_audible(role, peak_of(wav))
-        check_audio(self._info, role, wav.shape[1], rate_hz, clip.spec.params)
-        return wav, rate_hz
+class ReferenceReader:
+    """Reads the references of rows, one row at a time.
+
+    Args:
+        access: How references may be opened.
+        info: The model.
+        separation: What melodies are heard through, by name; None: the plain mix.
+    """
+
+    def __init__(self, access: ReferenceAccess, info: ModelInfo, separation: str | None) -> None:
+        self._access, self._info, self._separation = access, info, separation
+        self._planner = WindowPlanner(info)
+        self._analyzer: ReferenceAnalyzer | None = None
+
+    @property
+    def analyzer(self) -> ReferenceAnalyzer:
+        """Made when it is asked for, since it loads torch."""
+        from pipeline.prepare.analysis import ReferenceAnalyzer
+
+        if self._analyzer is None:
+            window_frames = self._planner.window_frames
+            self._analyzer = ReferenceAnalyzer(self._info, self._separation, window_frames)
+        return self._analyzer
+
+    def read(self, row: RowReferences, note: Note = lambda where: None) -> HeardRow:
+        """Fetches and analyses what a row needs.
+
+        Args:
+            row: Its references.
+            note: Is told which one is about to be read.
+
+        Raises:
+            RowError: The row's own fault, in words for its dead letter.
+        """
+        frames = self._planner.n_frames(row.params)
+        continuation, n_given = None, 0
+        if "continuation" in row.places:
+            # The first frames of the clip are this audio; what would fill the clip is refused.
+            n_most = frames * self._info.hop_samples
+            continuation = self._samples(row, "continuation", note, n_most)
+            n_given = -(-continuation.shape[-1] // self._info.hop_samples)
+        windows = self._planner.windows(row.params, n_given)
+        melody = style = separation = None
+        if "melody" in row.places:
+            separation = self.analyzer.separation
+            with self._open(row, "melody", note) as audio:
+                mono = self.analyzer.mono(audio, windows)
+                self._check(row, "melody", audio)
+            melody = self.analyzer.melody(mono, audio.rate_hz, windows)
+        if "style" in row.places:
+            style = self._samples(row, "style", note)
+        return HeardRow(frames, len(windows), separation, melody, continuation, style)
+
+    def _samples(
+        self, row: RowReferences, role: str, note: Note, n_most: int | None = None
+    ) -> Samples:
+        """A reference [C, N] at the model's own rate and channels.
+
+        Args:
+            n_most: Samples at the model's rate with which it is refused anyway; None: as many as
+                there are.
+        """
+        with self._open(row, role, note) as audio:
+            n_kept = audio.n_declared
+            if n_most is not None:
+                n_kept = min(n_kept, n_most * audio.rate_hz // self._info.sample_rate_hz + 1)
+            samples = audio.first(n_kept)
+            self._check(row, role, audio)
+        return self.analyzer.at_rate(samples, audio.rate_hz)
+
+    @contextmanager
+    def _open(self, row: RowReferences, role: str, note: Note) -> Iterator[AudioStream]:
+        place = row.places[role]
+        note(name_of(place))
+        with open_reference(place, self._access, row.tokens[role]) as audio:
+            yield audio
+
+    def _check(self, row: RowReferences, role: str, audio: AudioStream) -> None:
+        """Refuses what the model can't use for this clip, once all of it is decoded."""
+        check_audible(role, audio.peak)
+        check_audio(self._info, role, audio.n_samples, audio.rate_hz, row.params)
+
+
+def make_reader(
+    access: ReferenceAccess, info: ModelInfo, separation: str | None
+) -> Callable[[RowReferences, Note], HeardRow]:
+    """What the processes of a prepare actor do (see `manifests.isolation`)."""
+    import soundfile  # noqa: F401  # before a process is forked
+
+    reader = ReferenceReader(access, info, separation)
+    _ = reader.analyzer  # likewise
+    return reader.read

@@ -27,6 +27,7 @@ from pipeline.runtime.runtime import Work
 T = TypeVar("T")
 
 BLOCKS_PER_REPLICA = 2  # prepared and not yet taken
+BLOCK_BYTES = 64 * 2**20  # of a block with large references
 LOOK_S = 0.1  # between looks of a waiting thread at whether the job is over
 
 Blocks = Queue[pa.Table | None]  # None comes after the last one
@@ -43,6 +44,7 @@ class LocalRuntime:
     def __init__(self, config: JobConfig) -> None:
         self._config = config
         self._over = threading.Event()
+        self._prepare: Prepare | None = None  # set by `statuses`
         self._replicas: list[Replica] = []
         self._lock = threading.Lock()  # of the list, which `close` empties
 
@@ -58,10 +60,10 @@ class LocalRuntime:
         """See `Runtime.statuses`."""
         blocks: Blocks = Queue(BLOCKS_PER_REPLICA * self._config.cluster.replicas)
         results: Results = Queue()
-        prepared: Iterable[pa.Table] = self._prepared(work)
-        if self._config.engine.threads_per_replica > 1:
-            # torch has one number of threads per process, and references are read with one thread.
-            prepared = [*prepared]
+        self._prepare = work.prepare_class(
+            work.prepare, lambda: (work.known.clips, work.known.letters)
+        )
+        prepared = self._prepared(work, self._prepare)
         _start("read", partial(self._feed, prepared, blocks), results)
         _start("replicas", partial(self._run_replicas, work, blocks, results), results)
         try:
@@ -83,18 +85,19 @@ class LocalRuntime:
     def close(self) -> None:
         """See `Runtime.close`."""
         self._over.set()
+        if self._prepare is not None:
+            self._prepare.close()
         with self._lock:
             replicas, self._replicas = self._replicas, []
         for each in replicas:
             if each.worker is not None:
                 each.worker.close()
 
-    def _prepared(self, work: Work) -> Iterator[pa.Table]:
+    def _prepared(self, work: Work, prepare: Prepare) -> Iterator[pa.Table]:
         """Blocks of prepared rows, as replicas take them."""
         manifest = work.prepare.spec.manifest
         index = {row_group: position for position, row_group in enumerate(manifest.row_groups)}
         row_groups = pa.table({"row_group": [index[row_group] for row_group in work.row_groups]})
-        prepare = Prepare(work.prepare, lambda: (work.known.clips, work.known.letters))
         read = in_blocks(read_rows(manifest, row_groups), self._config.cluster.prepare_block_rows)
         tables = (table for block in read for table in prepare(block))
         return in_blocks(tables, self._config.cluster.block_rows)
@@ -151,16 +154,31 @@ class LocalRuntime:
         return None
 
 
-def in_blocks(tables: Iterable[pa.Table], n_rows: int) -> Iterator[pa.Table]:
-    """The rows of `tables` in order, `n_rows` at a time; the last block may be smaller."""
+def in_blocks(
+    tables: Iterable[pa.Table], n_rows: int, n_bytes: int = BLOCK_BYTES
+) -> Iterator[pa.Table]:
+    """The rows of `tables` in order, `n_rows` at a time; the last block may be smaller, and so are
+    blocks of large rows: one ends with the row that makes it larger than `n_bytes`."""
     held: pa.Table | None = None
     for table in tables:
         held = table if held is None else pa.concat_tables([held, table])
-        while held.num_rows >= n_rows:
-            yield held.slice(0, n_rows)
-            held = held.slice(n_rows)
+        while held.num_rows >= n_rows or held.nbytes > n_bytes:
+            n_taken = _first_rows(held, n_rows, n_bytes)
+            yield held.slice(0, n_taken)
+            held = held.slice(n_taken)
     if held is not None and held.num_rows:
         yield held
+
+
+def _first_rows(table: pa.Table, n_rows: int, n_bytes: int) -> int:
+    """How many rows of the table a block takes."""
+    n_most: int = min(n_rows, table.num_rows)
+    if table.slice(0, n_most).nbytes <= n_bytes:
+        return n_most
+    n_taken = 1
+    while n_taken < n_most and table.slice(0, n_taken).nbytes < n_bytes:
+        n_taken += 1
+    return n_taken
 
 
 def _start(name: str, work: Callable[[], None], results: Results) -> threading.Thread:

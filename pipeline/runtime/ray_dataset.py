@@ -16,7 +16,7 @@ from ray.data import ActorPoolStrategy
 
 from pipeline.config import JobConfig
 from pipeline.ledger.attempts import Attempt
-from pipeline.prepare.actor import Prepare, read_rows
+from pipeline.prepare.actor import read_rows
 from pipeline.runtime.placement import PREPARE_CPUS, TASK_CPUS, demand_of
 from pipeline.runtime.ray_actor_id import ray_actor_identity
 from pipeline.runtime.ray_cluster import gpus_per_replica, is_started_here, start_ray
@@ -50,7 +50,10 @@ class RayRuntime:
 
     def statuses(self, work: Work) -> Iterator[pa.Table]:
         """See `Runtime.statuses`; leaving the loop shuts the execution down."""
-        self._kinds = {Prepare.__name__: "prepare actor", work.replica_class.__name__: "replica"}
+        self._kinds = {
+            work.prepare_class.__name__: "prepare actor",
+            work.replica_class.__name__: "replica",
+        }
         dataset = build_dataset(self._config, work)
         yield from dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0)
 
@@ -87,7 +90,7 @@ def build_dataset(config: JobConfig, work: Work) -> ray.data.Dataset:
         partial(read_rows, manifest), batch_size=1, batch_format="pyarrow", num_cpus=TASK_CPUS
     )
     prepared = cut(rows, config.cluster.prepare_block_rows).map_batches(
-        Prepare,
+        work.prepare_class,
         fn_constructor_args=(work.prepare, partial(ray.get, held)),
         batch_size=None,
         **prepare_pool(config),

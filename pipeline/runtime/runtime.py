@@ -9,6 +9,7 @@ import pyarrow as pa
 from manifests.reader import RowGroup
 from pipeline.ledger import DoneSet
 from pipeline.ledger.attempts import Attempt
+from pipeline.prepare.actor import Prepare
 from pipeline.prepare.messages import PrepareSettings
 from pipeline.replica.actor import Replica
 from pipeline.replica.messages import ReplicaSettings
@@ -24,6 +25,7 @@ class Work:
         replica: What each replica is told; the runtime says who the replica is.
         known: Clips and dead letters that stand in the ledger already.
         replica_class: Makes clips of prepared rows.
+        prepare_class: Makes prepared rows of those of the manifest.
     """
 
     row_groups: list[RowGroup]
@@ -31,6 +33,7 @@ class Work:
     replica: ReplicaSettings
     known: DoneSet
     replica_class: type[Replica]
+    prepare_class: type[Prepare]
 
 
 class Runtime(Protocol):

@@ -17,6 +17,7 @@ from pipeline.planning.clips import PlannedClip
 from pipeline.planning.expand import Expander, PlanSpec, Selection
 from pipeline.planning.model_limits import inspect_model, limits_of
 from pipeline.planning.scan import scan
+from pipeline.prepare.actor import Prepare
 from pipeline.prepare.messages import PrepareSettings
 from pipeline.replica.messages import ReplicaSettings
 from pipeline.runtime.ray_dataset import build_dataset
@@ -78,6 +79,7 @@ def test_a_manifest_that_is_99_percent_done(tmp_path: Path) -> None:
         ReplicaSettings(config, info, "run", 1, "", ledger.CLIP_FIELDS),
         known,
         CountingReplica,
+        Prepare,
     )
     dataset = build_dataset(config, work)
     calls: list[dict[str, Any]] = dataset.take_all()

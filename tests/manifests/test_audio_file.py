@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import io
+from contextlib import closing
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import soundfile as sf
 from numpy.typing import NDArray
 
-from manifests import audio_file
 from manifests.audio_file import (
     MAX_REFERENCE_BYTES,
     Heard,
@@ -19,6 +18,7 @@ from manifests.audio_file import (
     check_audible,
     decode_reference,
     locate,
+    open_audio,
     peak_of,
 )
 from manifests.row_errors import BadReferenceError, ReferenceNotFoundError
@@ -131,22 +131,37 @@ def test_relative_references_count_from_the_manifest() -> None:
     assert locate(b"bytes", "/set/m.parquet") == b"bytes"
 
 
-def test_each_distinct_reference_is_loaded_once(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    loaded: list[str | bytes] = []
-    load = audio_file.load_reference
-
-    def counted(place: str | bytes, options: Any) -> Any:
-        loaded.append(place)
-        return load(place, options)
-
-    monkeypatch.setattr(audio_file, "load_reference", counted)
+def test_each_distinct_reference_is_read_once(tmp_path: Path) -> None:
     (tmp_path / "a.wav").write_bytes(written("WAV", "PCM_16", music()))
     manifest = str(tmp_path / "m.parquet")
-    opener = ReferenceOpener(ReferenceAccess())
-    for _ in range(2):
-        verdicts = opener.judge([(name, manifest) for name in ("a.wav", "b.wav") * 50])
-        assert all(isinstance(verdict, Heard) for verdict in verdicts[::2])
-        assert all(isinstance(verdict, ReferenceNotFoundError) for verdict in verdicts[1::2])
-    assert sorted(map(str, loaded)) == [str(tmp_path / "a.wav"), str(tmp_path / "b.wav")]
+    counted = "tests.manifests.isolation.handlers:make_counting_listener"
+    with closing(ReferenceOpener(ReferenceAccess(), counted)) as opener:
+        for _ in range(2):
+            verdicts = opener.judge([(name, manifest) for name in ("a.wav", "b.wav") * 50])
+            assert all(isinstance(verdict, Heard) for verdict in verdicts[::2])
+            assert all(isinstance(verdict, ReferenceNotFoundError) for verdict in verdicts[1::2])
+    for name in ("a.wav", "b.wav"):
+        assert (tmp_path / f"{name}.reads").read_text() == "read\n"
+
+
+@pytest.mark.parametrize(
+    ("kind", "coding"), [("MP3", "MPEG_LAYER_III"), ("OGG", "VORBIS"), ("FLAC", "PCM_24")]
+)
+@pytest.mark.parametrize("channels", [1, 2])
+def test_blocks_hold_the_same_samples_as_the_whole(kind: str, coding: str, channels: int) -> None:
+    noise = np.random.default_rng(0).uniform(-0.4, 0.4, (600_000, channels))
+    buffer = io.BytesIO()
+    with sf.SoundFile(buffer, "w", 44_100, channels, coding, format=kind) as file:
+        for start in range(0, len(noise), 4096):
+            file.write(noise[start : start + 4096])
+    data = buffer.getvalue()
+    whole, _ = sf.read(io.BytesIO(data), dtype="float32", always_2d=True)
+
+    with open_audio(data, "noise") as audio:
+        blocks = list(audio.blocks())
+        assert len(blocks) > 1
+        assert np.array_equal(np.concatenate(blocks, axis=1), whole.T)
+        assert audio.peak == peak_of(whole)
+    with open_audio(data, "noise") as audio:
+        assert np.array_equal(audio.first(1000), whole.T[:, :1000])
+        assert audio.n_samples == len(whole)

@@ -28,6 +28,7 @@ from pipeline.ledger.lease import Lease
 from pipeline.planning.clips import PlannedClip
 from pipeline.planning.expand import Expander, PlanSpec, Selection
 from pipeline.planning.model_limits import inspect_model, limits_of
+from pipeline.prepare.actor import references_of
 from pipeline.prepare.prepared import PreparedClip
 from pipeline.prepare.references import ReferenceReader
 from pipeline.replica.actor import begin_attempts
@@ -87,11 +88,11 @@ def make(folder: Path, rows: list[dict[str, Any]] | None = None, **settings: Any
     return clips, letters, storage
 
 
-def prepared_rows(spec: PlanSpec, info: Any) -> list[tuple[PreparedClip, dict[str, Any]]]:
+def prepared_rows(spec: PlanSpec, info: Any) -> list[tuple[PreparedClip, pa.Table]]:
     expander, nothing = Expander(spec), Selection(DoneSet(NO_IDS, NO_IDS))
-    reader = ReferenceReader(spec, info)
+    reader = ReferenceReader(spec.access, info, spec.limits.separation)
     return [
-        (reader.prepare(item), NO_EXTRAS)
+        (PreparedClip(item.spec, **vars(reader.read(references_of(item)))), NO_EXTRAS)
         for row_group in spec.manifest.row_groups
         for first_row, batch in spec.manifest.read_row_group(row_group)
         for number, raw in enumerate(spec.manifest.raw_rows(batch), start=first_row)
