@@ -20,6 +20,7 @@ import pyarrow as pa
 from pipeline.ledger.id_set import ID_BYTES, NO_IDS, DoneSet, Ids, among, pack_ids
 from pipeline.ledger.parts import list_parts, on_steady_listing, reading
 from pipeline.ledger.reader import PartKeys, Times, read_letters, standing_among
+from pipeline.ledger.schema import FAILED_SCHEMA
 from pipeline.storage import ObjectInfo, Storage, StorageError
 
 log = logging.getLogger(__name__)
@@ -53,6 +54,9 @@ class Standing:
         """How often rows have failed in earlier runs, by row key."""
         keys, counts = (self.letters[name].to_pylist() for name in ("row_key", "attempts"))
         return dict(zip(keys, counts, strict=True))
+
+
+NOTHING_STANDS = Standing(DoneSet(NO_IDS, NO_IDS), FAILED_SCHEMA.empty_table())
 
 
 @dataclass(frozen=True, eq=False)

@@ -8,7 +8,7 @@ the same ids and the same verdicts.
 import queue
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
@@ -198,7 +198,7 @@ class Judge:
         """Judges rows one by one: those at some positions, whose ids are to be noted or not."""
         rows = _taken(batch, [position for position, _ in chosen])
         raws = self.spec.manifest.raw_rows(rows)
-        found.asked_for_audio |= self._warm_tokens(raws, found.row_group)
+        self._warm_tokens(raws, found.row_group)
         asked: list[str] = []
         selection = _Noting(self.selection.known, self.selection.retry, asked)
         for (position, is_new), raw in zip(chosen, raws, strict=True):
@@ -206,8 +206,11 @@ class Judge:
                 return
             number = first_row + position
             parsed = parse_row(raw, source=found.row_group.source, row=number)
-            if parsed[0] is not None and is_new:
-                found.note(first_row, [position], [parsed[0].id])
+            if parsed[0] is not None:
+                references = parsed[0].references().values()
+                found.asked_for_audio |= any(isinstance(uri, str) for uri in references)
+                if is_new:
+                    found.note(first_row, [position], [parsed[0].id])
             repeat = repeats.get(number, 0)
             for outcome, item in self._expander.expand_parsed(
                 raw, parsed, number, repeat, selection
@@ -215,16 +218,12 @@ class Judge:
                 found.add(outcome, item)
         found.clips.append(pack_ids(asked))
 
-    def _warm_tokens(self, raws: list[dict[str, Any]], row_group: RowGroup) -> bool:
-        """Asks for the tokens of remote references side by side; errors show up where rows expand.
-
-        Returns whether any row names a reference.
-        """
+    def _warm_tokens(self, raws: list[dict[str, Any]], row_group: RowGroup) -> None:
+        """Asks for the tokens of remote references side by side; errors show up where rows expand."""
         named = {raw.get(f"{role}_uri") for raw in raws for role in ROLES}
         uris = [uri for uri in named if isinstance(uri, str)]
         remote = [uri for uri in uris if "://" in resolve_uri(uri, row_group.uri)]
         side_by_side(partial(self._ask_for_token, row_group), remote, self._is_over)
-        return bool(uris)
 
     def _ask_for_token(self, row_group: RowGroup, uri: str) -> None:
         with suppress(RowError):
@@ -271,12 +270,15 @@ class _Found:
         )
 
 
-def slices_of(manifest: Manifest, most_rows: int) -> list[Slice]:
-    """The manifest in order, in pieces of a row group at most."""
+def slices_of(
+    manifest: Manifest, most_rows: int, whole: Collection[int] = frozenset()
+) -> list[Slice]:
+    """The manifest in order, in pieces of a row group at most; row groups in `whole` stay so."""
     return [
-        Slice(index, start, min(start + most_rows, row_group.n_rows))
+        Slice(index, start, min(start + step, row_group.n_rows))
         for index, row_group in enumerate(manifest.row_groups)
-        for start in range(0, row_group.n_rows, most_rows)
+        for step in [row_group.n_rows if index in whole else most_rows]
+        for start in range(0, row_group.n_rows, step)
     ]
 
 

@@ -225,8 +225,8 @@ class _Worker:
         code = self.process.wait()
         how = f"exit code {code}" if code >= 0 else f"signal {signal.Signals(-code).name}"
         return (
-            f"{MOST_DEATHS} processes ended ({how}) while they scanned the same rows; look for what "
-            "ends them, such as a lack of memory; no clip was begun, the same command starts again"
+            f"{MOST_DEATHS} processes ended ({how}) while they scanned the same rows; look for "
+            "what ends them, such as a lack of memory; no clip was begun, the same command goes on"
         )
 
     def end(self) -> None:

@@ -9,6 +9,8 @@ from bisect import bisect_right
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import groupby
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -29,6 +31,9 @@ TASKS = 16  # that a manifest is cut into, within these bounds
 
 # Told how many rows have been scanned, at least every `pool.TICK_S`; what it raises ends the scan.
 Watcher = Callable[[int], None]
+# Told a row group, by its place in the manifest, and the verdicts on its slices.
+Note = Callable[[int, list[Judged]], None]
+NO_VERDICTS: Mapping[int, Judged] = MappingProxyType({})
 
 
 @dataclass
@@ -41,6 +46,7 @@ class Plan:
     row_groups: list[RowGroup] = field(default_factory=list)  # those with something pending
     letters: list[DeadLetter] = field(default_factory=list)  # newly refused
     repeats: dict[int, int] = field(default_factory=dict)  # row number to repeat, duplicates only
+    is_whole: bool = True  # whether the scan came to its end
 
     @property
     def total(self) -> int:
@@ -56,6 +62,8 @@ def scan(
     selection: Selection,
     pool: Pool | None = None,
     watch: Watcher = lambda n_rows: None,
+    settled: Mapping[int, Judged] = NO_VERDICTS,
+    note: Note = lambda row_group, verdicts: None,
 ) -> Plan:
     """What is done, refused, and left to do.
 
@@ -67,6 +75,8 @@ def scan(
         selection: What stands, and what is asked for.
         pool: Where slices are judged; by default on this machine.
         watch: Follows the scan.
+        settled: Verdicts on whole row groups that are known, by their place: they are not read.
+        note: Told the verdicts on the slices of each row group that was read and repeats no id.
 
     Raises:
         ManifestError: The manifest can't be read.
@@ -74,8 +84,8 @@ def scan(
     """
     if pool is None:
         with LocalPool() as local:
-            return scan(spec, selection, local, watch)
-    slices, judged, repeats = _judge_all(spec, selection, pool, watch)
+            return scan(spec, selection, local, watch, settled, note)
+    slices, judged, repeats = _judge_all(spec, selection, pool, watch, settled)
     plan = Plan(n_rows=spec.manifest.n_rows, repeats=repeats)
     pending: dict[int, None] = {}
     for piece, found in zip(slices, judged, strict=True):
@@ -85,6 +95,11 @@ def scan(
         if found.outcomes["pending"]:
             pending[piece.row_group] = None
     plan.row_groups = [spec.manifest.row_groups[index] for index in pending]
+    firsts = [row_group.first_row for row_group in spec.manifest.row_groups]
+    with_repeats = {bisect_right(firsts, row) - 1 for row in repeats}
+    for index, group in groupby(zip(slices, judged, strict=True), lambda pair: pair[0].row_group):
+        if index not in settled and index not in with_repeats:
+            note(index, [verdict for _, verdict in group])
     return plan
 
 
@@ -92,7 +107,7 @@ def wanted_clips(spec: PlanSpec) -> Ids:
     """Ids of all clips that a manifest asks for, made or not, sorted."""
     with LocalPool() as pool:
         everything = Selection(DoneSet(NO_IDS, NO_IDS))
-        _, judged, _ = _judge_all(spec, everything, pool, lambda n_rows: None)
+        _, judged, _ = _judge_all(spec, everything, pool, lambda n_rows: None, NO_VERDICTS)
     return np.unique(np.concatenate([NO_IDS, *(found.clips for found in judged)]))
 
 
@@ -146,12 +161,16 @@ class JudgeSlices:
 
 
 def _judge_all(
-    spec: PlanSpec, selection: Selection, pool: Pool, watch: Watcher
+    spec: PlanSpec,
+    selection: Selection,
+    pool: Pool,
+    watch: Watcher,
+    settled: Mapping[int, Judged],
 ) -> tuple[list[Slice], list[Judged], dict[int, int]]:
     """All slices in order, the verdicts on them, and the rows that repeat an id."""
     manifest = spec.manifest
     task_rows = min(max(manifest.n_rows // TASKS, FEWEST_ROWS), MOST_ROWS)
-    slices = slices_of(manifest, task_rows)
+    slices = slices_of(manifest, task_rows, settled.keys())
     known = selection.known
     shared = pool.share(known.clips), pool.share(known.letters)
     action = JudgeSlices(spec, selection.retry, *shared)
@@ -173,7 +192,15 @@ def _judge_all(
                 found[at] = verdict
                 yield at
 
-    for at in judge(range(len(slices)), {}):
+    unknown = []
+    for at, piece in enumerate(slices):
+        if piece.row_group in settled:
+            found[at] = settled[piece.row_group]
+            ids.note_many(found[at].rows, found[at].digests)
+            n_rows += piece.n_rows
+        else:
+            unknown.append(at)
+    for at in judge(unknown, {}):
         ids.note_many(found[at].rows, found[at].digests)
         n_rows += slices[at].n_rows
         watch(n_rows)

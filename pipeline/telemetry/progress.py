@@ -3,7 +3,7 @@
 import sys
 import time
 from dataclasses import dataclass, field
-from typing import TextIO
+from typing import Protocol, TextIO
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn
@@ -23,6 +23,11 @@ class Tally:
     times: RunTimes = field(default_factory=RunTimes)
 
     @property
+    def ended(self) -> int:
+        """Takes that need no more work."""
+        return self.clips + self.failed
+
+    @property
     def wall_s(self) -> float:
         """Seconds since the start of the run."""
         return time.monotonic() - self.started
@@ -35,24 +40,58 @@ class Tally:
     @property
     def eta_s(self) -> float | None:
         """Estimated seconds until the last row, from the rows per second so far."""
-        ended = self.clips + self.failed
-        if not ended:
+        if not self.ended:
             return None
-        return (self.total - ended) * self.wall_s / ended
+        return (self.total - self.ended) * self.wall_s / self.ended
 
     def line(self) -> str:
         """The counts in a sentence."""
-        if not self.clips + self.failed:
+        if not self.ended:
             return (
                 f"0/{self.total} takes, {clock(self.wall_s)} elapsed: replicas start, load the "
                 "model and fill their first part"
             )
         eta = "?" if self.eta_s is None else clock(self.eta_s)
         return (
-            f"{self.clips + self.failed}/{self.total} takes, {self.clips} clips, "
+            f"{self.ended}/{self.total} takes, {self.clips} clips, "
             f"{self.audio_s:.1f} s of audio, {self.rate:.2f} audio-s/s, "
             f"{self.failed} failed, {clock(self.wall_s)} elapsed, ETA {eta}"
         )
+
+
+@dataclass
+class ScanTally:
+    """How far the scan of a manifest has come, in rows."""
+
+    total: int
+    ended: int = 0
+    started: float = field(default_factory=time.monotonic)
+
+    def line(self) -> str:
+        """The counts in a sentence."""
+        wall_s = time.monotonic() - self.started
+        if not self.ended:
+            return f"0/{self.total} rows scanned, {clock(wall_s)} elapsed: parts are read first"
+        rate = self.ended / wall_s if wall_s > 0 else 0.0
+        return f"{self.ended}/{self.total} rows scanned, {rate:.0f} rows/s, {clock(wall_s)} elapsed"
+
+
+class Shown(Protocol):
+    """What a view shows."""
+
+    @property
+    def total(self) -> int:
+        """What `ended` grows to."""
+        ...
+
+    @property
+    def ended(self) -> int:
+        """How much is done."""
+        ...
+
+    def line(self) -> str:
+        """The counts in a sentence."""
+        ...
 
 
 def clock(seconds: float) -> str:
@@ -64,7 +103,7 @@ def clock(seconds: float) -> str:
 class ProgressView:
     """Shows a tally. `update` may be called often: it prints one line per interval."""
 
-    def __init__(self, tally: Tally, interval_s: float, stream: TextIO | None = None) -> None:
+    def __init__(self, tally: Shown, interval_s: float, stream: TextIO | None = None) -> None:
         self._tally, self._interval_s = tally, interval_s
         self._stream = stream or sys.stderr
         self._next_line = time.monotonic()
@@ -83,8 +122,8 @@ class ProgressView:
     def update(self) -> None:
         """Brings what is shown up to date, where it is time to."""
         if self._live is not None:
-            done = self._tally.clips + self._tally.failed
-            self._live.update(self._task, completed=done, description=self._tally.line())
+            ended, line = self._tally.ended, self._tally.line()
+            self._live.update(self._task, completed=ended, description=line)
         elif time.monotonic() >= self._next_line:
             self._next_line = time.monotonic() + self._interval_s
             self._print()
