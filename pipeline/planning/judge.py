@@ -219,7 +219,7 @@ class Judge:
         found.clips.append(pack_ids(asked))
 
     def _warm_tokens(self, raws: list[dict[str, Any]], row_group: RowGroup) -> None:
-        """Asks for the tokens of remote references side by side; errors show up where rows expand."""
+        """Asks for the tokens of remote references side by side; what is wrong is said later."""
         named = {raw.get(f"{role}_uri") for raw in raws for role in ROLES}
         uris = [uri for uri in named if isinstance(uri, str)]
         remote = [uri for uri in uris if "://" in resolve_uri(uri, row_group.uri)]

@@ -1,5 +1,5 @@
-"""Verdicts on row groups of which nothing is left to do, kept in `cache/plan/`: the next run does not
-read these rows again.
+"""Verdicts on row groups of which nothing is left to do, kept in `cache/plan/`: the next run does
+not read these rows again.
 
 An object holds the verdicts on some row groups of one file of a manifest. It is named after all
 that they depend on: the file and its version, the model, the defaults, the version of this program.
@@ -22,7 +22,7 @@ from manifests.identity import IDENTITY_VERSION
 from manifests.reader import RowGroup
 from manifests.schema import SCHEMA_VERSION
 from pipeline.ledger import DoneSet
-from pipeline.ledger.id_set import ID_BYTES, Ids, among
+from pipeline.ledger.id_set import ID_BYTES, NO_IDS, Ids, among
 from pipeline.planning.expand import Outcome, PlanSpec
 from pipeline.planning.judge import Judged
 from pipeline.storage import ObjectInfo, Storage, StorageError
@@ -156,16 +156,21 @@ class PlanCache:
 def _entry(
     row_group: RowGroup, letters: str, outcomes: Counter[Outcome], verdicts: list[Judged]
 ) -> _Entry:
+    clips = np.concatenate([each.clips for each in verdicts])
+    clips.sort()
+    for each in verdicts:
+        each.clips = NO_IDS  # they stand in the entry, and are many
     rows = np.concatenate([np.asarray(each.rows, np.int64) for each in verdicts])
     rows -= row_group.first_row
+    more = len(verdicts) > 1
     is_all = len(rows) == row_group.n_rows and (rows == np.arange(len(rows))).all()
     return _Entry(
         row_group.n_rows,
         letters,
         dict(outcomes),
-        np.sort(np.concatenate([each.clips for each in verdicts])),
+        clips,
         range(len(rows)) if is_all else rows,
-        np.concatenate([each.digests for each in verdicts]),
+        np.concatenate([each.digests for each in verdicts]) if more else verdicts[0].digests,
     )
 
 

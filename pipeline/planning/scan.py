@@ -63,7 +63,7 @@ def scan(
     pool: Pool | None = None,
     watch: Watcher = lambda n_rows: None,
     settled: Mapping[int, Judged] = NO_VERDICTS,
-    note: Note = lambda row_group, verdicts: None,
+    note: Note | None = None,
 ) -> Plan:
     """What is done, refused, and left to do.
 
@@ -85,7 +85,8 @@ def scan(
     if pool is None:
         with LocalPool() as local:
             return scan(spec, selection, local, watch, settled, note)
-    slices, judged, repeats = _judge_all(spec, selection, pool, watch, settled)
+    action = _action(spec, selection, pool, with_clips=note is not None)
+    slices, judged, repeats = _judge_all(spec.manifest, action, pool, watch, settled)
     plan = Plan(n_rows=spec.manifest.n_rows, repeats=repeats)
     pending: dict[int, None] = {}
     for piece, found in zip(slices, judged, strict=True):
@@ -95,6 +96,8 @@ def scan(
         if found.outcomes["pending"]:
             pending[piece.row_group] = None
     plan.row_groups = [spec.manifest.row_groups[index] for index in pending]
+    if note is None:
+        return plan
     firsts = [row_group.first_row for row_group in spec.manifest.row_groups]
     with_repeats = {bisect_right(firsts, row) - 1 for row in repeats}
     for index, group in groupby(zip(slices, judged, strict=True), lambda pair: pair[0].row_group):
@@ -106,8 +109,8 @@ def scan(
 def wanted_clips(spec: PlanSpec) -> Ids:
     """Ids of all clips that a manifest asks for, made or not, sorted."""
     with LocalPool() as pool:
-        everything = Selection(DoneSet(NO_IDS, NO_IDS))
-        _, judged, _ = _judge_all(spec, everything, pool, lambda n_rows: None, NO_VERDICTS)
+        action = _action(spec, Selection(DoneSet(NO_IDS, NO_IDS)), pool, with_clips=True)
+        _, judged, _ = _judge_all(spec.manifest, action, pool, lambda n_rows: None, NO_VERDICTS)
     return np.unique(np.concatenate([NO_IDS, *(found.clips for found in judged)]))
 
 
@@ -125,55 +128,58 @@ def describe_plan(plan: Plan, retry: bool = False) -> str:
     return f"{plan.n_rows} rows: " + ", ".join(parts)
 
 
+@dataclass
 class JudgeSlices:
     """The action of a scan: verdicts on some slices.
 
-    Args:
+    Attributes:
         spec: What turns rows into clips.
         retry: See `Selection`.
         clips: Gives the committed clips.
         letters: Gives the rows whose dead letter stands.
+        with_clips: Whether somebody wants `Judged.clips`.
     """
 
-    def __init__(
-        self,
-        spec: PlanSpec,
-        retry: bool,
-        clips: Callable[[], Ids],
-        letters: Callable[[], Ids],
-    ) -> None:
-        self._told = (spec, retry, clips, letters)
-        self._judge: Judge | None = None
+    spec: PlanSpec
+    retry: bool
+    clips: Callable[[], Ids]
+    letters: Callable[[], Ids]
+    with_clips: bool
+    _judge: Judge | None = None
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"_told": self._told, "_judge": None}
+        return self.__dict__ | {"_judge": None}
 
     def __call__(
         self, task: tuple[Sequence[Slice], Mapping[int, int]], is_over: IsOver
     ) -> list[Judged]:
         """The verdicts on the slices of a task, given the repeats among their rows."""
         if self._judge is None:
-            spec, retry, clips, letters = self._told
-            known = DoneSet(clips(), letters())
-            self._judge = Judge(spec, Selection(known, retry), is_over)
+            known = DoneSet(self.clips(), self.letters())
+            self._judge = Judge(self.spec, Selection(known, self.retry), is_over)
         slices, repeats = task
-        return [self._judge.judge(piece, repeats) for piece in slices]
+        found = [self._judge.judge(piece, repeats) for piece in slices]
+        if not self.with_clips:
+            for verdict in found:
+                verdict.clips = NO_IDS
+        return found
+
+
+def _action(spec: PlanSpec, selection: Selection, pool: Pool, *, with_clips: bool) -> JudgeSlices:
+    clips, letters = (pool.share(ids) for ids in (selection.known.clips, selection.known.letters))
+    return JudgeSlices(spec, selection.retry, clips, letters, with_clips)
 
 
 def _judge_all(
-    spec: PlanSpec,
-    selection: Selection,
+    manifest: Manifest,
+    action: JudgeSlices,
     pool: Pool,
     watch: Watcher,
     settled: Mapping[int, Judged],
 ) -> tuple[list[Slice], list[Judged], dict[int, int]]:
     """All slices in order, the verdicts on them, and the rows that repeat an id."""
-    manifest = spec.manifest
     task_rows = min(max(manifest.n_rows // TASKS, FEWEST_ROWS), MOST_ROWS)
     slices = slices_of(manifest, task_rows, settled.keys())
-    known = selection.known
-    shared = pool.share(known.clips), pool.share(known.letters)
-    action = JudgeSlices(spec, selection.retry, *shared)
     found: list[Judged] = [Judged()] * len(slices)
     ids, n_rows = RowIds(), 0
 

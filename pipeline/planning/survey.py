@@ -13,6 +13,7 @@ from pipeline.planning.scan import Plan, Watcher, scan
 from pipeline.storage import Storage
 from pipeline.telemetry.progress import ProgressView, ScanTally
 
+FEWEST_ROWS_KEPT = 10_000  # a smaller manifest is scanned in no time
 QUIET_S = 2.0  # a scan that is over by then says nothing
 
 
@@ -56,11 +57,11 @@ def survey(
 
     standing = read_standing(storage, run_tasks, keep=keep)
     selection = Selection(standing.known, retry)
-    if retry:
+    if retry or spec.manifest.n_rows < FEWEST_ROWS_KEPT:
         return Survey(standing, scan(spec, selection, pool, watch))
     cache = PlanCache(storage, spec, standing.known)
     settled = cache.settled(lambda: watch(0))
-    plan = scan(spec, selection, pool, watch, settled, cache.note)
+    plan = scan(spec, selection, pool, watch, settled, cache.note if keep else None)
     if keep:
         cache.write()
     return Survey(standing, plan)

@@ -26,6 +26,7 @@ MISSING_EVERY = 1000  # 99.9 % are done; the others lie scattered over all row g
 LIMITS = ModelLimits("bench", "f" * 32, frozenset({"melody", "continuation"}))
 EXTRAS = pa.schema([("genre", pa.string())])
 RUN_ID = "20260101T000000-abcdef"
+REST = "ffffff"  # the replica that makes what was left
 
 
 def spec_of(manifest: Path) -> PlanSpec:
@@ -52,24 +53,43 @@ def write_parts(output: Path, manifest: Path, workers: int) -> int:
         return sum(pool.map(partial(_write_some_parts, output, manifest), tasks))
 
 
+def remove_rest(output: Path) -> None:
+    """Takes away what `write_rest` has written."""
+    for path in (output / "clips").glob(f"part-{RUN_ID}-{REST}-*"):
+        path.unlink()
+
+
+def write_rest(output: Path, manifest: Path) -> None:
+    """The parts of a run that makes what the first has left."""
+    spec = spec_of(manifest)
+    groups = range(len(spec.manifest.row_groups))
+    ids = np.concatenate([*_ids_of(spec, groups, are_missing=True)])
+    _write(output, REST, ids)
+
+
 def _write_some_parts(output: Path, manifest: Path, groups: range) -> int:
-    ids = np.concatenate([*_made(spec_of(manifest), groups)])
+    ids = np.concatenate([*_ids_of(spec_of(manifest), groups, are_missing=False)])
+    return _write(output, f"{groups.start:06x}", ids)
+
+
+def _write(output: Path, replica: str, ids: Ids) -> int:
+    """Parts with these clips; returns how many."""
     schema = clip_schema(EXTRAS, "files")
     starts = range(0, len(ids), CLIPS_PER_PART)
     for start in starts:
-        name = f"part-{RUN_ID}-{groups.start:06x}-{start // CLIPS_PER_PART:06d}.parquet"
+        name = f"part-{RUN_ID}-{replica}-{start // CLIPS_PER_PART:06d}.parquet"
         some = ids[start : start + CLIPS_PER_PART]
         (output / "clips" / name).write_bytes(encode_part(_clips(some, schema), schema, name))
     return len(starts)
 
 
-def _made(spec: PlanSpec, groups: range) -> Iterator[Ids]:
+def _ids_of(spec: PlanSpec, groups: range, *, are_missing: bool) -> Iterator[Ids]:
     judge = Judge(spec, Selection(DoneSet(NO_IDS, NO_IDS)))
     for index in groups:
         row_group = spec.manifest.row_groups[index]
         ids = judge.judge(Slice(index, 0, row_group.n_rows), {}).clips
         rows = np.arange(row_group.first_row, row_group.first_row + row_group.n_rows)
-        yield ids[rows % MISSING_EVERY != 0]
+        yield ids[(rows % MISSING_EVERY == 0) == are_missing]
 
 
 def _clips(ids: Ids, schema: pa.Schema) -> pa.Table:
