@@ -28,7 +28,8 @@ log = logging.getLogger(__name__)
 FOLDER = "cache/ledger"
 PARTS_PER_TASK = 64
 FEWEST_PARTS = 64  # that are worth a segment
-SEGMENT_CLIPS = 1 << 20
+SEGMENT_CLIPS = 1 << 19
+CHECKSUM_BYTES = 16
 MOST_SMALL = 8  # segments below half that size, before they are merged
 _MAGIC = b"musicgen-batch keys 1\n"
 _COLUMNS = ["clip_id", "row_key", "created_at"]
@@ -239,16 +240,12 @@ def encode(segment: Segment) -> bytes:
     """A segment as an object: a line that names its parts, the keys, and a checksum."""
     columns = [np.ascontiguousarray(column) for column in vars(segment.keys).values()]
     header = json.dumps([list(part) for part in segment.parts]).encode()
-    data = b"".join([_MAGIC, header, b"\n", *(column.tobytes() for column in columns)])
-    return data + blake2b(data, digest_size=16).digest()
+    return with_checksum([_MAGIC, header, b"\n", *(column.data for column in columns)])
 
 
 def decode(data: bytes) -> Segment:
     """What `encode` wrote; ValueError where it is damaged."""
-    whole = memoryview(data)
-    content, checksum = whole[:-16], whole[-16:]
-    if not data.startswith(_MAGIC) or blake2b(content, digest_size=16).digest() != checksum:
-        raise ValueError("damaged, or of another version")
+    check(data, _MAGIC)
     end = data.index(b"\n", len(_MAGIC))
     parts = tuple(
         (str(path), int(size), int(n)) for path, size, n in json.loads(data[len(_MAGIC) : end])
@@ -257,5 +254,20 @@ def decode(data: bytes) -> Segment:
     clips, rows = (
         np.frombuffer(data, f"S{ID_BYTES}", n, at + which * n * ID_BYTES) for which in (0, 1)
     )
-    created: Times = np.frombuffer(data[at + 2 * n * ID_BYTES : -16], np.int64, n)
+    created: Times = np.frombuffer(data[at + 2 * n * ID_BYTES : -CHECKSUM_BYTES], np.int64, n)
     return Segment(parts, PartKeys(clips, rows, created))
+
+
+def with_checksum(pieces: Sequence[bytes | memoryview]) -> bytes:
+    """Pieces as one object whose damage is noticed."""
+    checksum = blake2b(digest_size=CHECKSUM_BYTES)
+    for piece in pieces:
+        checksum.update(piece)
+    return b"".join([*pieces, checksum.digest()])
+
+
+def check(data: bytes, magic: bytes) -> None:
+    """Raises ValueError unless the object is whole and begins with `magic`."""
+    checksum = blake2b(memoryview(data)[:-CHECKSUM_BYTES], digest_size=CHECKSUM_BYTES)
+    if not data.startswith(magic) or checksum.digest() != data[-CHECKSUM_BYTES:]:
+        raise ValueError("damaged, or of another version")

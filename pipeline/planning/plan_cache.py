@@ -18,11 +18,13 @@ from importlib.metadata import version
 
 import numpy as np
 
+from manifests.bulk.repeats import Rows
 from manifests.identity import IDENTITY_VERSION
 from manifests.reader import RowGroup
 from manifests.schema import SCHEMA_VERSION
 from pipeline.ledger import DoneSet
 from pipeline.ledger.id_set import ID_BYTES, NO_IDS, Ids, among
+from pipeline.ledger.part_index import check, with_checksum
 from pipeline.planning.expand import Outcome, PlanSpec
 from pipeline.planning.judge import Judged
 from pipeline.storage import ObjectInfo, Storage, StorageError
@@ -30,7 +32,7 @@ from pipeline.storage import ObjectInfo, Storage, StorageError
 log = logging.getLogger(__name__)
 
 FOLDER = "cache/plan"
-ROWS_PER_OBJECT = 1 << 20
+ROWS_PER_OBJECT = 1 << 19
 MOST_OBJECTS = 1000  # before those of other manifests are removed
 _MAGIC = b"musicgen-batch plan 1\n"
 _SETTLED: frozenset[Outcome] = frozenset({"done", "standing"})
@@ -44,7 +46,7 @@ class _Entry:
     letters: str  # digest of the dead letters that stood
     outcomes: Mapping[Outcome, int]
     clips: Ids  # sorted
-    rows: range | np.ndarray[tuple[int], np.dtype[np.int64]]
+    rows: Rows | range
     digests: Ids
 
 
@@ -188,22 +190,19 @@ def _judged(entry: _Entry, first_row: int) -> Judged:
 
 def _encode(entries: Mapping[int, _Entry]) -> bytes:
     """A line that describes the entries, their arrays, and a checksum."""
-    described, arrays = [], list[bytes]()
+    described, arrays = [], list[bytes | memoryview]()
     for at, entry in entries.items():
         is_range = isinstance(entry.rows, range)
         counts = [entry.n_rows, len(entry.clips), len(entry.digests), is_range]
         described.append([at, *counts, entry.letters, dict(entry.outcomes)])
         rows = b"" if is_range else np.asarray(entry.rows, np.int64).tobytes()
         arrays += [entry.clips.tobytes(), entry.digests.tobytes(), rows]
-    data = b"".join([_MAGIC, json.dumps(described).encode(), b"\n", *arrays])
-    return data + blake2b(data, digest_size=16).digest()
+    return with_checksum([_MAGIC, json.dumps(described).encode(), b"\n", *arrays])
 
 
 def _decode(data: bytes) -> dict[int, _Entry]:
     """What `_encode` wrote; ValueError where it is damaged."""
-    content = memoryview(data)[:-16]
-    if not data.startswith(_MAGIC) or blake2b(content, digest_size=16).digest() != data[-16:]:
-        raise ValueError("damaged, or of another version")
+    check(data, _MAGIC)
     end = data.index(b"\n", len(_MAGIC))
     found, at = {}, end + 1
     for place, n_rows, n_clips, n_ids, is_range, letters, outcomes in json.loads(
@@ -213,7 +212,7 @@ def _decode(data: bytes) -> dict[int, _Entry]:
         at += clips.nbytes
         digests = np.frombuffer(data, f"S{ID_BYTES}", n_ids, at).copy()  # the clips are let go
         at += digests.nbytes
-        rows = range(n_ids)
+        rows: Rows | range = range(n_ids)
         if not is_range:
             rows = np.frombuffer(data[at : at + 8 * n_ids], np.int64)
             at += 8 * n_ids

@@ -1,9 +1,9 @@
 """What planning costs as manifests grow: `make bench-scale` writes out/bench/scale.json.
 
-Each figure is of a process of its own, over a manifest and the parts of a run that are written first
-and stay in out/bench/scale-ROWS. 99.9 % of the clips are done, in parts of 256; `unchanged` is the
-second run after the rest was made. Memory is the sum of what all processes hold at their fullest
-moment (pages that they share count for each), and that of the driver alone.
+Each figure is of a process of its own, over a manifest and the parts of a run that are written
+first and stay in out/bench/scale-ROWS. 99.9 % of the clips are done, in parts of 256; `unchanged`
+is the second run after the rest was made. Memory is the sum of what all processes hold at their
+fullest moment (pages that they share count for each), and that of the driver alone.
 """
 
 import argparse
@@ -20,7 +20,6 @@ from typing import Any
 from pipeline.planning.pool import LocalPool
 from pipeline.planning.survey import survey
 from pipeline.storage import open_storage
-from tests.bench import machine
 from tests.bench.scale_output import (
     remove_rest,
     spec_of,
@@ -45,6 +44,8 @@ def main() -> None:
     if given.one:
         print(json.dumps(plan_once(given.one, given.workers)))  # noqa: T201
         return
+    from tests.bench import machine  # loads torch, which would count as memory of the driver
+
     path = OUT / "scale.json"
     found: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
     found |= {"machine": machine.describe(), "date": time.strftime("%Y-%m-%d")}
