@@ -14,6 +14,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from pyarrow import types
 
+from manifests.columns import plain_type
 from manifests.identity import MAX_SEED, row_id
 from manifests.schema import (
     AUDIO_COLUMNS,
@@ -118,6 +119,20 @@ class Screen:
             row, _ = parse_row({"id": "-", "prompt": "-", **given}, source="", row=0)
             self._sets[known] = row
         return self._sets[known]
+
+
+def taken(batch: pa.RecordBatch, positions: list[int]) -> pa.RecordBatch:
+    """Some rows of a batch; Arrow's `take` knows no view types."""
+    if len(positions) == batch.num_rows:
+        return batch
+    columns = [
+        column.cast(plain_type(column.type))
+        if types.is_string_view(column.type) or types.is_binary_view(column.type)
+        else column
+        for column in batch.columns
+    ]
+    viewless = pa.RecordBatch.from_arrays(columns, names=batch.schema.names)
+    return viewless.take(pa.array(positions, pa.int64()))
 
 
 def _id_of_content(own: PromptRow, prompt: str, seed: int | None) -> str:

@@ -19,9 +19,8 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from manifests.bulk.plain import PlainRows, Screen
+from manifests.bulk.plain import PlainRows, Screen, taken
 from manifests.bulk.repeats import Digests, Rows, digests_of
-from manifests.columns import plain_type
 from manifests.identity import BulkNames, quoted
 from manifests.reader import Manifest, RowGroup
 from manifests.row_errors import RowError
@@ -196,7 +195,7 @@ class Judge:
         found: "_Found",
     ) -> None:
         """Judges rows one by one: those at some positions, whose ids are to be noted or not."""
-        rows = _taken(batch, [position for position, _ in chosen])
+        rows = taken(batch, [position for position, _ in chosen])
         raws = self.spec.manifest.raw_rows(rows)
         self._warm_tokens(raws, found.row_group)
         asked: list[str] = []
@@ -317,20 +316,6 @@ def _rows_of(manifest: Manifest, piece: Slice) -> Iterator[tuple[int, pa.RecordB
             yield first_row + begin, batch.slice(begin, end - begin)
         if first_row + batch.num_rows >= stop:
             return
-
-
-def _taken(batch: pa.RecordBatch, positions: list[int]) -> pa.RecordBatch:
-    """Some rows of a batch; Arrow's `take` knows no view types."""
-    if len(positions) == batch.num_rows:
-        return batch
-    columns = [
-        column.cast(plain_type(column.type))
-        if pa.types.is_string_view(column.type) or pa.types.is_binary_view(column.type)
-        else column
-        for column in batch.columns
-    ]
-    viewless = pa.RecordBatch.from_arrays(columns, names=batch.schema.names)
-    return viewless.take(pa.array(positions, pa.int64()))
 
 
 def _without_repeats(
