@@ -20,8 +20,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from manifests.bulk.repeats import Repeat, RowIds
 from manifests.columns import final_type, known_schema, wider_type
-from manifests.identity import id_digest
 from manifests.messages import shorten
 from manifests.reader import (
     VERSION_KEY,
@@ -63,26 +63,13 @@ class BuildSummary:
     out_uri: str | None
 
 
-class SeenIds:
-    """Finds rows that repeat the id of an earlier row; 16 bytes of hash are kept per id."""
-
-    def __init__(self) -> None:
-        self._first_rows: dict[bytes, int] = {}
-
-    def note(self, id: str, number: int) -> int:
-        """The first row that has this id: `number` itself if none had it before."""
-        return self._first_rows.setdefault(id_digest(id), number)
-
-    def repeated(
-        self, row: PromptRow, source: str, number: int, line: int | None
-    ) -> list[RowIssue]:
-        """Takes note of the row's id; an issue if an earlier row has it."""
-        first = self.note(row.id, number)
-        if first == number:
-            return []
-        rule = f"is also the id of row {first}"
-        way_out = "give each row its own id, or use `takes` for several clips of one row"
-        return [RowIssue(source, number, row.id, "id", shorten(row.id), rule, way_out, line)]
+def repeated_id(
+    row: PromptRow, source: str, number: int, line: int | None, first_row: int
+) -> RowIssue:
+    """What is wrong with a row whose id an earlier row has."""
+    rule = f"is also the id of row {first_row}"
+    way_out = "give each row its own id, or use `takes` for several clips of one row"
+    return RowIssue(source, number, row.id, "id", shorten(row.id), rule, way_out, line)
 
 
 def build(
@@ -111,6 +98,8 @@ def build(
     survey = _Survey()
     for text in read_text(in_uri, options):
         survey.add(text)
+    if repeats := survey.ids.repeats():
+        survey.add_repeats(read_text(in_uri, options), repeats)
     names = survey.names()
     faults = (*check_columns(names, extra_columns, reserved), *survey.clashes.values())
     extras = tuple(name for name in names if name not in COLUMNS)
@@ -134,12 +123,12 @@ class _Survey:
     clashes: dict[str, str] = field(default_factory=dict)  # column to fault
     _known: dict[str, None] = field(default_factory=dict)
     _kinds: dict[str, pa.DataType] = field(default_factory=dict)
-    _seen: SeenIds = field(default_factory=SeenIds)
+    ids: RowIds = field(default_factory=RowIds)
 
     def add(self, text: TextRow) -> None:
         row, issues = text.parse()
         if row is not None:
-            issues += self._seen.repeated(row, source=text.source, number=text.row, line=text.line)
+            self.ids.note(row.id, text.row)
             self.n_clips += row.takes
         self.issues += issues
         self.n_rows += 1
@@ -148,6 +137,14 @@ class _Survey:
                 self._known[name] = None
             else:
                 self._widen(name, value, text)
+
+    def add_repeats(self, texts: Iterable[TextRow], repeats: Mapping[int, Repeat]) -> None:
+        """Takes note of the rows that repeat an id."""
+        for text in texts:
+            if text.row in repeats and (row := text.parse()[0]) is not None:
+                first = repeats[text.row].first_row
+                self.issues.append(repeated_id(row, text.source, text.row, text.line, first))
+        self.issues.sort(key=lambda issue: issue.row)
 
     def _widen(self, name: str, value: Any, text: TextRow) -> None:
         so_far = self._kinds.setdefault(name, pa.null())

@@ -4,13 +4,17 @@ import json
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import closing, nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import islice
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 
 from manifests.audio_file import ReferenceOpener, check_audible
-from manifests.build import SeenIds, write_parquet
+from manifests.build import repeated_id, write_parquet
+from manifests.bulk.plain import PlainRows, Screen, taken
+from manifests.bulk.repeats import Repeat, RowIds, digests_of
 from manifests.messages import shorten
 from manifests.reader import Manifest, ManifestError, absolute_uri
 from manifests.row_errors import RowError, check_audio_for_any_model, check_role
@@ -122,24 +126,28 @@ def check(
         ManifestError: The manifest can't be read.
     """
     options = dict(storage_options or {})
-    rows, column_faults = _open(uri, options, extra_columns, reserved)
+    result = _Result()
+    source, column_faults = _open(uri, options, extra_columns, reserved)
     opener = None
     if read_audio:
         policy = DEFAULT_POLICY if read_audio is True else read_audio
         opener = ReferenceOpener(ReferenceAccess(policy, options, uri))
-    result = _Result()
-    seen = SeenIds()
     with closing(opener) if opener else nullcontext():
-        for some in _several(rows):
+        for some in _several(source(result, None)):
             for row in some:
-                _check_meaning(row, seen, limits)
+                _check_meaning(row, result.ids, limits)
             if opener:
                 _check_audio(some, opener, defaults, limits)
             result.add(some)
+    if repeats := result.ids.repeats():
+        for row in source(None, repeats):
+            result.add_repeat(row, repeats[row.number])
+        result.issues.sort(key=lambda issue: issue.row)
     rejects_fault = None
     if rejects_uri and result.rejects:
         try:
-            write_parquet(rejects_uri, REJECTS_SCHEMA, result.rejects, options)
+            rejects = [result.rejects[number] for number in sorted(result.rejects)]
+            write_parquet(rejects_uri, REJECTS_SCHEMA, rejects, options)
         except ManifestError as error:  # what is wrong with the rows matters more
             rejects_fault = f"the rejected rows could not be written: {error}"
     return CheckReport(
@@ -152,34 +160,56 @@ def check(
     )
 
 
+# Rows that must be looked at one by one. Given a result, those that need no look are counted there;
+# given numbers, these rows alone come.
+_Source = Callable[["_Result | None", "Collection[int] | None"], Iterator[_Row]]
+
+
 def _open(
     uri: str, options: Mapping[str, Any], extra_columns: Collection[str], reserved: Collection[str]
-) -> tuple[Iterator[_Row], Callable[[], Sequence[str]]]:
+) -> tuple[_Source, Callable[[], Sequence[str]]]:
     """The rows, and what is wrong with the columns, to be asked for when all rows were read."""
     if is_text(uri):
         names: dict[str, None] = {}
-        rows = _text_rows(uri, options, names)
-        return rows, lambda: check_columns([*names], extra_columns, reserved) if names else []
+
+        def read(result: _Result | None, only: Collection[int] | None) -> Iterator[_Row]:
+            return _text_rows(uri, options, names, only)
+
+        return read, lambda: check_columns([*names], extra_columns, reserved) if names else []
     manifest = Manifest.survey(
         uri, storage_options=options, extra_columns=extra_columns, reserved=reserved
     )
-    return _parquet_rows(manifest), lambda: manifest.column_faults
+    return partial(_parquet_rows, manifest), lambda: manifest.column_faults
 
 
-def _text_rows(uri: str, options: Mapping[str, Any], names: dict[str, None]) -> Iterator[_Row]:
+def _text_rows(
+    uri: str, options: Mapping[str, Any], names: dict[str, None], only: Collection[int] | None
+) -> Iterator[_Row]:
     """Rows of a text manifest; its columns are added to `names` as they turn up."""
     here = absolute_uri(uri, options)
     for text in read_text(uri, options):
         names.update(dict.fromkeys(text.raw))
-        parsed, issues = text.parse()
-        yield _Row(here, text.source, text.row, text.line, text.raw, parsed, issues)
+        if only is None or text.row in only:
+            parsed, issues = text.parse()
+            yield _Row(here, text.source, text.row, text.line, text.raw, parsed, issues)
 
 
-def _parquet_rows(manifest: Manifest) -> Iterator[_Row]:
+def _parquet_rows(
+    manifest: Manifest, result: "_Result | None", only: Collection[int] | None
+) -> Iterator[_Row]:
+    screen = Screen()
     for row_group in manifest.row_groups:
         columns = manifest.known_columns
         for first_row, batch in manifest.read_row_group(row_group, columns=columns):
-            for number, raw in enumerate(manifest.raw_rows(batch), start=first_row):
+            positions = list(range(batch.num_rows))
+            if only is not None:
+                positions = [at for at in positions if first_row + at in only]
+            if result is not None:  # plain rows have nothing that is looked at
+                plain, positions = screen.plain_rows(batch)
+                result.add_plain(first_row, plain)
+            raws = manifest.raw_rows(taken(batch, positions))
+            for at, raw in zip(positions, raws, strict=True):
+                number = first_row + at
                 parsed, issues = parse_row(raw, source=row_group.source, row=number)
                 yield _Row(row_group.uri, row_group.source, number, None, raw, parsed, issues)
 
@@ -189,15 +219,13 @@ def _several(rows: Iterator[_Row]) -> Iterator[list[_Row]]:
         yield some
 
 
-def _check_meaning(row: _Row, seen: SeenIds, limits: CheckedModel | None) -> None:
-    """What is wrong beyond the row's own values: its id stands elsewhere, the model can't."""
+def _check_meaning(row: _Row, ids: RowIds, limits: CheckedModel | None) -> None:
+    """What is wrong beyond the row's own values: the model can't."""
     if row.parsed is None:
         if isinstance(row.raw.get("id"), str):  # a later row with this id repeats it all the same
-            seen.note(row.raw["id"], row.number)
+            ids.note(row.raw["id"], row.number)
         return
-    row.issues.extend(
-        seen.repeated(row.parsed, source=row.source, number=row.number, line=row.line)
-    )
+    ids.note(row.parsed.id, row.number)
     if limits is None:
         return
     for role in row.parsed.references():
@@ -214,14 +242,36 @@ class _Result:
     n_rows: int = 0
     n_clips: int = 0
     issues: list[RowIssue] = field(default_factory=list)
-    rejects: list[dict[str, Any]] = field(default_factory=list)
+    rejects: dict[int, dict[str, Any]] = field(default_factory=dict)  # by the number of the row
+    ids: RowIds = field(default_factory=RowIds)
+
+    def add_plain(self, first_row: int, plain: PlainRows) -> None:
+        """Counts rows of which nothing but their ids can be wrong."""
+        self.n_rows += len(plain)
+        self.n_clips += sum(own.takes for own in plain.settings)
+        numbers = np.array(plain.positions, np.int64) + first_row
+        self.ids.note_many(numbers, digests_of(plain.ids))
+
+    def add_repeat(self, row: _Row, repeat: Repeat) -> None:
+        """Blames a row that has been counted for the id that it repeats."""
+        if row.parsed is None:
+            return
+        place = (row.source, row.number, row.line, repeat.first_row)
+        issue = repeated_id(row.parsed, *place)
+        self.issues.append(issue)
+        if row.number in self.rejects:
+            self.rejects[row.number]["problems"].append(_printable(issue.message))
+        else:
+            row.issues.append(issue)
+            self.rejects[row.number] = _reject(row)
+            self.n_clips -= row.parsed.takes
 
     def add(self, rows: list[_Row]) -> None:
         for row in rows:
             self.n_rows += 1
             self.issues += row.issues
             if row.issues:
-                self.rejects.append(_reject(row))
+                self.rejects[row.number] = _reject(row)
             elif row.parsed is not None:
                 self.n_clips += row.parsed.takes
 

@@ -9,8 +9,9 @@ before it existed keep their ids.
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from hashlib import blake2b
+from json.encoder import encode_basestring
 from typing import Any
 
 IDENTITY_VERSION = 1
@@ -157,6 +158,83 @@ def take_seed(seed: int | None, id: str, take: int, run_seed: int = 0) -> int:
 def retake_seed(seed: int, retake: int) -> int:
     """Seed of re-take `retake` after failed quality checks; re-take 0 is the take itself."""
     return seed if retake == 0 else _seed_from("re", seed, retake)
+
+
+class BulkNames:
+    """Ids and keys of rows that have one set of parameters and no references, as packed bytes: what
+    `clip_id`, `row_key` and `take_seed` give, in a tenth of their time.
+
+    All but a row's id, prompt, seed and take is the same text for all of them. That text is made
+    once, by `canonical_json` itself.
+
+    Args:
+        own: Parameters that the rows give themselves, as `PromptRow.as_written()` has them.
+        params: `EffectiveParams.as_identity()`.
+        model_hash: `ModelInfo.weights_hash`.
+        run_seed: From which rows without a seed get theirs.
+    """
+
+    def __init__(
+        self, own: Mapping[str, Any], params: Mapping[str, Any], model_hash: str, run_seed: int
+    ) -> None:
+        id, prompt, seed, take = _HOLES
+        clip = {"id": id, "take": take, "prompt": prompt, "references": {}}
+        clip |= {"params": _given(params), "seed": seed, "model": model_hash}
+        self._clip = _pieces("clip-id", clip, (id, prompt, seed, take))
+        key = {"take": take, "params": _given(params), "model": model_hash, "repeat": 0}
+        row = dict(own) | {"id": id, "prompt": prompt}
+        self._key = _pieces("row-key", key | {"row": row}, (id, prompt, take))
+        row["seed"] = seed
+        self._key_with_seed = _pieces("row-key", key | {"row": row}, (id, prompt, seed, take))
+        self._row_seed = _pieces("row-seed", [run_seed, id], (id,))
+        self._take_seed = _pieces("take-seed", [seed, take], (seed, take))
+
+    def first_seed(self, quoted_id: str) -> int:
+        """Seed of take 0 of a row that gives none."""
+        before, after = self._row_seed
+        return _seed_of(f"{before}{quoted_id}{after}")
+
+    def seed_of_take(self, seed: int, take: int) -> int:
+        """Seed of a take, from that of take 0."""
+        if take == 0:
+            return seed
+        before, between, after = self._take_seed
+        return _seed_of(f"{before}{seed}{between}{take}{after}")
+
+    def clip_id(self, quoted_id: str, quoted_prompt: str, seed: int, take: int) -> bytes:
+        """See the function `clip_id`; id and prompt as `quoted` gives them."""
+        a, b, c, d, e = self._clip
+        text = f"{a}{quoted_id}{b}{quoted_prompt}{c}{seed}{d}{take}{e}"
+        return blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).digest()
+
+    def row_key(self, quoted_id: str, quoted_prompt: str, seed: int | None, take: int) -> bytes:
+        """See the function `row_key`; `seed` as the row gives it."""
+        if seed is None:
+            a, b, d, e = self._key
+            text = f"{a}{quoted_id}{b}{quoted_prompt}{d}{take}{e}"
+        else:
+            a, b, c, d, e = self._key_with_seed
+            text = f"{a}{quoted_id}{b}{quoted_prompt}{c}{seed}{d}{take}{e}"
+        return blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).digest()
+
+
+quoted = encode_basestring  # a text as `canonical_json` writes it
+# Stand for id, prompt, seed and take; no other text of a row's parameters holds these characters.
+_HOLES = tuple(f"\ue000{what}\ue000" for what in ("id", "prompt", "seed", "take"))
+
+
+def _pieces(tag: str, what: Any, holes: Sequence[str]) -> list[str]:
+    """The canonical text around the holes, in the order in which they stand there."""
+    pieces = [canonical_json([tag, IDENTITY_VERSION, what]).decode("utf-8", "surrogatepass")]
+    for hole in holes:
+        before, _, after = pieces.pop().partition(quoted(hole))
+        pieces += [before, after]
+    return pieces
+
+
+def _seed_of(text: str) -> int:
+    data = text.encode("utf-8", "surrogatepass")
+    return int.from_bytes(blake2b(data, digest_size=8).digest(), "big") & MAX_SEED
 
 
 def _seed_from(tag: str, *parts: int | str) -> int:

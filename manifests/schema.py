@@ -20,8 +20,9 @@ from manifests.messages import Fault, edits, from_pydantic, shorten
 SCHEMA_VERSION = 1
 ROLES = ("melody", "continuation", "style")
 
+MAX_ID_CHARS, MAX_PROMPT_CHARS = 256, 4000
 _NO_CONTROL = r"^\P{Cc}*$"
-Id = Annotated[str, Field(max_length=256, pattern=_NO_CONTROL)]
+Id = Annotated[str, Field(max_length=MAX_ID_CHARS, pattern=_NO_CONTROL)]
 Uri = Annotated[str, Field(max_length=4096, pattern=_NO_CONTROL)]
 Audio = Annotated[bytes, Field(min_length=1)]
 DurationS = Annotated[float, Field(gt=0, le=3600)]
@@ -39,7 +40,9 @@ class PromptRow(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
     id: Id = Field(description="Name of the row, unique; default: a hash of the row's content.")
-    prompt: str | None = Field(None, max_length=4000, description="Text that describes the music.")
+    prompt: str | None = Field(
+        None, max_length=MAX_PROMPT_CHARS, description="Text that describes the music."
+    )
     duration_s: DurationS | None = Field(None, description="Length of the clip in seconds.")
     melody_uri: Uri | None = Field(None, description="Audio whose melody the clip follows.")
     melody_audio: Audio | None = Field(None, description="The same, the file's bytes embedded.")

@@ -10,7 +10,7 @@ only if something is left, and watches until every row is durable.
 import logging
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from typing import Any, TextIO
 
@@ -22,13 +22,15 @@ from musicgen.checkpoints.describe import ModelInfo
 from pipeline import ledger
 from pipeline.config import ConfigError, JobConfig
 from pipeline.ledger import DoneSet, attempts, maintain
-from pipeline.ledger.id_set import NO_IDS
 from pipeline.ledger.lease import Lease
+from pipeline.ledger.part_index import NOTHING_STANDS
 from pipeline.ledger.schema import RESERVED_COLUMNS
 from pipeline.planning.clips import DeadLetter
-from pipeline.planning.expand import PlanSpec, Selection
+from pipeline.planning.expand import PlanSpec
 from pipeline.planning.model_limits import inspect_model, limits_of
-from pipeline.planning.scan import Plan, describe_plan, scan
+from pipeline.planning.pool import LocalPool
+from pipeline.planning.scan import Plan, describe_plan
+from pipeline.planning.survey import ScanStoppedError, ScanWatch, Survey, survey
 from pipeline.prepare.actor import Prepare
 from pipeline.prepare.messages import PrepareSettings
 from pipeline.replica.actor import Replica
@@ -110,10 +112,8 @@ def plan(config: JobConfig) -> PlannedRun:
     manifest = open_manifest(config)
     spec = _spec(config, manifest, inspect_model(config))
     storage = open_storage(config.run.output, config.run.storage_options)
-    known = DoneSet(NO_IDS, NO_IDS)
-    if storage.exists("clips") or storage.exists("failed"):  # reading parts loads pandas: a second
-        known = ledger.committed_ids(storage)
-    found = scan(spec, Selection(known))
+    with LocalPool() as pool:
+        found = survey(storage, spec, pool).plan
     runs = ledger.read_runs(storage)
     return PlannedRun(found, estimate_s(found.pending_audio_s, config.cluster.replicas, runs))
 
@@ -152,14 +152,22 @@ def _run(
         schema = ledger.check_schema(storage, manifest.extra_schema, config.parts.audio)
         run_id = config.run.run_id or ledger.new_run_id()
         spec = _spec(config, manifest, info)
-        selection = Selection(ledger.committed_ids(storage), retry)
-        plan = scan(spec, selection)
-        say(describe_plan(plan, retry))
-        failures = _failures(storage)
-        _write_letters(storage, plan.letters, run_id, failures)
+        watch = _watch(config, manifest, lease, drain, say, progress)
+        try:
+            with closing(watch), closing(runtime.pool(manifest.n_rows)) as pool:
+                found = survey(storage, spec, pool, retry=retry, watch=watch, keep=True)
+        except ScanStoppedError:
+            found = Survey(NOTHING_STANDS, Plan(manifest.n_rows, is_whole=False))
+        plan, failures = found.plan, found.standing.failures()
         tally = Tally(plan.pending, started=time.monotonic())
         summary = RunSummary(run_id, storage.root, plan, tally, config.run.tolerate_dead_letters)
         record = RunRecord(storage, run_id, config, _public(info), plan)
+        if not plan.is_whole:
+            summary.drained = drain.reason
+            record.write("drained", tally)
+            return summary
+        say(describe_plan(plan, retry))
+        _write_letters(storage, plan.letters, run_id, failures)
         if not plan.pending and not plan.letters:
             return summary  # nothing happened: no record, no runtime
         record.write("running", tally)
@@ -171,7 +179,7 @@ def _run(
                     ReplicaSettings(
                         config, info, run_id, lease.generation, lease.token, schema, failures
                     ),
-                    _known_after(selection, plan.letters),
+                    _known_after(found.standing.known, retry, plan.letters),
                     Replica,
                     Prepare,
                 )
@@ -225,13 +233,6 @@ def _public(info: ModelInfo) -> dict[str, Any]:
     }
 
 
-def _failures(storage: Storage) -> dict[str, int]:
-    """How often rows have failed in earlier runs, by row key."""
-    letters = ledger.read_dead_letters(storage)
-    keys, counts = letters["row_key"].to_pylist(), letters["attempts"].to_pylist()
-    return dict(zip(keys, counts, strict=True))
-
-
 def _write_letters(
     storage: Storage, letters: list[DeadLetter], run_id: str, failures: dict[str, int]
 ) -> None:
@@ -246,11 +247,28 @@ def _write_letters(
         ledger.write_dead_letter_part(storage, table, run_id, writer, seq)
 
 
-def _known_after(selection: Selection, letters: list[DeadLetter]) -> DoneSet:
+def _watch(
+    config: JobConfig,
+    manifest: Manifest,
+    lease: Lease,
+    drain: Drain,
+    say: Callable[[str], None],
+    progress: TextIO | None,
+) -> ScanWatch:
+    """What follows the scan, and ends it where the run is to drain or has lost its lease."""
+
+    def check() -> None:
+        if drain.is_due():
+            raise ScanStoppedError
+        lease.check()
+
+    return ScanWatch(manifest.n_rows, check, say, progress, config.run.interval_s)
+
+
+def _known_after(known: DoneSet, retry: bool, letters: list[DeadLetter]) -> DoneSet:
     """What the prepare pool must know: what the scan has just refused is settled for this run."""
-    known = selection.known
     refused = ledger.pack_ids([letter.row_key for letter in letters])
-    if selection.retry:
+    if retry:
         return DoneSet(known.clips, np.setdiff1d(known.letters, refused))
     return DoneSet(known.clips, np.union1d(known.letters, refused))
 

@@ -21,7 +21,7 @@ EXIT_CRASH, EXIT_BAD_INPUT, EXIT_LEASE_HELD = 1, 2, 4  # the others: `RunSummary
 # Classes whose modules are heavy are known by name.
 _BAD_INPUT, _FATAL = (
     ("ModelNotFoundError", "CheckpointError"),
-    ("StalledError", "ReplicaFailedError", "NoPlaceError"),
+    ("StalledError", "ReplicaFailedError", "NoPlaceError", "PlanningError"),
 )
 
 

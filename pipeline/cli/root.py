@@ -143,6 +143,11 @@ def _make(config: JobConfig, *, retry: bool) -> None:
 
 
 def _words_of_drained(summary: "RunSummary") -> str:
+    if not summary.plan.is_whole:
+        return (
+            f"drained ({summary.drained}) while the manifest was scanned: no clip was begun; the "
+            "same command starts again"
+        )
     return (
         f"drained ({summary.drained}): {summary.clips} of "
         f"{counted(summary.plan.pending, 'clip')} made, in {summary.clips_uri}; "

@@ -154,7 +154,7 @@ def dead_letters_of_run(storage: Storage, run_id: str) -> frozenset[str]:
 
 def committed_ids(storage: Storage) -> DoneSet:
     """All committed clips, and the rows whose dead letter stands."""
-    letters = _read_letters(storage)
+    letters = read_letters(storage)
     keys_of_letters = np.unique(pack_ids(letters["row_key"].to_pylist()))
 
     def read(info: ObjectInfo) -> PartKeys:
@@ -164,7 +164,7 @@ def committed_ids(storage: Storage) -> DoneSet:
 
     parts = map_parts(storage, "clips", read)
     clips = np.unique(np.concatenate([NO_IDS, *(part.clips for part in parts)]))
-    standing = letters.filter(pa.array(_standing(letters, parts)))
+    standing = letters.filter(pa.array(standing_among(letters, parts)))
     return DoneSet(clips, np.unique(pack_ids(standing["row_key"].to_pylist())))
 
 
@@ -181,7 +181,7 @@ def read_clips(
 
 def read_dead_letters(storage: Storage, standing: bool = True) -> pa.Table:
     """Dead letters: those that stand, the latest of each row, or all that were ever written."""
-    letters = _read_letters(storage)
+    letters = read_letters(storage)
     return (
         letters.filter(pa.array(standing_dead_letters(storage, letters))) if standing else letters
     )
@@ -192,10 +192,10 @@ def standing_dead_letters(storage: Storage, letters: pa.Table) -> npt.NDArray[np
     if not len(letters):
         return np.zeros(0, bool)
     keys = map_parts(storage, "clips", lambda info: _read_keys(storage, info, True))
-    return _standing(letters, keys)
+    return standing_among(letters, keys)
 
 
-def _read_letters(storage: Storage) -> pa.Table:
+def read_letters(storage: Storage) -> pa.Table:
     tables = map_parts(storage, "failed", lambda info: read_part(storage, info))
     return pa.concat_tables([FAILED_SCHEMA.empty_table(), *tables], promote_options="default")
 
@@ -210,7 +210,7 @@ def _read_keys(storage: Storage, info: ObjectInfo, with_rows: bool) -> PartKeys:
     return PartKeys(clips, rows, _microseconds(table["created_at"]))
 
 
-def _standing(letters: pa.Table, parts: Sequence[PartKeys]) -> npt.NDArray[np.bool_]:
+def standing_among(letters: pa.Table, parts: Sequence[PartKeys]) -> npt.NDArray[np.bool_]:
     """Which letters are the latest of their row and not followed by a clip of that row."""
     rows, times = pack_ids(letters["row_key"].to_pylist()), _microseconds(letters["created_at"])
     order = np.lexsort((times, rows))

@@ -17,6 +17,7 @@ from manifests.schema import (
     EffectiveParams,
     GenerationDefaults,
     PromptRow,
+    RowIssue,
     effective,
     parse_row,
     resolve_uri,
@@ -97,12 +98,24 @@ class Expander:
             repeat: 0, or how many rows with this id stood before it.
             selection: What stands in the ledger already.
 
-        Yields:
+        Returns:
             An outcome per take, with the clip where it is pending and the dead letter where it is
             refused.
         """
+        parsed = parse_row(raw, source=self.row_group_of(number).source, row=number)
+        return self.expand_parsed(raw, parsed, number, repeat, selection)
+
+    def expand_parsed(
+        self,
+        raw: Mapping[str, Any],
+        parsed: tuple[PromptRow | None, list[RowIssue]],
+        number: int,
+        repeat: int,
+        selection: Selection,
+    ) -> Iterator[tuple[Outcome, PlannedClip | DeadLetter | None]]:
+        """The same of a row that has been checked: `parsed` is what `parse_row` gave."""
         row_group = self.row_group_of(number)
-        row, issues = parse_row(raw, source=row_group.source, row=number)
+        row, issues = parsed
         if row is None or repeat:
             message = "; ".join(issue.message for issue in issues)
             if row is not None:
@@ -113,7 +126,7 @@ class Expander:
             yield self._dead_letter_of_row(raw, row, number, repeat, message, selection)
             return
         params = effective(row, self.spec.defaults)
-        asked = _Row(row, number, row_group, params, self._determining(row, params))
+        asked = _Row(row, number, row_group, params, self.determining(row, params))
         for take in range(row.takes):
             key = identity.row_key(
                 row.as_written(),
@@ -224,7 +237,7 @@ class Expander:
         )
         return PlannedClip(spec, references, asked.row_group.uri)
 
-    def _determining(self, row: PromptRow, params: EffectiveParams) -> dict[str, Any]:
+    def determining(self, row: PromptRow, params: EffectiveParams) -> dict[str, Any]:
         """The parameters that decide this row's music: those that its references do not use stay
         out, so that a change of them makes nothing again."""
         references = row.references()

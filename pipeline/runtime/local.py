@@ -19,6 +19,7 @@ import pyarrow as pa
 
 from pipeline.config import JobConfig
 from pipeline.ledger.attempts import Attempt
+from pipeline.planning.pool import LocalPool, Pool
 from pipeline.prepare.actor import Prepare, read_rows
 from pipeline.replica.actor import Replica
 from pipeline.replica.messages import lone_identity
@@ -47,6 +48,10 @@ class LocalRuntime:
         self._prepare: Prepare | None = None  # set by `statuses`
         self._replicas: list[Replica] = []
         self._lock = threading.Lock()  # of the list, which `close` empties
+
+    def pool(self, n_rows: int) -> Pool:
+        """See `Runtime.pool`."""
+        return LocalPool()
 
     def start(self, say: Callable[[str], None]) -> float:
         """See `Runtime.start`: all replicas share the GPU that torch takes by default."""

@@ -4,6 +4,7 @@ row groups ─► read_rows ─► Prepare pool ─► Replica pool ─► statu
               Ray tasks    CPU actors      GPU actors
 """
 
+import os
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -16,14 +17,18 @@ from ray.data import ActorPoolStrategy
 
 from pipeline.config import JobConfig
 from pipeline.ledger.attempts import Attempt
+from pipeline.planning.pool import LocalPool, Pool
 from pipeline.prepare.actor import read_rows
 from pipeline.runtime.placement import PREPARE_CPUS, TASK_CPUS, demand_of
 from pipeline.runtime.ray_actor_id import ray_actor_identity
 from pipeline.runtime.ray_cluster import gpus_per_replica, is_started_here, start_ray
 from pipeline.runtime.ray_kill import end_process_of
 from pipeline.runtime.ray_nodes import ClusterReader
+from pipeline.runtime.ray_pool import RayPool
 from pipeline.runtime.runtime import Work
 from pipeline.runtime.waiting import WaitWatch, check_start
+
+ROWS_FOR_RAY = 200_000  # fewer are scanned here before Ray's workers have started
 
 
 class RayRuntime:
@@ -38,6 +43,15 @@ class RayRuntime:
         self._reader: ClusterReader | None = None  # these three are set by `start`
         self._waits: WaitWatch | None = None
         self._kinds: dict[str, str] = {}  # of actors, by class
+
+    def pool(self, n_rows: int) -> Pool:
+        """See `Runtime.pool`: on a cluster that is there already, where many rows are to be read.
+        A Ray that only this machine has is not started for it."""
+        is_joined = ray.is_initialized() or "RAY_ADDRESS" in os.environ
+        if not is_joined or n_rows < ROWS_FOR_RAY:
+            return LocalPool()
+        start_ray(self._config)
+        return RayPool()
 
     def start(self, say: Callable[[str], None]) -> float:
         """See `Runtime.start`."""

@@ -9,6 +9,7 @@ import pyarrow as pa
 from manifests.reader import RowGroup
 from pipeline.ledger import DoneSet
 from pipeline.ledger.attempts import Attempt
+from pipeline.planning.pool import Pool
 from pipeline.prepare.actor import Prepare
 from pipeline.prepare.messages import PrepareSettings
 from pipeline.replica.actor import Replica
@@ -38,6 +39,10 @@ class Work:
 
 class Runtime(Protocol):
     """Runs read_rows, the prepare pool and the replicas on the rows of one job."""
+
+    def pool(self, n_rows: int) -> Pool:
+        """Where a manifest of so many rows is scanned, before the job is started."""
+        ...
 
     def start(self, say: Callable[[str], None]) -> float:
         """Gets hold of the machines; returns how many GPUs all replicas hold together.

@@ -3,7 +3,7 @@
 import sys
 import time
 from dataclasses import dataclass, field
-from typing import TextIO
+from typing import Protocol, TextIO
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
@@ -27,9 +27,14 @@ class Tally:
     times: RunTimes = field(default_factory=RunTimes)
 
     @property
+    def ended(self) -> int:
+        """Clips that need no more work."""
+        return self.clips + self.failed
+
+    @property
     def left(self) -> int:
         """Clips that are neither made nor failed."""
-        return self.total - self.clips - self.failed
+        return self.total - self.ended
 
     @property
     def wall_s(self) -> float:
@@ -51,10 +56,9 @@ class Tally:
     def eta_s(self) -> float | None:
         """Estimated seconds until the last clip, from the clips per second since the first
         admission; None before the first commit."""
-        ended = self.clips + self.failed
-        if not ended or not self.working_s:
+        if not self.ended or not self.working_s:
             return None
-        return self.left * self.working_s / ended
+        return self.left * self.working_s / self.ended
 
     @property
     def eta(self) -> str:
@@ -63,7 +67,7 @@ class Tally:
 
     def line(self) -> str:
         """The counts in a sentence."""
-        if not self.clips + self.failed:
+        if not self.ended:
             return (
                 f"0 of {counted(self.total, 'clip')}, {clock(self.wall_s)} elapsed: replicas "
                 "start, load the model and fill their first part"
@@ -76,7 +80,7 @@ class Tally:
 
     def short_line(self, columns: int) -> str:
         """What fits into so many columns: the counts and the ETA always, the rest as it fits."""
-        if not self.clips + self.failed:
+        if not self.ended:
             parts = [f"0/{self.total}", "starting", clock(self.wall_s)]
             return "  ".join(parts)
         parts = [
@@ -92,10 +96,55 @@ class Tally:
         return "  ".join(filter(None, parts))
 
 
+@dataclass
+class ScanTally:
+    """How far the scan of a manifest has come, in rows."""
+
+    total: int
+    ended: int = 0
+    started: float = field(default_factory=time.monotonic)
+
+    def line(self) -> str:
+        """The counts in a sentence."""
+        wall_s = time.monotonic() - self.started
+        rows = counted(self.total, "row")
+        if not self.ended:
+            return f"0 of {rows} scanned, {clock(wall_s)} elapsed: parts are read first"
+        rate = self.ended / wall_s if wall_s > 0 else 0.0
+        return f"{self.ended} of {rows} scanned, {rate:.0f} rows/s, {clock(wall_s)} elapsed"
+
+    def short_line(self, columns: int) -> str:
+        """What fits into so many columns."""
+        line = self.line()
+        return line if len(line) <= columns else f"{self.ended}/{self.total} rows scanned"
+
+
+class Shown(Protocol):
+    """What a view shows."""
+
+    @property
+    def total(self) -> int:
+        """What `ended` grows to."""
+        ...
+
+    @property
+    def ended(self) -> int:
+        """How much is done."""
+        ...
+
+    def line(self) -> str:
+        """The counts in a sentence."""
+        ...
+
+    def short_line(self, columns: int) -> str:
+        """What fits into so many columns of a terminal."""
+        ...
+
+
 class ProgressView:
     """Shows a tally. `update` may be called often: it prints one line per interval."""
 
-    def __init__(self, tally: Tally, interval_s: float, stream: TextIO | None = None) -> None:
+    def __init__(self, tally: Shown, interval_s: float, stream: TextIO | None = None) -> None:
         self._tally, self._interval_s = tally, interval_s
         self._stream = stream or sys.stderr
         self._next_line = time.monotonic()
@@ -115,9 +164,9 @@ class ProgressView:
     def update(self) -> None:
         """Brings what is shown up to date, where it is time to."""
         if self._live is not None:
-            done = self._tally.clips + self._tally.failed
             room = self._live.console.width - NARROWEST_BAR - 1
-            self._live.update(self._task, completed=done, description=self._tally.short_line(room))
+            line = self._tally.short_line(room)
+            self._live.update(self._task, completed=self._tally.ended, description=line)
         elif time.monotonic() >= self._next_line:
             self._next_line = time.monotonic() + self._interval_s
             self._print()

@@ -15,7 +15,7 @@ from manifests.schema import GenerationDefaults
 from pipeline.ledger.id_set import NO_IDS, DoneSet, pack_ids
 from pipeline.planning.clips import ClipSpec, DeadLetter, PlannedClip
 from pipeline.planning.expand import Expander, ModelLimits, PlanSpec, Selection
-from pipeline.planning.scan import describe_plan, find_repeats, scan
+from pipeline.planning.scan import describe_plan, scan
 
 LIMITS = ModelLimits("toy", "f" * 32, frozenset({"melody", "continuation"}))
 NOTHING = DoneSet(NO_IDS, NO_IDS)
@@ -30,7 +30,7 @@ def spec_of(path: Path, rows: Sequence[Mapping[str, Any]], **defaults: Any) -> P
 def items(
     spec: PlanSpec, selection: Selection | None = None
 ) -> list[PlannedClip | DeadLetter | None]:
-    expander, repeats = Expander(spec), find_repeats(spec.manifest)
+    expander, repeats = Expander(spec), scan(spec, Selection(NOTHING)).repeats
     found: list[PlannedClip | DeadLetter | None] = []
     for row_group in spec.manifest.row_groups:
         for first_row, batch in spec.manifest.read_row_group(row_group):
@@ -141,7 +141,7 @@ def test_rows_that_repeat_an_id_are_refused_and_the_first_is_kept(tmp_path: Path
     rows = [{"id": i, "prompt": "x"} for i in ("a", "b", "a", "c", "a")]
     spec = spec_of(tmp_path / "m.parquet", rows)
 
-    assert find_repeats(spec.manifest) == {2: 1, 4: 2}
+    assert scan(spec, Selection(NOTHING)).repeats == {2: 1, 4: 2}
     assert [clip.id for clip in clips(spec)] == ["a", "b", "c"]
     found = letters(spec)
     assert [letter.row for letter in found] == [2, 4]

@@ -1,0 +1,1 @@
+"""Many rows at once: the same verdicts as row by row, column by column."""
