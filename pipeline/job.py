@@ -187,7 +187,7 @@ def _run(
                 drain.listen()  # Ray has taken the signals
                 drain.replicas_start(gpus)
                 Watch(config, lease, record, summary, drain, say, progress).run(runtime, work)
-        if drain.is_due():
+        if drain.is_due() or tally.is_replayed:
             _settle_accounts(storage, summary, drain)
         record.write("drained" if summary.drained else "done", tally)
         attempts.forget_attempts(storage, run_id)
@@ -274,7 +274,8 @@ def _known_after(known: DoneSet, retry: bool, letters: list[DeadLetter]) -> Done
 
 
 def _settle_accounts(storage: Storage, summary: RunSummary, drain: Drain) -> None:
-    """Counts what a drained run has committed: not every status reached the driver."""
+    """Counts what is committed where not every status reached the driver: the run drains, or Ray
+    sent a task again."""
     tally, refused = summary.tally, {letter.clip_id for letter in summary.plan.letters}
     tally.clips, tally.audio_s = count_clips(storage, summary.run_id)
     tally.failed = len(ledger.dead_letters_of_run(storage, summary.run_id) - refused)

@@ -147,6 +147,7 @@ class Watch:
             tally.failed += status.status == "letter"
             tally.clips += status.status in ("clip", "known")
             tally.audio_s += status.audio_s or 0.0
+            tally.is_replayed |= status.status == "known"
             self.summary.replicas.add(replica)
 
 

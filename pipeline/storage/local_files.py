@@ -32,11 +32,13 @@ def publish(target: Path, data: bytes, *, replace: bool, sync: bool = True) -> N
             temporary.replace(target)
         else:
             _link(temporary, target)
-        if sync:
-            _sync_folder(target.parent)
-    finally:
+            temporary.unlink()
+    except BaseException:
         with contextlib.suppress(FileNotFoundError):
             temporary.unlink()
+        raise
+    if sync:
+        _sync_folder(target.parent)
 
 
 def walk(folder: Path) -> Iterator[tuple[Path, os.stat_result]]:

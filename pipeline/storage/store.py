@@ -13,7 +13,7 @@ import builtins
 import errno
 import os
 from collections.abc import Callable, Iterable, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -84,12 +84,13 @@ class Storage:
         self.retry = retry
         self._base = location
         self._opened: tuple[int, Any] | None = None
+        self._pool: tuple[int, ThreadPoolExecutor] | None = None
 
     def __repr__(self) -> str:
         return f"Storage({redact(self.root)!r})"
 
     def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_opened": None}
+        return self.__dict__ | {"_opened": None, "_pool": None}
 
     def uri(self, path: str) -> str:
         """The full URI of an object."""
@@ -169,9 +170,10 @@ class Storage:
 
     def put_many(self, objects: Mapping[str, bytes]) -> None:
         """Publishes several objects in parallel; raises if any of them failed."""
-        with ThreadPoolExecutor(min(THREADS, max(1, len(objects)))) as pool:
-            for done in [pool.submit(self.put, path, data) for path, data in objects.items()]:
-                done.result()
+        writing = [self._threads.submit(self.put, *each) for each in objects.items()]
+        wait(writing)
+        for done in writing:
+            done.result()
 
     def create_once(self, path: str, data: bytes, token: str) -> bool:
         """Publishes an object only if none exists at `path`: of several writers one wins.
@@ -232,6 +234,14 @@ class Storage:
         if self._opened is None or self._opened[0] != os.getpid():
             self._opened = (os.getpid(), make_filesystem(self.protocol, self.options, self.retry))
         return self._opened[1]
+
+    @property
+    def _threads(self) -> ThreadPoolExecutor:
+        """The writing threads of this process; starting new ones for each commit takes longer than
+        the writing."""
+        if self._pool is None or self._pool[0] != os.getpid():
+            self._pool = (os.getpid(), ThreadPoolExecutor(THREADS, "writing"))
+        return self._pool[1]
 
     def _publish(self, full: str, data: bytes, *, replace: bool, sync: bool = True) -> None:
         if self.protocol == "file":

@@ -17,7 +17,12 @@ NARROWEST_BAR = 10  # columns; what does not fit beside it is left out of the li
 
 @dataclass
 class Tally:
-    """Counts of a run so far; all of them are of committed rows."""
+    """Counts of a run so far; all of them are of committed rows.
+
+    Attributes:
+        is_replayed: Whether Ray sent a task again, so that statuses may have been lost and the
+            parts have to be counted at the end.
+    """
 
     total: int
     clips: int = 0
@@ -25,6 +30,7 @@ class Tally:
     audio_s: float = 0.0
     started: float = 0.0  # monotonic seconds
     times: RunTimes = field(default_factory=RunTimes)
+    is_replayed: bool = False
 
     @property
     def ended(self) -> int:

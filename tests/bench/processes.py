@@ -12,7 +12,7 @@ import numpy as np
 
 TICKS = os.sysconf("SC_CLK_TCK")
 PAGE = os.sysconf("SC_PAGE_SIZE")
-SAMPLE_S = 0.25
+SAMPLE_S = 2.0
 
 
 @dataclass(frozen=True)
@@ -69,13 +69,18 @@ class ProcessorTime:
     """What has been spent since it was made."""
 
     children: dict[tuple[int, int], Process] = field(default_factory=dict)
+    looking_s: float = 0.0
+    """what the looks themselves have taken, which does not count"""
     samples: list[tuple[float, float]] = field(default_factory=list)
     """moments in seconds since 1970, and what all processes have spent until then"""
 
     def look(self) -> None:
         """Reads the clocks of the processes that run now; ended ones keep their last reading."""
+        began_s = time.thread_time()
         self.children |= {(each.pid, each.started): each for each in below(os.getpid())}
-        spent_s = time.process_time() + sum(each.cpu_s for each in self.children.values())
+        self.looking_s += time.thread_time() - began_s
+        spent_s = time.process_time() - self.looking_s
+        spent_s += sum(each.cpu_s for each in self.children.values())
         self.samples.append((time.time(), spent_s))
 
     def between(self, began: float, ended: float) -> float:

@@ -10,7 +10,11 @@ import pytest
 from pipeline import job
 from pipeline.replica.actor import Replica
 from pipeline.replica.messages import ReplicaSettings
-from tests.integration.jobs import ids_and_takes, problems, run_in_process, write_manifest
+from tests.integration.jobs import clips, ids_and_takes, problems, run_in_process, write_manifest
+
+
+def audio_s(row: dict[str, Any]) -> float:
+    return float(row["n_samples"] / row["sample_rate_hz"])
 
 
 class StopsOnce(Replica):
@@ -50,6 +54,7 @@ def test_a_stopped_replica_is_replaced_and_every_clip_is_made_once(
 
     assert ids_and_takes(output) == [(f"r{i}", 0) for i in range(10)]
     assert (summary.clips, summary.failed, summary.exit_code) == (10, 0, 0)
+    assert summary.audio_s == pytest.approx(sum(audio_s(row) for row in clips(output)))
     assert problems(output) == []
     stopped = int((tmp_path / "stopped").read_text())
     (told,) = [text for text in said if "stood still" in text]
