@@ -293,7 +293,7 @@ class ReferenceOpener:
     def __init__(self, access: ReferenceAccess, listener: str = LISTENER) -> None:
         policy = access.policy
         self._limit_s = policy.reading_limit_s(1)
-        self._pool = ReaderPool(Factory(listener, (access,)), policy.readers_mb)
+        self._pool = ReaderPool(Factory(listener, (access.plain(),)), policy.readers_mb)
         self._known: dict[str, Verdict] = {}
 
     def judge(self, references: Sequence[tuple[str | bytes, str]]) -> list[Verdict]:

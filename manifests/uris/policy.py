@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -86,6 +86,11 @@ class ReferenceAccess:
     policy: ReferencePolicy = DEFAULT_POLICY
     storage_options: Mapping[str, Any] = field(default_factory=dict)
     manifest_uri: str = ""
+
+    def plain(self) -> ReferenceAccess:
+        """The same with a policy of no subclass, for processes that need not import its module."""
+        fields = {name: getattr(self.policy, name) for name in ReferencePolicy.model_fields}
+        return replace(self, policy=ReferencePolicy(**fields))
 
     @property
     def may_read_local(self) -> bool:

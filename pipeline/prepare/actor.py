@@ -69,7 +69,7 @@ class Prepare:
         self.expander = Expander(spec)
         self.selection = Selection(DoneSet(*known()), settings.retry)
         self.planner = WindowPlanner(settings.info)
-        factory = Factory(self.reader, (spec.access, settings.info, spec.limits.separation))
+        factory = Factory(self.reader, (spec.access.plain(), settings.info, spec.limits.separation))
         self.readers = ReaderPool(factory, spec.policy.readers_mb)
 
     def __call__(self, table: pa.Table) -> Iterator[pa.Table]:
