@@ -23,6 +23,7 @@ from manifests.uris.files import RETRY, again, open_file
 VERSION_KEY = b"musicgen_batch.manifest_schema"
 TEXT_SUFFIXES = (".jsonl", ".ndjson", ".json", ".csv", ".tsv")
 _ROWS_WITH_AUDIO = 32
+_MOST_FOOTERS = 8  # that a process remembers
 
 
 class ManifestError(ValueError):
@@ -279,6 +280,20 @@ def _row_groups(footers: Sequence[_Footer]) -> Iterator[RowGroup]:
             first_row += n_rows
 
 
+_footers: dict[tuple[str, str], pq.FileMetaData] = {}  # of the last files, by version
+
+
+def _open_parquet(stream: Any, uri: str, version: str) -> pq.ParquetFile:
+    """A file whose footer is parsed once: that takes as long as the file has row groups."""
+    known = _footers.get((uri, version))
+    parquet = pq.ParquetFile(stream, metadata=known)
+    if known is None:
+        if len(_footers) >= _MOST_FOOTERS:
+            _footers.clear()
+        _footers[uri, version] = parquet.metadata
+    return parquet
+
+
 def _batches(
     fs: Any, path: str, row_group: RowGroup, columns: Sequence[str], batch_rows: int
 ) -> Iterator[pa.RecordBatch]:
@@ -286,7 +301,7 @@ def _batches(
     if attempt(uri, lambda: again(uri, lambda: _version(fs, path))) != row_group.version:
         raise ManifestError(f"{uri}: was replaced while it was being read; start the command again")
     with attempt(uri, lambda: open_file(fs, uri, path)) as stream:
-        parquet = attempt(uri, lambda: pq.ParquetFile(stream))
+        parquet = attempt(uri, lambda: _open_parquet(stream, uri, row_group.version))
         present = [name for name in columns if name in parquet.schema_arrow.names]
         batches = parquet.iter_batches(
             batch_rows, row_groups=[row_group.row_group], columns=present

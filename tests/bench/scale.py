@@ -14,6 +14,8 @@ import subprocess
 import sys
 import threading
 import time
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +41,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rows", type=int, nargs="+", default=ROWS)
     parser.add_argument("--one", type=Path, help="measure one plan of this folder, and print it")
+    parser.add_argument("--no-ledger", dest="ledger", action="store_false", help="planning alone")
     parser.add_argument("--workers", type=int, default=2)
     given = parser.parse_args()
     if given.one:
@@ -51,6 +54,9 @@ def main() -> None:
     found |= {"machine": machine.describe(), "date": time.strftime("%Y-%m-%d")}
     for n_rows in given.rows:
         found |= measure(n_rows)
+        path.write_text(json.dumps(found, indent=1))
+    if given.ledger and find_spec("tests.bench.scale_ledger"):
+        found |= import_module("tests.bench.scale_ledger").measure()
         path.write_text(json.dumps(found, indent=1))
     print(json.dumps(found, indent=1))  # noqa: T201
 

@@ -20,7 +20,7 @@ from tests.pipeline.planning.manifests import (
 )
 
 
-@pytest.mark.parametrize("seed", range(25))
+@pytest.mark.parametrize("seed", range(10))
 def test_random_rows_get_the_verdicts_and_ids_of_the_row_by_row_path(
     seed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
