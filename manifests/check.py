@@ -2,16 +2,17 @@
 
 import json
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import islice
-from typing import Any
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 
 from manifests.audio_file import ReferenceOpener, check_audible
 from manifests.build import SeenIds, write_parquet
 from manifests.messages import shorten
-from manifests.reader import Manifest, ManifestError, absolute_uri
+from manifests.reader import Manifest, ManifestError
 from manifests.row_errors import RowError, check_audio_for_any_model, check_role
 from manifests.schema import (
     BUILT_IN_DEFAULTS,
@@ -23,8 +24,11 @@ from manifests.schema import (
     effective,
     parse_row,
 )
-from manifests.text import is_text, read_text
+from manifests.sources.inputs import forms_in
+from manifests.sources.options import STDIN, Reading
+from manifests.sources.tables import Tables
 from manifests.uris.policy import DEFAULT_POLICY, ReferenceAccess, ReferencePolicy
+from manifests.uris.suffixes import named
 
 REJECTS_SCHEMA = pa.schema(
     [
@@ -60,6 +64,7 @@ class CheckReport:
     issues: tuple[RowIssue, ...]
     rejects_uri: str | None  # None: no row was rejected, nobody asked, or it failed
     rejects_fault: str | None = None  # why it failed
+    notes: tuple[str, ...] = ()  # what was found out about the source, and how it was read
 
     @property
     def ok(self) -> bool:
@@ -103,11 +108,12 @@ def check(
     limits: CheckedModel | None = None,
     read_audio: bool | ReferencePolicy = False,
     rejects_uri: str | None = None,
+    reading: Reading | None = None,
 ) -> CheckReport:
-    """Checks all rows of a .parquet, .jsonl or .csv manifest, or of a folder of Parquet files.
+    """Checks all rows of a manifest, or of what `manifest build` makes one of.
 
     Args:
-        uri: The manifest.
+        uri: A Parquet file, a folder or glob of them, or a table of another form.
         storage_options: fsspec options for s3 and the like, also for the references.
         extra_columns: Columns to carry through although they look like a misspelling.
         reserved: Column names that the output keeps for itself.
@@ -116,24 +122,27 @@ def check(
         read_audio: Also load every reference that the model takes, as the job does: within the
             given policy, or the default one.
         rejects_uri: Parquet file to write the rejected rows and their problems to.
+        reading: What the names and contents of the files do not say; given, the rows are checked
+            as `manifest build` would read them.
 
     Raises:
         ManifestError: The manifest can't be read.
     """
     options = dict(storage_options or {})
-    rows, column_faults = _open(uri, options, extra_columns, reserved)
     opener = None
     if read_audio:
         policy = DEFAULT_POLICY if read_audio is True else read_audio
         opener = ReferenceOpener(ReferenceAccess(policy, options, uri))
     result = _Result()
     seen = SeenIds()
-    for some in _several(rows):
-        for row in some:
-            _check_meaning(row, seen, limits)
-        if opener:
-            _check_audio(some, opener, defaults, limits)
-        result.add(some)
+    with _open(uri, options, extra_columns, reserved, reading) as opened:
+        for some in _several(opened.rows):
+            for row in some:
+                _check_meaning(row, seen, limits)
+            if opener:
+                _check_audio(some, opener, defaults, limits)
+            result.add(some)
+        column_faults, notes = tuple(opened.column_faults()), opened.notes
     rejects_fault = None
     if rejects_uri and result.rejects:
         try:
@@ -143,34 +152,63 @@ def check(
     return CheckReport(
         result.n_rows,
         result.n_clips,
-        tuple(column_faults()),
+        column_faults,
         tuple(result.issues),
         rejects_uri if result.rejects and rejects_fault is None else None,
         rejects_fault,
+        notes,
     )
 
 
+class _Opened(NamedTuple):
+    """The rows, what is wrong with the columns, to be asked for when all rows were read, and what
+    was found out about the source."""
+
+    rows: Iterator[_Row]
+    column_faults: Callable[[], Sequence[str]]
+    notes: tuple[str, ...] = ()
+
+
+@contextmanager
 def _open(
-    uri: str, options: Mapping[str, Any], extra_columns: Collection[str], reserved: Collection[str]
-) -> tuple[Iterator[_Row], Callable[[], Sequence[str]]]:
-    """The rows, and what is wrong with the columns, to be asked for when all rows were read."""
-    if is_text(uri):
+    uri: str,
+    options: Mapping[str, Any],
+    extra_columns: Collection[str],
+    reserved: Collection[str],
+    reading: Reading | None,
+) -> Iterator[_Opened]:
+    """A manifest as `run` reads it, or else a table as `manifest build` does."""
+    if not _is_for_build(uri, options, reading or Reading()):
+        manifest = Manifest.survey(
+            uri, storage_options=options, extra_columns=extra_columns, reserved=reserved
+        )
+        yield _Opened(_parquet_rows(manifest), lambda: manifest.column_faults)
+        return
+    with Tables([uri], options, reading) as tables:
         names: dict[str, None] = {}
-        rows = _text_rows(uri, options, names)
-        return rows, lambda: check_columns([*names], extra_columns, reserved) if names else []
-    manifest = Manifest.survey(
-        uri, storage_options=options, extra_columns=extra_columns, reserved=reserved
-    )
-    return _parquet_rows(manifest), lambda: manifest.column_faults
+
+        def column_faults() -> list[str]:
+            faults = check_columns([*names], extra_columns, reserved) if names else []
+            return [*faults, *tables.faults()]
+
+        yield _Opened(_table_rows(tables, names), column_faults, tuple(tables.notes))
 
 
-def _text_rows(uri: str, options: Mapping[str, Any], names: dict[str, None]) -> Iterator[_Row]:
-    """Rows of a text manifest; its columns are added to `names` as they turn up."""
-    here = absolute_uri(uri, options)
-    for text in read_text(uri, options):
-        names.update(dict.fromkeys(text.raw))
-        parsed, issues = text.parse()
-        yield _Row(here, text.source, text.row, text.line, text.raw, parsed, issues)
+def _is_for_build(uri: str, options: Mapping[str, Any], reading: Reading) -> bool:
+    if uri == STDIN or not reading.is_plain:
+        return True
+    form, compression, _ = named(uri)
+    if form is not None or compression is not None:
+        return form != "parquet"
+    return set(forms_in(uri, options)) - {"parquet"} != set()
+
+
+def _table_rows(tables: Tables, names: dict[str, None]) -> Iterator[_Row]:
+    """Rows of a table; its columns are added to `names` as they turn up."""
+    for found in tables.rows():
+        names.update(dict.fromkeys(found.raw))
+        parsed, issues = found.parse()
+        yield _Row(found.base_uri, found.source, found.row, found.line, found.raw, parsed, issues)
 
 
 def _parquet_rows(manifest: Manifest) -> Iterator[_Row]:
@@ -233,8 +271,12 @@ def _reject(row: _Row) -> dict[str, Any]:
         "line": row.line,
         "id": row.issues[0].id,
         "problems": [_printable(problem) for problem in problems],
-        "row_json": json.dumps(given, default=shorten),
+        "row_json": json.dumps(given, default=_shown),
     }
+
+
+def _shown(value: Any) -> Any:
+    return str(value) if isinstance(value, pa.Scalar) else shorten(value)
 
 
 def _printable(text: str) -> str:
