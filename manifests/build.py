@@ -19,7 +19,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from manifests.columns import final_type, known_schema, plain_type, wider_type
+from manifests.columns import final_type, known_schema, wider_type
 from manifests.identity import id_digest
 from manifests.messages import shorten
 from manifests.reader import (
@@ -41,7 +41,7 @@ from manifests.schema import (
     resolve_uri,
 )
 from manifests.sources.options import STDIN, Reading
-from manifests.sources.rows import SourceRow, as_type, text_type
+from manifests.sources.rows import Cell, SourceRow, arrow_column, as_type, text_type
 from manifests.sources.sweep import Sweep
 from manifests.sources.tables import Tables
 from manifests.uris.files import again
@@ -212,8 +212,8 @@ class _Survey:
 
 
 def _type_of(value: Any) -> pa.DataType | None:
-    if isinstance(value, pa.Scalar):
-        return plain_type(value.type)
+    if isinstance(value, Cell):
+        return value.column.type
     try:
         return pa.array([value]).type
     except (pa.ArrowException, OverflowError, UnicodeError):
@@ -236,8 +236,6 @@ def _out_row(found: SourceRow, schema: pa.Schema, out_uri: str) -> dict[str, Any
         value = found.raw.get(column.name)
         if column.name in COLUMNS:
             value = known[column.name]
-        elif isinstance(value, pa.Scalar):
-            value = value if value.type == column.type else value.cast(column.type)
         elif isinstance(value, str) and found.is_text:
             value = as_type(value, column.type)
         given[column.name] = value
@@ -294,12 +292,21 @@ def write_parquet(
 def _write_rows(uri: str, path: Path, schema: pa.Schema, rows: Iterable[Mapping[str, Any]]) -> None:
     with attempt(uri, lambda: path.open("wb"), "written") as file:
         writer = pq.ParquetWriter(file, schema, compression="zstd")
-        for chunk in _chunks(rows):
-            table = pa.Table.from_pylist(chunk, schema)
-            attempt(uri, partial(writer.write_table, table), "written")
+        try:
+            for chunk in _chunks(rows):
+                attempt(uri, partial(writer.write_table, _table(chunk, schema)), "written")
+        except BaseException:
+            with suppress(Exception):
+                writer.close()
+            raise
         attempt(uri, writer.close, "written")
         file.flush()
         os.fsync(file.fileno())
+
+
+def _table(rows: Sequence[Mapping[str, Any]], schema: pa.Schema) -> pa.Table:
+    columns = [arrow_column([row.get(f.name) for row in rows], f.type) for f in schema]
+    return pa.Table.from_arrays(columns, schema=schema)
 
 
 def _chunks(rows: Iterable[Mapping[str, Any]]) -> Iterator[list[Mapping[str, Any]]]:

@@ -26,6 +26,7 @@ from manifests.schema import (
 )
 from manifests.sources.inputs import forms_in
 from manifests.sources.options import STDIN, Reading
+from manifests.sources.rows import Cell
 from manifests.sources.tables import Tables
 from manifests.uris.policy import DEFAULT_POLICY, ReferenceAccess, ReferencePolicy
 from manifests.uris.suffixes import named
@@ -276,7 +277,7 @@ def _reject(row: _Row) -> dict[str, Any]:
 
 
 def _shown(value: Any) -> Any:
-    return str(value) if isinstance(value, pa.Scalar) else shorten(value)
+    return repr(value) if isinstance(value, Cell) else shorten(value)
 
 
 def _printable(text: str) -> str:

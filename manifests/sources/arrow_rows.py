@@ -1,5 +1,5 @@
-"""Parquet and Arrow files: known columns as Python values, extra columns as Arrow scalars, so that
-any type passes through untouched."""
+"""Parquet and Arrow files: known columns as Python values, extra columns as Arrow has them, so
+that any type passes through untouched."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
@@ -14,7 +14,7 @@ from manifests.reader import ManifestError, attempt
 from manifests.schema import AUDIO_COLUMNS, COLUMNS
 from manifests.sources.inputs import InputFile
 from manifests.sources.options import Reading
-from manifests.sources.rows import SourceRow
+from manifests.sources.rows import Cell, SourceRow
 
 _ROWS, _ROWS_WITH_AUDIO = 1024, 32
 
@@ -61,7 +61,8 @@ class ArrowFile:
         if name in self._known:
             return attempt(self._file.uri, column.to_pylist)
         kind = plain_type(column.type)
-        return column if kind == column.type else column.cast(kind)
+        plain = column if kind == column.type else column.cast(kind)
+        return [Cell(plain, index) for index in range(len(plain))]
 
     def _batches(self) -> Iterator[tuple[pa.Schema, pa.RecordBatch | None]]:
         """The schema alone, then with each batch of rows."""

@@ -1,6 +1,7 @@
 """The files that are meant: one, several, a glob, a folder, a Hugging Face dataset, or stdin."""
 
 import json
+import re
 import shutil
 import sys
 from collections.abc import Mapping, Sequence
@@ -95,7 +96,8 @@ def _add(found: Inputs, uri: str, options: Mapping[str, Any], reading: Reading) 
 
 
 def _below(path: str, name: str) -> str:
-    base = path.split("*")[0].rpartition("/")[0] if "*" in path else path.rstrip("/")
+    fixed = re.split(r"[*?\[]", path)[0]
+    base = path.rstrip("/") if fixed == path else fixed.rpartition("/")[0]
     return name.removeprefix(base).lstrip("/")
 
 

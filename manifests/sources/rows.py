@@ -1,9 +1,10 @@
 """One row of any source of `manifest build`, not yet checked."""
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from itertools import groupby
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 
@@ -29,6 +30,24 @@ _TEXT_TYPES: tuple[tuple[pa.DataType, re.Pattern[str], Callable[[str], Any]], ..
 Broken = tuple[str, str, str]  # what stands there (shortened), rule, way out
 
 
+class Cell(NamedTuple):
+    """A value of an extra column where its file has it: no Python value can hold each of them."""
+
+    column: pa.Array
+    place: int
+
+    def as_py(self) -> Any:
+        """The Python value; None where there is none that can hold it."""
+        try:
+            return self.column[self.place].as_py()
+        except (ValueError, OverflowError, pa.ArrowException):
+            return None
+
+    def __repr__(self) -> str:
+        value = self.as_py()
+        return str(self.column.slice(self.place, 1)) if value is None else repr(value)
+
+
 @dataclass(frozen=True)
 class SourceRow:
     """One row, as its source has it."""
@@ -36,7 +55,7 @@ class SourceRow:
     source: str  # the file as messages name it
     row: int  # 0-based over all files, blank lines not counted
     line: int | None  # 1-based, where the row begins; None where the source has no lines
-    raw: dict[str, Any]  # values of extra columns of Arrow files are Arrow scalars
+    raw: dict[str, Any]  # values of extra columns of Arrow files are Cells
     base_uri: str  # what relative references count from
     is_text: bool = False  # then the extra columns are still text
     broken: Broken | None = None  # the row could not be taken apart
@@ -78,6 +97,26 @@ def text_type(value: str | None) -> pa.DataType:
 def as_type(value: str, kind: pa.DataType) -> Any:
     """A value that is written as text, as one of those types; else the text."""
     return next((convert(value) for known, _, convert in _TEXT_TYPES if known == kind), value)
+
+
+def arrow_column(values: Sequence[Any], kind: pa.DataType) -> pa.Array | pa.ChunkedArray:
+    """A column of cells, Python values and nulls."""
+    if not any(isinstance(value, Cell) for value in values):
+        return pa.array(values, kind)
+    pieces = []
+    for _, group in groupby(values, lambda value: id(value[0]) if isinstance(value, Cell) else 0):
+        run = list(group)
+        piece = _piece(run) if isinstance(run[0], Cell) else pa.array(run, kind)
+        pieces.append(piece if piece.type == kind else piece.cast(kind))
+    return pa.chunked_array(pieces, kind)
+
+
+def _piece(cells: list[Cell]) -> pa.Array:
+    """Cells of one column as an array."""
+    column, first = cells[0]
+    if cells[-1].place - first == len(cells) - 1:  # rows are in order, so nothing lies between
+        return column.slice(first, len(cells))
+    return column.take(pa.array([cell.place for cell in cells]))
 
 
 def narrowest(values: Iterable[str]) -> Callable[[str], Any]:

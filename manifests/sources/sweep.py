@@ -13,13 +13,11 @@ from pathlib import Path
 from string import Formatter
 from typing import Any
 
-import pyarrow as pa
-
 from manifests.identity import row_id
 from manifests.messages import shorten
 from manifests.reader import ManifestError
 from manifests.schema import COLUMNS
-from manifests.sources.rows import SourceRow, narrowest, typed
+from manifests.sources.rows import Cell, SourceRow, narrowest, typed
 
 MOST_ROWS = 10_000_000
 _MOST_ID, _MOST_WORD = 200, 40
@@ -156,8 +154,7 @@ def _one_empty_row() -> Iterator[SourceRow]:
 def _words_of(raw: Mapping[str, Any]) -> dict[str, str]:
     """The values of a row that a template can take, as text."""
     plain = {
-        name: value.as_py() if isinstance(value, pa.Scalar) else value
-        for name, value in raw.items()
+        name: value.as_py() if isinstance(value, Cell) else value for name, value in raw.items()
     }
     return {
         name: f"{value:g}" if isinstance(value, float) else str(value)
@@ -176,7 +173,7 @@ def _id(base: SourceRow, values: Mapping[str, str]) -> str:
     if own is not None and str(own).strip():
         pieces.insert(0, str(own))
     elif base.raw:
-        content = {name: str(value) for name, value in base.raw.items() if value is not None}
+        content = {name: repr(value) for name, value in base.raw.items() if value is not None}
         pieces.insert(0, row_id(content)[:8])
     text = "_".join(pieces)
     if len(text) <= _MOST_ID:

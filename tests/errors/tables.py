@@ -97,8 +97,8 @@ SWEEPS = (
             "--wordlist prompt: has no value; give at least one, and none that is empty",
             use=write("w.txt", "# none yet\n\n")),
     Command("more combinations than a manifest may have",
-            "manifest build --wordlist prompt={w.txt} --wordlist mood={w.txt} --wordlist bpm={w.txt} "
-            "{out.parquet}",
+            "manifest build --wordlist prompt={w.txt} --wordlist mood={w.txt} --wordlist "
+            "bpm={w.txt} {out.parquet}",
             "the sweep has 27000000 combinations, over the limit of 10000000; take values away, or "
             "draw some with --sample N",
             use=write("w.txt", "\n".join(map(str, range(300))))),

@@ -84,8 +84,10 @@ def test_an_encoding_that_nobody_knows_is_refused(told: str) -> None:
 
 
 def test_a_fault_behind_the_first_megabyte_is_found_with_its_line(tmp_path: Path) -> None:
-    lines = 120_000
-    content = b"id,prompt\n" + b"".join(b"%d,word\n" % n for n in range(lines)) + b"x,caf\xe9\n"
+    lines = 600
+    words = b"word " * 400
+    content = b"id,prompt\n" + b"".join(b"%d,%s\n" % (n, words) for n in range(lines))
+    content += b"x,caf\xe9\n"
     assert len(content) > 2**20
     path = tmp_path / "m.csv"
     rows = rows_of(path, content)
