@@ -8,10 +8,16 @@ from typing import Any
 import click
 
 from manifests.reader import Manifest
+from manifests.uris.placeholders import literal
 from pipeline.cli.errors import EXIT_CRASH, errors_to_exit_codes, say
 from pipeline.cli.options import storage_pairs
 from pipeline.config import ConfigError, JobConfig, check_location
-from pipeline.config_file import inherited_settings, load_config
+from pipeline.config_file import (
+    fill_address,
+    inherited_settings,
+    load_config,
+    run_placeholders,
+)
 from pipeline.ledger.id_set import NO_IDS, Ids
 from pipeline.storage import Storage, StorageError, open_storage
 
@@ -23,7 +29,8 @@ def on_output(command: Callable[..., None]) -> Callable[..., None]:
 
     @errors_to_exit_codes
     def opened(output: str, storage_options: tuple[str, ...], **rest: Any) -> None:
-        command(existing_output(output, storage_pairs(storage_options)), **rest)
+        place = fill_address(output, "--output")
+        command(existing_output(place, storage_pairs(storage_options)), **rest)
 
     opened.__doc__, opened.__name__ = command.__doc__, command.__name__
     opened.__click_params__ = list(getattr(command, "__click_params__", []))  # type: ignore[attr-defined]
@@ -58,10 +65,12 @@ def continued_config(config: str | None, flags: dict[str, Any]) -> JobConfig:
     from pipeline import ledger
 
     where = {"manifest": "-", "model": "-"} | flags
-    found = load_config(config, where)
+    placeholders = run_placeholders(flags.get("run_id"))
+    found = load_config(config, where, placeholders=placeholders)
     storage = existing_output(found.run.output, found.run.storage_options)
     runs = ledger.read_runs(storage)
-    return load_config(config, flags, inherited_settings(runs[-1]["config"]) if runs else None)
+    earlier = inherited_settings(runs[-1]["config"]) if runs else None
+    return load_config(config, flags, earlier, placeholders=placeholders)
 
 
 @click.command(epilog="Example: musicgen-batch status --output s3://bucket/music")
@@ -172,9 +181,9 @@ def _wanted(storage: Storage, manifest: str) -> Ids:
     from pipeline.planning.model_limits import inspect_model, limits_of
     from pipeline.planning.scan import wanted_clips
 
-    flags = {"output": storage.root, "manifest": manifest, "storage_options": storage.options}
-    config = continued_config(None, flags)
-    opened = Manifest.open(manifest, storage_options=config.run.storage_options)
+    where = {"output": literal(storage.root), "manifest": manifest}
+    config = continued_config(None, where | {"storage_options": storage.options})
+    opened = Manifest.open(config.run.manifest, storage_options=config.run.storage_options)
     limits = limits_of(inspect_model(config), config.references.separation)
     options = config.run.storage_options
     return wanted_clips(PlanSpec(opened, config.generation, limits, options, config.references))
