@@ -129,6 +129,12 @@ def inherited_settings(recorded: Mapping[str, Any]) -> Sections:
     }
 
 
+def names_output(path: str) -> bool:
+    """Whether a settings file says where the output lies."""
+    run = _read_sections(path).get("run")
+    return isinstance(run, Mapping) and run.get("output") is not None
+
+
 def _mapping(settings: Mapping[str, Any], name: str, path: str | None) -> dict[str, Any]:
     value = settings.get(name) or {}
     if not isinstance(value, Mapping):

@@ -122,6 +122,4 @@ def literal(text: str) -> str:
 
 
 def _doubled(form: str) -> str:
-    if form.startswith("${"):
-        return f"${form}"
-    return form if form.startswith("$$") else f"{{{form}}}"
+    return f"${form}" if form.startswith("$") else f"{{{form}}}"

@@ -47,12 +47,8 @@ def on_output(command: Callable[..., None]) -> Callable[..., None]:
 
 def existing_output(output: str, options: dict[str, Any]) -> Storage:
     """The storage of an output; ConfigError where there is none, or it can't be reached."""
-    try:
-        storage = open_storage(check_location(output, "--output"), options)
-        found = any(storage.exists(folder) for folder in OUTPUT_FOLDERS)
-    except StorageError as error:
-        raise ConfigError(f"--output {output} can't be used: {error}") from error
-    if not found:
+    storage = _standing_output(output, options)
+    if storage is None:
         raise ConfigError(
             f"{output}: no such output (none of {', '.join(OUTPUT_FOLDERS)} is there); check "
             "--output, or let `run` make it"
@@ -60,15 +56,34 @@ def existing_output(output: str, options: dict[str, Any]) -> Storage:
     return storage
 
 
-def continued_config(config: str | None, flags: dict[str, Any]) -> JobConfig:
-    """Settings for a command on an output that exists: those of its last run show through."""
+def _standing_output(output: str, options: dict[str, Any]) -> Storage | None:
+    """The storage of an output; None where none is there."""
+    try:
+        storage = open_storage(check_location(output, "--output"), options)
+        found = any(storage.exists(folder) for folder in OUTPUT_FOLDERS)
+    except StorageError as error:
+        raise ConfigError(f"--output {output} can't be used: {error}") from error
+    return storage if found else None
+
+
+def continued_config(
+    config: str | None, flags: dict[str, Any], *, may_be_new: bool = False
+) -> JobConfig:
+    """Settings for a command on an output: those of its last run show through.
+
+    Args:
+        config: The settings file, if any.
+        flags: As `load_config` takes them.
+        may_be_new: Whether the output need not exist.
+    """
     from pipeline import ledger
 
     where = {"manifest": "-", "model": "-"} | flags
     placeholders = run_placeholders(flags.get("run_id"))
     found = load_config(config, where, placeholders=placeholders)
-    storage = existing_output(found.run.output, found.run.storage_options)
-    runs = ledger.read_runs(storage)
+    open_output = _standing_output if may_be_new else existing_output
+    storage = open_output(found.run.output, found.run.storage_options)
+    runs = ledger.read_runs(storage) if storage else []
     earlier = inherited_settings(runs[-1]["config"]) if runs else None
     return load_config(config, flags, earlier, placeholders=placeholders)
 
