@@ -25,7 +25,7 @@ from manifests.schema import (
     parse_row,
 )
 from manifests.sources.inputs import forms_in
-from manifests.sources.options import STDIN, Reading
+from manifests.sources.options import STDIN, Reading, Source
 from manifests.sources.rows import Cell
 from manifests.sources.tables import Tables
 from manifests.uris.policy import DEFAULT_POLICY, ReferenceAccess, ReferencePolicy
@@ -100,7 +100,7 @@ class _Row:
 
 
 def check(
-    uri: str,
+    source: str | Source,
     *,
     storage_options: Mapping[str, Any] | None = None,
     extra_columns: Collection[str] = (),
@@ -109,12 +109,12 @@ def check(
     limits: CheckedModel | None = None,
     read_audio: bool | ReferencePolicy = False,
     rejects_uri: str | None = None,
-    reading: Reading | None = None,
 ) -> CheckReport:
     """Checks all rows of a manifest, or of what `manifest build` makes one of.
 
     Args:
-        uri: A Parquet file, a folder or glob of them, or a table of another form.
+        source: A Parquet file, a folder or glob of them, or a table of another form. Where a
+            Source says something of it, it is checked as `manifest build` would read it.
         storage_options: fsspec options for s3 and the like, also for the references.
         extra_columns: Columns to carry through although they look like a misspelling.
         reserved: Column names that the output keeps for itself.
@@ -123,13 +123,12 @@ def check(
         read_audio: Also load every reference that the model takes, as the job does: within the
             given policy, or the default one.
         rejects_uri: Parquet file to write the rejected rows and their problems to.
-        reading: What the names and contents of the files do not say; given, the rows are checked
-            as `manifest build` would read them.
 
     Raises:
         ManifestError: The manifest can't be read.
     """
     options = dict(storage_options or {})
+    uri, reading = (source, Reading()) if isinstance(source, str) else (source.uri, source.reading)
     opener = None
     if read_audio:
         policy = DEFAULT_POLICY if read_audio is True else read_audio
@@ -176,10 +175,10 @@ def _open(
     options: Mapping[str, Any],
     extra_columns: Collection[str],
     reserved: Collection[str],
-    reading: Reading | None,
+    reading: Reading,
 ) -> Iterator[_Opened]:
     """A manifest as `run` reads it, or else a table as `manifest build` does."""
-    if not _is_for_build(uri, options, reading or Reading()):
+    if not _is_for_build(uri, options, reading):
         manifest = Manifest.survey(
             uri, storage_options=options, extra_columns=extra_columns, reserved=reserved
         )

@@ -28,6 +28,14 @@ class Reading:
         return self == Reading()
 
 
+@dataclass(frozen=True)
+class Source:
+    """A table, and what the user says of it."""
+
+    uri: str
+    reading: Reading
+
+
 def reading(
     *,
     delimiter: str | None = None,

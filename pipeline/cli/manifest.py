@@ -6,7 +6,7 @@ from typing import Any, get_args
 import click
 
 from manifests.schema import RowIssue
-from manifests.sources.options import Reading, reading
+from manifests.sources.options import Reading, Source, reading
 from manifests.uris.suffixes import Form
 from pipeline.cli.errors import EXIT_BAD_INPUT, errors_to_exit_codes, say
 from pipeline.cli.options import reference_options, reference_policy, storage_pairs
@@ -194,7 +194,7 @@ def check(
         limits = checked_model(describe(model))
     how = _reading(values)
     report = check_manifest(
-        check_location(source, "IN"),
+        Source(check_location(source, "IN"), how),
         storage_options=storage_pairs(storage_options),
         extra_columns=extra_columns,
         reserved=RESERVED_COLUMNS,
@@ -202,7 +202,6 @@ def check(
         limits=limits,
         read_audio=reference_policy(values) if read_audio else False,
         rejects_uri=rejects or _rejects_beside(source),
-        reading=how,
     )
     for note in report.notes:
         say(note)

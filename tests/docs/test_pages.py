@@ -27,6 +27,7 @@ from tests.docs.markdown import (
 PAGES = pages()
 OURS = [page for page in PAGES if page.parent in (ROOT, ROOT / "docs", ROOT / "docs/reference")]
 SECTIONS = {
+    "price",
     *("model", "generation", "engine", "cluster", "references", "parts", "audio", "quality", "run"),
 }
 # Flags of the benchmarks, which are scripts of the tests.

@@ -175,7 +175,7 @@ def test_plan_and_check_take_a_folder_and_a_glob_of_manifests(manifest: Path) ->
             pa.table({"prompt": [f"{name}{n}" for n in range(3)]}), folder / f"{name}.parquet"
         )
     (folder / "README.md").write_text("two files")
-    for address, rows in (
+    for address, n_rows in (
         (str(folder), 6),
         (f"{folder}/*.parquet", 6),
         (f"{folder}/[a].parquet", 3),
