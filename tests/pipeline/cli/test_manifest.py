@@ -80,6 +80,7 @@ def test_every_form_becomes_the_same_manifest_and_check_agrees(tmp_path: Path) -
             assert (result.exit_code, "3 rows, 3 clips, no errors" in result.output) == (0, True)
 
 
+@pytest.mark.slow  # starts a process
 def test_standard_input_through_a_pipe(tmp_path: Path) -> None:
     target = tmp_path / "m.parquet"
     packed = gzip.compress(jsonl().encode())
