@@ -5,7 +5,7 @@ import re
 import shutil
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
 
@@ -13,8 +13,10 @@ from manifests.reader import ManifestError, attempt, full_uri, open_filesystem
 from manifests.sources.options import STDIN, Reading
 from manifests.sources.packed import look_into, unpacked
 from manifests.uris.files import again, open_file
+from manifests.uris.filesystems import OBJECT_STORES, split_uri
 from manifests.uris.suffixes import FORMS, Compression, Form, named
 
+MOST_COPIED_BYTES = 2**30
 _KNOWN = ", ".join(suffix for suffix in FORMS if suffix not in (".tab", ".ndjson", ".xlsm"))
 # What a Hugging Face dataset says about itself beside its data.
 _ABOUT = ("dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json")
@@ -41,11 +43,12 @@ class InputFile:
 
     def open(self) -> BinaryIO:
         """Its bytes, unpacked."""
-        return unpacked(self.uri, self._open(), self.compression)
+        return unpacked(self.uri, self.open_packed(), self.compression)
 
-    def _open(self) -> BinaryIO:
+    def open_packed(self) -> BinaryIO:
+        """Its bytes as they lie there."""
         fs, path = open_filesystem(self.path, self.options)
-        stream: BinaryIO = attempt(self.uri, lambda: open_file(fs, self.uri, path))
+        stream: BinaryIO = attempt(self.uri, lambda: open_file(fs, self.path, path))
         return stream
 
 
@@ -66,7 +69,8 @@ def find_inputs(
         uris: Paths, URLs, globs, folders, or `-`.
         options: fsspec options.
         reading: What the user says of the files.
-        scratch: A folder that holds standard input, which is read more than once.
+        scratch: A folder for copies of what is read more than once: standard input, and objects
+            of a store.
 
     Raises:
         ManifestError: One of them isn't there, or is of no form that is known.
@@ -78,11 +82,13 @@ def find_inputs(
         if uri == STDIN:
             found.files.append(_stdin(reading, scratch))
         else:
-            _add(found, uri, options, reading)
+            _add(found, uri, options, reading, scratch)
     return found
 
 
-def _add(found: Inputs, uri: str, options: Mapping[str, Any], reading: Reading) -> None:
+def _add(
+    found: Inputs, uri: str, options: Mapping[str, Any], reading: Reading, scratch: Path
+) -> None:
     fs, path = open_filesystem(uri, options)
     paths = attempt(uri, lambda: again(uri, lambda: _paths(fs, uri, path, found.notes)))
     alone = len(paths) == 1
@@ -90,9 +96,27 @@ def _add(found: Inputs, uri: str, options: Mapping[str, Any], reading: Reading) 
         full = full_uri(fs, name)
         form, compression = _form_of(uri if alone else full, name, reading)
         shown = PurePosixPath(name).name if alone else _below(path, name)
-        found.files.append(
-            InputFile(uri if alone else full, shown, full, form, compression, full, options)
-        )
+        whole = uri if alone else full
+        file = InputFile(whole, shown, full, form, compression, full, options)
+        copy = scratch / str(len(found.files))
+        if form != "parquet" and _is_object(fs, full, name):
+            _copy(file, copy)
+            file = replace(file, path=str(copy), options={})
+        found.files.append(file)
+
+
+def _is_object(fs: Any, uri: str, path: str) -> bool:
+    """Whether it lies in an object store, and is small enough to be copied."""
+    if split_uri(uri)[0] not in OBJECT_STORES:
+        return False
+    size = attempt(uri, lambda: again(uri, lambda: fs.info(path)["size"]))
+    return bool(size <= MOST_COPIED_BYTES)
+
+
+def _copy(file: InputFile, copy: Path) -> None:
+    """Fetches an object once instead of at every look at it."""
+    with file.open_packed() as stream, copy.open("wb") as target:
+        attempt(file.uri, lambda: shutil.copyfileobj(stream, target, 2**20))
 
 
 def _below(path: str, name: str) -> str:

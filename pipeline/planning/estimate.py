@@ -249,7 +249,8 @@ def describe_estimate(found: Estimate, replicas: int) -> list[str]:
         speed = f"{found.speed.audio_s_per_s:.3g} audio-seconds per second and replica"
         told = "" if found.gpus_are_told else ", by what this machine has: --gpus-per-replica"
         time = [
-            f"time: about {clock(found.seconds)} with {replicas} replicas "
+            f"time: about {clock(found.seconds)} with {replicas} "
+            f"{'replica' if replicas == 1 else 'replicas'} "
             f"({speed}, {_origin(found.speed)})",
             f"GPU-hours: {found.gpu_hours:.4g}{told}",
         ]

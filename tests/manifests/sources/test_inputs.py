@@ -1,7 +1,9 @@
 """What addresses stand for: files, globs, folders, Hugging Face datasets, standard input."""
 
+import gzip
 import io
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -11,6 +13,8 @@ from manifests.build import build
 from manifests.reader import ManifestError
 from manifests.sources.options import reading
 from manifests.sources.tables import Tables
+from tests.faults import FaultProxy, fault_proxy
+from tests.s3 import S3Server
 
 
 def write(folder: Path, **files: str) -> None:
@@ -105,6 +109,32 @@ def test_standard_input_is_read_once_and_gone_over_twice(
     monkeypatch.setattr(sys, "stdin", Stdin(b""))
     with pytest.raises(ManifestError, match="standard input is empty"):
         found("-")
+
+
+@pytest.fixture
+def proxy(s3: S3Server) -> Iterator[FaultProxy]:
+    with fault_proxy(s3.endpoint) as proxy:
+        yield proxy
+
+
+@pytest.mark.s3
+def test_objects_of_a_store_are_fetched_once(s3: S3Server, proxy: FaultProxy) -> None:
+    import fsspec
+
+    root = s3.bucket()
+    store = fsspec.filesystem("s3", use_listings_cache=False)
+    for name in "ab":
+        text = f"id;melody_uri;words\n{name};{name}.wav;café\n".encode("latin-1")
+        store.pipe_file(f"{root}/in/{name}.csv.gz", gzip.compress(text))
+    options = {"endpoint_url": proxy.endpoint}
+
+    summary = build(f"{root}/in/*.csv.gz", f"{root}/out/m.parquet", storage_options=options)
+
+    assert (summary.n_rows, len(summary.notes)) == (2, 4)  # delimiter and encoding of both
+    assert [proxy.count("GET", f"in/{name}.csv.gz") for name in "ab"] == [1, 1]
+    rows = pq.read_table(f"{root}/out/m.parquet", filesystem=store).to_pylist()
+    assert [row["melody_uri"] for row in rows] == ["../in/a.wav", "../in/b.wav"]
+    assert [row["words"] for row in rows] == ["café", "café"]
 
 
 @pytest.mark.slow  # loads `datasets`
