@@ -1,17 +1,16 @@
-"""JSONL or CSV to Parquet: what `musicgen-batch manifest build` does.
+"""Tables of any form to one Parquet manifest: what `musicgen-batch manifest build` does.
 
-Two passes over the text: the first checks every row and finds the types of the extra columns, the
+Two passes over the rows: the first checks every row and finds the types of the extra columns, the
 second writes. Nothing is published unless every row is right. A row without an id gets the hash of
 its content written down, so that the id does not hang on where the manifest lies.
 """
 
 import os
 import posixpath
-import re
 import tempfile
 import uuid
-from collections.abc import Collection, Iterable, Iterator, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -32,6 +31,7 @@ from manifests.reader import (
     open_filesystem,
 )
 from manifests.schema import (
+    AUDIO_COLUMNS,
     COLUMNS,
     ROLES,
     SCHEMA_VERSION,
@@ -40,15 +40,14 @@ from manifests.schema import (
     check_columns,
     resolve_uri,
 )
-from manifests.text import TextRow, read_text
+from manifests.sources.options import STDIN, Reading
+from manifests.sources.rows import Cell, SourceRow, arrow_column, as_type, text_type
+from manifests.sources.sweep import Sweep
+from manifests.sources.tables import Tables
 from manifests.uris.files import again
 
 ROWS_PER_GROUP = 10_000
-_CSV_TYPES = (
-    (pa.int64(), re.compile(r"-?(0|[1-9][0-9]{0,17})"), int),
-    (pa.float64(), re.compile(r"-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][+-]?[0-9]+)?"), float),
-    (pa.bool_(), re.compile(r"true|false|True|False|TRUE|FALSE"), lambda s: s.lower() == "true"),
-)
+MOST_AUDIO_BYTES = 64 * 2**20  # embedded in one row group, beyond its last row
 
 
 @dataclass(frozen=True)
@@ -61,6 +60,7 @@ class BuildSummary:
     column_faults: tuple[str, ...]
     issues: tuple[RowIssue, ...]
     out_uri: str | None
+    notes: tuple[str, ...] = ()  # what was found out about the sources, and how they were read
 
 
 def repeated_id(
@@ -73,44 +73,71 @@ def repeated_id(
 
 
 def build(
-    in_uri: str,
+    in_uris: str | Sequence[str],
     out_uri: str,
     *,
+    reading: Reading | None = None,
+    sweep: Sweep | None = None,
     storage_options: Mapping[str, Any] | None = None,
     extra_columns: Collection[str] = (),
     reserved: Collection[str] = (),
 ) -> BuildSummary:
-    """Writes the Parquet manifest of a .jsonl or .csv file, unless anything is wrong with it.
+    """Writes the Parquet manifest of some tables, unless anything is wrong with them.
 
     Args:
-        in_uri: The text; its relative references count from its own folder.
+        in_uris: CSV, TSV, JSON, JSON Lines, XLSX, Parquet or Arrow: files, globs, folders, or `-`
+            for standard input; none where a sweep makes the rows. Relative references count from
+            the folder of their file.
         out_uri: The .parquet file; references are rewritten so that they count from its folder.
+        reading: What the names and contents of the files do not say.
+        sweep: Makes several rows of each row, or rows from nothing.
         storage_options: fsspec options for s3 and the like.
         extra_columns: Columns to carry through although they look like a misspelling.
         reserved: Column names that the output keeps for itself.
 
     Raises:
-        ManifestError: `in_uri` can't be read, or `out_uri` can't be written.
+        ManifestError: A source can't be read, or `out_uri` can't be written.
     """
     options = dict(storage_options or {})
+    uris = [in_uris] if isinstance(in_uris, str) else list(in_uris)
     if not out_uri.endswith(".parquet"):
         raise ManifestError(f"{out_uri}: the output's name must end with .parquet")
-    survey = _Survey()
-    for text in read_text(in_uri, options):
-        survey.add(text)
-    if repeats := survey.ids.repeats():
-        survey.add_repeats(read_text(in_uri, options), repeats)
-    names = survey.names()
-    faults = (*check_columns(names, extra_columns, reserved), *survey.clashes.values())
-    extras = tuple(name for name in names if name not in COLUMNS)
-    found = (survey.n_rows, survey.n_clips, extras, faults, tuple(survey.issues))
-    if faults or survey.issues:
-        return BuildSummary(*found, out_uri=None)
-    schema = survey.schema()
-    here, there = (absolute_uri(uri, options) for uri in (in_uri, out_uri))
-    rows = (_out_row(text, schema, here, there) for text in read_text(in_uri, options))
-    write_parquet(out_uri, schema, rows, options)
-    return BuildSummary(*found, out_uri=out_uri)
+    there = absolute_uri(out_uri, options)
+    if there in [absolute_uri(uri, options) for uri in uris if uri != STDIN]:
+        raise ManifestError(f"{out_uri}: is also read; give the output another name")
+    with ExitStack() as stack:
+        tables = stack.enter_context(Tables(uris, options, reading)) if uris else None
+        rows_of, notes = _rows_of(tables, sweep)
+        survey = _Survey()
+        for found in rows_of():
+            survey.add(found)
+        if repeats := survey.ids.repeats():
+            survey.add_repeats(rows_of(), repeats)
+        names = survey.names()
+        type_faults = tables.faults() if tables else []
+        clashes = survey.clashes.values()
+        faults = (*check_columns(names, extra_columns, reserved), *type_faults, *clashes)
+        extras = tuple(name for name in names if name not in COLUMNS)
+        found_all = (survey.n_rows, survey.n_clips, extras, faults, tuple(survey.issues))
+        if faults or survey.issues:
+            return BuildSummary(*found_all, out_uri=None, notes=notes)
+        schema = survey.schema()
+        rows = (_out_row(found, schema, there) for found in rows_of())
+        write_parquet(out_uri, schema, rows, options)
+        return BuildSummary(*found_all, out_uri=out_uri, notes=notes)
+
+
+def _rows_of(
+    tables: Tables | None, sweep: Sweep | None
+) -> tuple[Callable[[], Iterator[SourceRow]], tuple[str, ...]]:
+    """What gives all rows, each time that it is called, and what is to be said of them."""
+    notes = tuple(tables.notes) if tables else ()
+    if sweep is None:
+        if tables is None:
+            raise ManifestError("nothing is named to build from; name a file, or give --matrix")
+        return tables.rows, notes
+    swept = sweep.over(tables.rows if tables else None)
+    return swept.rows, (*notes, *swept.notes)
 
 
 @dataclass
@@ -124,44 +151,49 @@ class _Survey:
     _known: dict[str, None] = field(default_factory=dict)
     _kinds: dict[str, pa.DataType] = field(default_factory=dict)
     ids: RowIds = field(default_factory=RowIds)
+    _typed: set[str] = field(default_factory=set)  # extra columns with values that are not text
 
-    def add(self, text: TextRow) -> None:
-        row, issues = text.parse()
+    def add(self, found: SourceRow) -> None:
+        row, issues = found.parse()
         if row is not None:
-            self.ids.note(row.id, text.row)
+            self.ids.note(row.id, found.row)
             self.n_clips += row.takes
         self.issues += issues
         self.n_rows += 1
-        for name, value in text.raw.items():
+        for name, value in found.raw.items():
             if name in COLUMNS:
                 self._known[name] = None
             else:
-                self._widen(name, value, text)
+                self._widen(name, value, found)
 
-    def add_repeats(self, texts: Iterable[TextRow], repeats: Mapping[int, Repeat]) -> None:
+    def add_repeats(self, rows: Iterable[SourceRow], repeats: Mapping[int, Repeat]) -> None:
         """Takes note of the rows that repeat an id."""
-        for text in texts:
-            if text.row in repeats and (row := text.parse()[0]) is not None:
-                first = repeats[text.row].first_row
-                self.issues.append(repeated_id(row, text.source, text.row, text.line, first))
+        for found in rows:
+            if found.row in repeats and (row := found.parse()[0]) is not None:
+                first = repeats[found.row].first_row
+                self.issues.append(repeated_id(row, found.source, found.row, found.line, first))
         self.issues.sort(key=lambda issue: issue.row)
 
-    def _widen(self, name: str, value: Any, text: TextRow) -> None:
+    def _widen(self, name: str, value: Any, found: SourceRow) -> None:
         so_far = self._kinds.setdefault(name, pa.null())
-        if so_far == pa.string() and isinstance(value, str) and text.is_csv:
+        is_text = found.is_text and (value is None or isinstance(value, str))
+        if so_far == pa.string() and isinstance(value, str) and is_text:
             return
-        kind = _csv_type(value) if text.is_csv else _json_type(value)
+        kind = text_type(value) if is_text else _type_of(value)
+        if not is_text and kind is not None and not pa.types.is_null(kind):
+            self._typed.add(name)
         if kind == so_far:
             return
         merged = None if kind is None else wider_type(so_far, kind)
-        if merged is None and text.is_csv:
+        if merged is None and is_text and name not in self._typed:
             merged = pa.string()
         if merged is not None:
             self._kinds[name] = merged
         elif name not in self.clashes:
+            place = f"row {found.row}" if found.line is None else f"line {found.line}"
             self.clashes[name] = (
-                f"column {name!r} has no single type: {so_far} before line {text.line}, there "
-                f"{shorten(value)}; give all its values one type"
+                f"column {name!r} has no single type: {so_far} before {place} of {found.source}, "
+                f"there {shorten(value)}; give all its values one type"
             )
 
     def names(self) -> list[str]:
@@ -174,41 +206,35 @@ class _Survey:
         return pa.schema([*known, *extras], metadata=version)
 
 
-def _json_type(value: Any) -> pa.DataType | None:
+def _type_of(value: Any) -> pa.DataType | None:
+    if isinstance(value, Cell):
+        return value.column.type
     try:
         return pa.array([value]).type
     except (pa.ArrowException, OverflowError, UnicodeError):
         return None
 
 
-def _csv_type(value: str | None) -> pa.DataType:
-    if value is None:
-        return pa.null()
-    return next((kind for kind, form, _ in _CSV_TYPES if form.fullmatch(value)), pa.string())
-
-
-def _out_row(text: TextRow, schema: pa.Schema, in_uri: str, out_uri: str) -> dict[str, Any]:
+def _out_row(found: SourceRow, schema: pa.Schema, out_uri: str) -> dict[str, Any]:
     """What is written of a row: checked values, references that count from the output's folder."""
-    row, issues = text.parse()
+    row, issues = found.parse()
     if row is None:
-        raise ManifestError(f"{in_uri}: changed while it was read ({issues[0].message}); try again")
+        raise ManifestError(
+            f"{found.source}: changed while it was read ({issues[0].message}); try again"
+        )
     known = row.model_dump()
     for role in ROLES:
         if known[f"{role}_uri"] is not None:
-            known[f"{role}_uri"] = rebase(known[f"{role}_uri"], in_uri, out_uri)
+            known[f"{role}_uri"] = rebase(known[f"{role}_uri"], found.base_uri, out_uri)
     given: dict[str, Any] = {}
     for column in schema:
-        value = text.raw.get(column.name)
+        value = found.raw.get(column.name)
         if column.name in COLUMNS:
             value = known[column.name]
-        elif value is not None and text.is_csv:
-            value = _csv_value(value, column.type)
+        elif isinstance(value, str) and found.is_text:
+            value = as_type(value, column.type)
         given[column.name] = value
     return given
-
-
-def _csv_value(value: str, kind: pa.DataType) -> Any:
-    return next((convert(value) for known, _, convert in _CSV_TYPES if known == kind), value)
 
 
 def rebase(uri: str, in_uri: str, out_uri: str) -> str:
@@ -261,20 +287,31 @@ def write_parquet(
 def _write_rows(uri: str, path: Path, schema: pa.Schema, rows: Iterable[Mapping[str, Any]]) -> None:
     with attempt(uri, lambda: path.open("wb"), "written") as file:
         writer = pq.ParquetWriter(file, schema, compression="zstd")
-        for chunk in _chunks(rows):
-            table = pa.Table.from_pylist(chunk, schema)
-            attempt(uri, partial(writer.write_table, table), "written")
+        try:
+            for chunk in _chunks(rows):
+                attempt(uri, partial(writer.write_table, _table(chunk, schema)), "written")
+        except BaseException:
+            with suppress(Exception):
+                writer.close()
+            raise
         attempt(uri, writer.close, "written")
         file.flush()
         os.fsync(file.fileno())
 
 
+def _table(rows: Sequence[Mapping[str, Any]], schema: pa.Schema) -> pa.Table:
+    columns = [arrow_column([row.get(f.name) for row in rows], f.type) for f in schema]
+    return pa.Table.from_arrays(columns, schema=schema)
+
+
 def _chunks(rows: Iterable[Mapping[str, Any]]) -> Iterator[list[Mapping[str, Any]]]:
     chunk: list[Mapping[str, Any]] = []
+    n_bytes = 0
     for row in rows:
         chunk.append(row)
-        if len(chunk) == ROWS_PER_GROUP:
+        n_bytes += sum(len(row.get(name) or b"") for name in AUDIO_COLUMNS)
+        if len(chunk) == ROWS_PER_GROUP or n_bytes >= MOST_AUDIO_BYTES:
             yield chunk
-            chunk = []
+            chunk, n_bytes = [], 0
     if chunk:
         yield chunk

@@ -2,11 +2,11 @@
 
 import json
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import closing, nullcontext
+from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import islice
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -16,7 +16,7 @@ from manifests.build import repeated_id, write_parquet
 from manifests.bulk.plain import PlainRows, Screen, taken
 from manifests.bulk.repeats import Repeat, RowIds, digests_of
 from manifests.messages import shorten
-from manifests.reader import Manifest, ManifestError, absolute_uri
+from manifests.reader import Manifest, ManifestError
 from manifests.row_errors import RowError, check_audio_for_any_model, check_role
 from manifests.schema import (
     BUILT_IN_DEFAULTS,
@@ -28,8 +28,12 @@ from manifests.schema import (
     effective,
     parse_row,
 )
-from manifests.text import is_text, read_text
+from manifests.sources.inputs import forms_in
+from manifests.sources.options import STDIN, Reading, Source
+from manifests.sources.rows import Cell
+from manifests.sources.tables import Tables
 from manifests.uris.policy import DEFAULT_POLICY, ReferenceAccess, ReferencePolicy
+from manifests.uris.suffixes import named
 
 REJECTS_SCHEMA = pa.schema(
     [
@@ -65,6 +69,7 @@ class CheckReport:
     issues: tuple[RowIssue, ...]
     rejects_uri: str | None  # None: no row was rejected, nobody asked, or it failed
     rejects_fault: str | None = None  # why it failed
+    notes: tuple[str, ...] = ()  # what was found out about the source, and how it was read
 
     @property
     def ok(self) -> bool:
@@ -99,7 +104,7 @@ class _Row:
 
 
 def check(
-    uri: str,
+    source: str | Source,
     *,
     storage_options: Mapping[str, Any] | None = None,
     extra_columns: Collection[str] = (),
@@ -109,10 +114,11 @@ def check(
     read_audio: bool | ReferencePolicy = False,
     rejects_uri: str | None = None,
 ) -> CheckReport:
-    """Checks all rows of a .parquet, .jsonl or .csv manifest, or of a folder of Parquet files.
+    """Checks all rows of a manifest, or of what `manifest build` makes one of.
 
     Args:
-        uri: The manifest.
+        source: A Parquet file, a folder or glob of them, or a table of another form. Where a
+            Source says something of it, it is checked as `manifest build` would read it.
         storage_options: fsspec options for s3 and the like, also for the references.
         extra_columns: Columns to carry through although they look like a misspelling.
         reserved: Column names that the output keeps for itself.
@@ -126,23 +132,27 @@ def check(
         ManifestError: The manifest can't be read.
     """
     options = dict(storage_options or {})
-    result = _Result()
-    source, column_faults = _open(uri, options, extra_columns, reserved)
+    uri, reading = (source, Reading()) if isinstance(source, str) else (source.uri, source.reading)
     opener = None
     if read_audio:
         policy = DEFAULT_POLICY if read_audio is True else read_audio
         opener = ReferenceOpener(ReferenceAccess(policy, options, uri))
-    with closing(opener) if opener else nullcontext():
-        for some in _several(source(result, None)):
+    result = _Result()
+    with (
+        closing(opener) if opener else nullcontext(),
+        _open(uri, options, extra_columns, reserved, reading) as opened,
+    ):
+        for some in _several(opened.rows(result, None)):
             for row in some:
                 _check_meaning(row, result.ids, limits)
             if opener:
                 _check_audio(some, opener, defaults, limits)
             result.add(some)
-    if repeats := result.ids.repeats():
-        for row in source(None, repeats):
-            result.add_repeat(row, repeats[row.number])
-        result.issues.sort(key=lambda issue: issue.row)
+        if repeats := result.ids.repeats():
+            for row in opened.rows(None, repeats):
+                result.add_repeat(row, repeats[row.number])
+            result.issues.sort(key=lambda issue: issue.row)
+        column_faults, notes = tuple(opened.column_faults()), opened.notes
     rejects_fault = None
     if rejects_uri and result.rejects:
         try:
@@ -153,45 +163,74 @@ def check(
     return CheckReport(
         result.n_rows,
         result.n_clips,
-        tuple(column_faults()),
+        column_faults,
         tuple(result.issues),
         rejects_uri if result.rejects and rejects_fault is None else None,
         rejects_fault,
+        notes,
     )
 
 
 # Rows that must be looked at one by one. Given a result, those that need no look are counted there;
 # given numbers, these rows alone come.
-_Source = Callable[["_Result | None", "Collection[int] | None"], Iterator[_Row]]
+_Rows = Callable[["_Result | None", "Collection[int] | None"], Iterator[_Row]]
 
 
+class _Opened(NamedTuple):
+    """The rows, what is wrong with the columns, to be asked for when all rows were read, and what
+    was found out about the source."""
+
+    rows: _Rows
+    column_faults: Callable[[], Sequence[str]]
+    notes: tuple[str, ...] = ()
+
+
+@contextmanager
 def _open(
-    uri: str, options: Mapping[str, Any], extra_columns: Collection[str], reserved: Collection[str]
-) -> tuple[_Source, Callable[[], Sequence[str]]]:
-    """The rows, and what is wrong with the columns, to be asked for when all rows were read."""
-    if is_text(uri):
+    uri: str,
+    options: Mapping[str, Any],
+    extra_columns: Collection[str],
+    reserved: Collection[str],
+    reading: Reading,
+) -> Iterator[_Opened]:
+    """A manifest as `run` reads it, or else a table as `manifest build` does."""
+    if not _is_for_build(uri, options, reading):
+        manifest = Manifest.survey(
+            uri, storage_options=options, extra_columns=extra_columns, reserved=reserved
+        )
+        yield _Opened(partial(_parquet_rows, manifest), lambda: manifest.column_faults)
+        return
+    with Tables([uri], options, reading) as tables:
         names: dict[str, None] = {}
 
-        def read(result: _Result | None, only: Collection[int] | None) -> Iterator[_Row]:
-            return _text_rows(uri, options, names, only)
+        def column_faults() -> list[str]:
+            faults = check_columns([*names], extra_columns, reserved) if names else []
+            return [*faults, *tables.faults()]
 
-        return read, lambda: check_columns([*names], extra_columns, reserved) if names else []
-    manifest = Manifest.survey(
-        uri, storage_options=options, extra_columns=extra_columns, reserved=reserved
-    )
-    return partial(_parquet_rows, manifest), lambda: manifest.column_faults
+        def rows(result: _Result | None, only: Collection[int] | None) -> Iterator[_Row]:
+            return _table_rows(tables, names, only)
+
+        yield _Opened(rows, column_faults, tuple(tables.notes))
 
 
-def _text_rows(
-    uri: str, options: Mapping[str, Any], names: dict[str, None], only: Collection[int] | None
+def _is_for_build(uri: str, options: Mapping[str, Any], reading: Reading) -> bool:
+    if uri == STDIN or not reading.is_plain:
+        return True
+    form, compression, _ = named(uri)
+    if form is not None or compression is not None:
+        return form != "parquet"
+    return set(forms_in(uri, options)) - {"parquet"} != set()
+
+
+def _table_rows(
+    tables: Tables, names: dict[str, None], only: Collection[int] | None
 ) -> Iterator[_Row]:
-    """Rows of a text manifest; its columns are added to `names` as they turn up."""
-    here = absolute_uri(uri, options)
-    for text in read_text(uri, options):
-        names.update(dict.fromkeys(text.raw))
-        if only is None or text.row in only:
-            parsed, issues = text.parse()
-            yield _Row(here, text.source, text.row, text.line, text.raw, parsed, issues)
+    """Rows of a table; its columns are added to `names` as they turn up."""
+    for found in tables.rows():
+        names.update(dict.fromkeys(found.raw))
+        if only is None or found.row in only:
+            place = (found.base_uri, found.source, found.row, found.line)
+            yield _Row(*place, found.raw, *found.parse())
 
 
 def _parquet_rows(
@@ -285,8 +324,12 @@ def _reject(row: _Row) -> dict[str, Any]:
         "line": row.line,
         "id": row.issues[0].id,
         "problems": [_printable(problem) for problem in problems],
-        "row_json": json.dumps(given, default=shorten),
+        "row_json": json.dumps(given, default=_shown),
     }
+
+
+def _shown(value: Any) -> Any:
+    return repr(value) if isinstance(value, Cell) else shorten(value)
 
 
 def _printable(text: str) -> str:

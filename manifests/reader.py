@@ -19,9 +19,9 @@ from manifests.schema import AUDIO_COLUMNS, SCHEMA_VERSION, check_columns
 from manifests.uris import filesystems
 from manifests.uris.errors import StorageError, redact
 from manifests.uris.files import RETRY, again, open_file
+from manifests.uris.suffixes import named, without_suffix
 
 VERSION_KEY = b"musicgen_batch.manifest_schema"
-TEXT_SUFFIXES = (".jsonl", ".ndjson", ".json", ".csv", ".tsv")
 _ROWS_WITH_AUDIO = 32
 _MOST_FOOTERS = 8  # that a process remembers
 
@@ -236,12 +236,11 @@ def _list_files(fs: Any, uri: str, path: str) -> list[tuple[str, str]]:
 def _read_footer(fs: Any, file: tuple[str, str]) -> _Footer:
     path, source = file
     uri = full_uri(fs, path)
-    suffix = PurePosixPath(path).suffix.lower()
-    if suffix in TEXT_SUFFIXES:
-        built = PurePosixPath(path).with_suffix(".parquet").name
+    form, compression, suffix = named(path)
+    if compression or form not in (None, "parquet"):
         raise ManifestError(
-            f"{uri}: is a {suffix} file; build it first: "
-            f"musicgen-batch manifest build {PurePosixPath(path).name} {built}"
+            f"{uri}: is a {suffix} file; build it first: musicgen-batch manifest build "
+            f"{PurePosixPath(path).name} {without_suffix(path)}.parquet"
         )
 
     def read() -> _Footer:

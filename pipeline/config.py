@@ -21,6 +21,7 @@ from manifests.uris.policy import ReferencePolicy
 from musicgen.config import ModelSource
 from pipeline.audio.settings import AudioSettings, QualitySettings
 from pipeline.ledger.settings import PartsSettings
+from pipeline.telemetry.settings import PriceSettings
 
 MOST_SLOTS, AUTO_SLOTS_AT_MOST = 1024, 64
 EXIT_DEAD_LETTERS, EXIT_DRAINED = 3, 5  # how a run can end in order, besides 0
@@ -316,6 +317,9 @@ class JobConfig(BaseModel):
         default_factory=QualitySettings, description="Checks on what a clip measures."
     )
     run: RunSettings = Field(description="Input, output, limits and reports of a run.")
+    price: PriceSettings = Field(
+        default_factory=PriceSettings, description="What `plan` reckons a run's cost with."
+    )
 
     @model_validator(mode="before")
     @classmethod

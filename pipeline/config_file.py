@@ -13,6 +13,7 @@ from pydantic import ValidationError
 
 from manifests.messages import from_pydantic
 from manifests.schema import GenerationDefaults
+from manifests.uris.placeholders import PlaceholderError, Placeholders
 from pipeline.audio.limits import QualityLimits
 from pipeline.config import (
     SECTIONS,
@@ -24,6 +25,7 @@ from pipeline.config import (
     in_sections,
     refuse_credentials,
 )
+from pipeline.ledger.parts import new_run_id
 
 Sections = dict[str, dict[str, Any]]
 # Settings of several entries: flags add to the entries of `job.yaml`.
@@ -33,20 +35,28 @@ _NOT_INHERITED = ("manifest", "output", "wait", "run_id")
 
 
 def load_config(
-    path: str | None, flags: Mapping[str, Any], inherited: Mapping[str, Any] | None = None
+    path: str | None,
+    flags: Mapping[str, Any],
+    inherited: Mapping[str, Any] | None = None,
+    *,
+    placeholders: Placeholders | None = None,
 ) -> JobConfig:
-    """Merges `job.yaml` and flags.
+    """Merges `job.yaml` and flags, and fills the placeholders of all texts of the file and of the
+    addresses among the flags.
 
     Args:
         path: The settings file, if any.
         flags: Values of flags, under their names with underscores; None means not given.
         inherited: Sections of an earlier run's settings, which everything else overrides.
+        placeholders: Their values, where other settings of the command share them.
 
     Raises:
         ConfigError: unreadable file, unknown key, or a value out of range; names every one.
     """
     merged: dict[str, Any] = {name: dict(values) for name, values in (inherited or {}).items()}
-    for name, value in (_read_sections(path) if path else {}).items():
+    written = _read_sections(path) if path else {}
+    written, flags = _filled(path, written, flags, placeholders)
+    for name, value in written.items():
         merged[name] = merged.get(name, {}) | value if isinstance(value, dict) else value
     for section, values in in_sections(flags).items():
         settings = merged.setdefault(section, {})
@@ -58,6 +68,43 @@ def load_config(
         return JobConfig.model_validate(merged)
     except ValidationError as error:
         raise ConfigError("\n".join(_explain(error, path))) from None
+
+
+def run_placeholders(run_id: str | None = None) -> Placeholders:
+    """The placeholders of a command that makes a run, which has this id or gets one."""
+    return Placeholders(new_run_id if run_id is None else lambda: run_id)
+
+
+def fill_address(address: str, flag: str) -> str:
+    """An address of a command that makes no run, its placeholders filled; else a ConfigError."""
+    try:
+        return Placeholders(None).fill(address, f"{flag} {address}")
+    except PlaceholderError as error:
+        raise ConfigError(str(error)) from None
+
+
+def _filled(
+    path: str | None,
+    written: Mapping[str, Any],
+    flags: Mapping[str, Any],
+    placeholders: Placeholders | None,
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The settings of the file and the flags without placeholders; a run whose id stands in one of
+    them is told it."""
+    run = written.get("run")
+    told = flags.get("run_id") or (run.get("run_id") if isinstance(run, Mapping) else None)
+    fill = placeholders or run_placeholders(told)
+    try:
+        settings = fill.fill_all(written, f"{path}: ")
+        given = dict(flags)
+        for name in ("manifest", "output"):
+            if isinstance(given.get(name), str):
+                given[name] = fill.fill(given[name], f"{flag_of(name)} {given[name]}")
+    except PlaceholderError as error:
+        raise ConfigError(str(error)) from None
+    if fill.run_id is not None:
+        given["run_id"] = fill.run_id
+    return settings, given
 
 
 def inherited_settings(recorded: Mapping[str, Any]) -> Sections:
@@ -80,6 +127,12 @@ def inherited_settings(recorded: Mapping[str, Any]) -> Sections:
         for section, settings in sections.items()
         if section in SECTIONS
     }
+
+
+def names_output(path: str) -> bool:
+    """Whether a settings file says where the output lies."""
+    run = _read_sections(path).get("run")
+    return isinstance(run, Mapping) and run.get("output") is not None
 
 
 def _mapping(settings: Mapping[str, Any], name: str, path: str | None) -> dict[str, Any]:

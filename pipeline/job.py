@@ -26,6 +26,7 @@ from pipeline.ledger.lease import Lease
 from pipeline.ledger.part_index import NOTHING_STANDS
 from pipeline.ledger.schema import RESERVED_COLUMNS
 from pipeline.planning.clips import DeadLetter
+from pipeline.planning.estimate import Estimate, estimate
 from pipeline.planning.expand import PlanSpec
 from pipeline.planning.model_limits import inspect_model, limits_of
 from pipeline.planning.pool import LocalPool
@@ -35,7 +36,7 @@ from pipeline.prepare.actor import Prepare
 from pipeline.prepare.messages import PrepareSettings
 from pipeline.replica.actor import Replica
 from pipeline.replica.messages import ReplicaSettings
-from pipeline.run_record import RunRecord, RunSummary, count_clips, estimate_s
+from pipeline.run_record import RunRecord, RunSummary, count_clips
 from pipeline.runtime import open_runtime
 from pipeline.runtime.drain import Drain
 from pipeline.runtime.runtime import Work
@@ -54,11 +55,16 @@ class PlannedRun:
 
     Attributes:
         plan: Counts of what stands and what is left, and the rows that would be refused.
-        estimated_s: Seconds that it may take, judged by the output's last run; None without one.
+        estimate: What it may take and cost, judged by the output's runs, or by assumptions.
     """
 
     plan: Plan
-    estimated_s: float | None
+    estimate: Estimate
+
+    @property
+    def estimated_s(self) -> float | None:
+        """Seconds that it may take; None for a model that was never measured."""
+        return self.estimate.seconds
 
 
 def run(
@@ -104,18 +110,21 @@ def run(
 
 
 def plan(config: JobConfig) -> PlannedRun:
-    """Counts what a run would do and judges how long it may take; loads no model, writes nothing.
+    """Counts what a run would do, how long it may take and what it costs; loads no model, writes
+    nothing. The output need not exist.
 
     Raises:
         ConfigError, ManifestError, ModelNotFoundError, StorageError: As in `run`.
     """
     manifest = open_manifest(config)
-    spec = _spec(config, manifest, inspect_model(config))
+    info = inspect_model(config)
+    spec = _spec(config, manifest, info)
     storage = open_storage(config.run.output, config.run.storage_options)
     with LocalPool() as pool:
         found = survey(storage, spec, pool).plan
     runs = ledger.read_runs(storage)
-    return PlannedRun(found, estimate_s(found.pending_audio_s, config.cluster.replicas, runs))
+    audio_s = found.pending_audio_s
+    return PlannedRun(found, estimate(config, info, found.pending, audio_s, storage, runs))
 
 
 def open_manifest(config: JobConfig) -> Manifest:

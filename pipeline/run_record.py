@@ -3,7 +3,7 @@ and the summary that `run` returns."""
 
 import platform
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -185,18 +185,6 @@ class RunRecord:
             "overhead_cpu": times.overhead(self._replicas, cpu=True),
             **times.seconds(),
         }
-
-
-def estimate_s(audio_s: float, replicas: int, runs: Sequence[Mapping[str, Any]]) -> float | None:
-    """Seconds that `audio_s` seconds of audio take, from the latest run that made any; start-up
-    included, since that run's wall time holds one. None where there is nothing to judge by."""
-    if audio_s == 0:
-        return 0.0
-    for run in reversed(runs):
-        made_s, wall_s = run.get("audio_seconds") or 0.0, run.get("wall_s") or 0.0
-        if made_s > 0 and wall_s > 0:
-            return float(audio_s * wall_s / made_s * run.get("replicas", 1) / replicas)
-    return None
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ ROOT = Path(__file__).parents[1]
 FOLDERS = {
     "manifests": [
         *("identity", "messages", "schema", "row_errors", "uris", "columns", "bulk", "reader"),
-        *("text", "build", "isolation", "audio_file", "check"),
+        *("sources", "build", "isolation", "audio_file", "check"),
     ],
     "musicgen": [
         *("config", "windows", "registry", "audio", "transformer", "unfilled", "codec"),

@@ -10,6 +10,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
+from manifests.uris.placeholders import literal
 from manifests.uris.policy import ReferencePolicy
 from pipeline.config import REPEATED_FLAGS, SETTINGS, JobConfig, flag_of, refuse_credentials
 
@@ -106,7 +107,8 @@ def flags_of(config: JobConfig) -> list[str]:
         elif isinstance(value, list):
             flags += [f"{flag}={item}" for item in value]
         elif value is not None:
-            flags.append(f"{flag}={value}")
+            filled = name in ("manifest", "output")  # `run` fills the placeholders of these
+            flags.append(f"{flag}={literal(value) if filled else value}")
     return flags
 
 

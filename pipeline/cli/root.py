@@ -15,7 +15,7 @@ from pipeline.cli.speech import answer, is_quiet, say, speech_options, wants_jso
 from pipeline.cli.submit import submit
 from pipeline.cli.upkeep import compact, continued_config, gc, report, status, verify
 from pipeline.config import JobConfig
-from pipeline.config_file import load_config
+from pipeline.config_file import load_config, names_output
 from pipeline.storage import Storage, open_storage
 from pipeline.telemetry.words import counted
 
@@ -87,37 +87,35 @@ def retry(config: str | None, **flags: Any) -> None:
 Examples:
   musicgen-batch plan --manifest demo.parquet --model tiny
   musicgen-batch plan --manifest demo.parquet --output out/demo --json
+  musicgen-batch plan --config job.yaml --manifest s3://b/prompts.parquet --output s3://b/music \\
+      --per-gpu-hour 2.5 --per-gb-month 0.023 --per-1000-requests 0.005
 """,
 )
 @job_options
 @speech_options
 @errors_to_exit_codes
 def plan(config: str | None, **flags: Any) -> None:
-    """Count what a run would do and how long it may take; loads no model, writes nothing.
+    """Count what a run would do, how long it may take and what it costs; loads no model, writes
+    nothing.
 
-    Without --output every clip counts as still to make. Settings that are not given are those of
-    the output's last run.
+    Without --output, or with one that does not exist yet, every clip counts as still to make.
+    Settings that are not given are those of the output's last run.
     """
     from pipeline import job
+    from pipeline.planning.estimate import describe_estimate
     from pipeline.planning.scan import describe_plan
-    from pipeline.telemetry.words import clock
 
     given = given_flags(flags)
-    if "output" in given or config is not None:
-        settings = continued_config(config, given)
-    else:
-        settings = load_config(config, given | {"output": "memory://nothing-yet"})
+    if "output" not in given and not (config and names_output(config)):
+        given["output"] = "memory://nothing-yet"
+    settings = continued_config(config, given, may_be_new=True)
     planned = job.plan(settings)
-    found, seconds = planned.plan, planned.estimated_s
+    found = planned.plan
     counts = {"rows": found.n_rows, "pending_audio_s": found.pending_audio_s}
     lines = [describe_plan(found)]
     lines += [f"  would fail: {letter.message}" for letter in found.letters[:20]]
-    if seconds is None:
-        lines.append("time: unknown until a run on this output has finished")
-    else:
-        replicas = counted(settings.cluster.replicas, "replica")
-        lines.append(f"time: about {clock(seconds)} with {replicas}")
-    answer("\n".join(lines), counts | dict(found.outcomes) | {"estimated_s": seconds})
+    lines += describe_estimate(planned.estimate, settings.cluster.replicas)
+    answer("\n".join(lines), counts | dict(found.outcomes) | planned.estimate.as_json())
 
 
 def _make(config: JobConfig, *, retry: bool) -> None:

@@ -7,11 +7,17 @@ from typing import Any
 import click
 
 from manifests.reader import Manifest
+from manifests.uris.placeholders import literal
 from pipeline.cli.errors import EXIT_CRASH, errors_to_exit_codes
 from pipeline.cli.options import storage_pairs
 from pipeline.cli.speech import answer, say, speech_options, verbose_option, wants_json, warn
 from pipeline.config import ConfigError, JobConfig, check_location
-from pipeline.config_file import inherited_settings, load_config
+from pipeline.config_file import (
+    fill_address,
+    inherited_settings,
+    load_config,
+    run_placeholders,
+)
 from pipeline.ledger.id_set import NO_IDS, Ids
 from pipeline.storage import Storage, StorageError, open_storage
 from pipeline.telemetry.words import counted
@@ -24,7 +30,8 @@ def on_output(command: Callable[..., None]) -> Callable[..., None]:
 
     @errors_to_exit_codes
     def opened(output: str, storage_options: tuple[str, ...], **rest: Any) -> None:
-        command(existing_output(output, storage_pairs(storage_options)), **rest)
+        place = fill_address(output, "--output")
+        command(existing_output(place, storage_pairs(storage_options)), **rest)
 
     opened.__doc__, opened.__name__ = command.__doc__, command.__name__
     opened.__click_params__ = list(getattr(command, "__click_params__", []))  # type: ignore[attr-defined]
@@ -41,12 +48,8 @@ def on_output(command: Callable[..., None]) -> Callable[..., None]:
 
 def existing_output(output: str, options: dict[str, Any]) -> Storage:
     """The storage of an output; ConfigError where there is none, or it can't be reached."""
-    try:
-        storage = open_storage(check_location(output, "--output"), options)
-        found = any(storage.exists(folder) for folder in OUTPUT_FOLDERS)
-    except StorageError as error:
-        raise ConfigError(f"--output {output} can't be used: {error}") from error
-    if not found:
+    storage = _standing_output(output, options)
+    if storage is None:
         raise ConfigError(
             f"{output}: no such output (none of {', '.join(OUTPUT_FOLDERS)} is there); check "
             "--output, or let `run` make it"
@@ -54,15 +57,36 @@ def existing_output(output: str, options: dict[str, Any]) -> Storage:
     return storage
 
 
-def continued_config(config: str | None, flags: dict[str, Any]) -> JobConfig:
-    """Settings for a command on an output that exists: those of its last run show through."""
+def _standing_output(output: str, options: dict[str, Any]) -> Storage | None:
+    """The storage of an output; None where none is there."""
+    try:
+        storage = open_storage(check_location(output, "--output"), options)
+        found = any(storage.exists(folder) for folder in OUTPUT_FOLDERS)
+    except StorageError as error:
+        raise ConfigError(f"--output {output} can't be used: {error}") from error
+    return storage if found else None
+
+
+def continued_config(
+    config: str | None, flags: dict[str, Any], *, may_be_new: bool = False
+) -> JobConfig:
+    """Settings for a command on an output: those of its last run show through.
+
+    Args:
+        config: The settings file, if any.
+        flags: As `load_config` takes them.
+        may_be_new: Whether the output need not exist.
+    """
     from pipeline import ledger
 
     where = {"manifest": "-", "model": "-"} | flags
-    found = load_config(config, where)
-    storage = existing_output(found.run.output, found.run.storage_options)
-    runs = ledger.read_runs(storage)
-    return load_config(config, flags, inherited_settings(runs[-1]["config"]) if runs else None)
+    placeholders = run_placeholders(flags.get("run_id"))
+    found = load_config(config, where, placeholders=placeholders)
+    open_output = _standing_output if may_be_new else existing_output
+    storage = open_output(found.run.output, found.run.storage_options)
+    runs = ledger.read_runs(storage) if storage else []
+    earlier = inherited_settings(runs[-1]["config"]) if runs else None
+    return load_config(config, flags, earlier, placeholders=placeholders)
 
 
 @click.command(epilog="Example: musicgen-batch status --output s3://bucket/music")
@@ -182,9 +206,9 @@ def _wanted(storage: Storage, manifest: str) -> Ids:
     from pipeline.planning.model_limits import inspect_model, limits_of
     from pipeline.planning.scan import wanted_clips
 
-    flags = {"output": storage.root, "manifest": manifest, "storage_options": storage.options}
-    config = continued_config(None, flags)
-    opened = Manifest.open(manifest, storage_options=config.run.storage_options)
+    where = {"output": literal(storage.root), "manifest": manifest}
+    config = continued_config(None, where | {"storage_options": storage.options})
+    opened = Manifest.open(config.run.manifest, storage_options=config.run.storage_options)
     limits = limits_of(inspect_model(config), config.references.separation)
     options = config.run.storage_options
     return wanted_clips(PlanSpec(opened, config.generation, limits, options, config.references))

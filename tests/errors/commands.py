@@ -26,6 +26,7 @@ from tests.errors.bad_things import (
     wrong_credentials,
 )
 from tests.errors.case import Command
+from tests.errors.tables import SWEEPS, TABLES
 
 RUN_GOOD = "run --manifest {good.parquet} --output {out} --model tiny"
 
@@ -78,12 +79,6 @@ MANIFESTS = (
             "{loop}: can't be read (OSError: … Too many levels of symbolic links…); check the "
             "file, the address and the credentials",
             use=link("loop", "loop")),
-    Command("a CSV in UTF-16", "manifest build {in.csv} {out.parquet}",
-            "{in.csv}: is UTF-16; save it as UTF-8",
-            use=write("in.csv", "prompt\nx\n".encode("utf-16"))),
-    Command("a CSV with semicolons", "manifest build {in.csv} {out.parquet}",
-            "{in.csv}: its fields are not separated by commas; save it with commas",
-            use=write("in.csv", "id;prompt\na;x\n")),
     Command("a CSV with one column twice", "manifest build {in.csv} {out.parquet}",
             "{in.csv}: column 'prompt' stands there more than once; keep one",
             use=write("in.csv", "prompt,prompt\na,b\n")),
@@ -274,4 +269,4 @@ CLUSTER = (
             "RAY_ADDRESS"),
 )  # fmt: skip
 
-COMMANDS = (*MANIFESTS, *MODELS, *OUTPUTS, *SETTINGS)
+COMMANDS = (*MANIFESTS, *TABLES, *SWEEPS, *MODELS, *OUTPUTS, *SETTINGS)

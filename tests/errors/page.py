@@ -10,6 +10,7 @@ from pathlib import Path
 from tests.errors.commands import CLUSTER, MANIFESTS, MODELS, OUTPUTS, SETTINGS
 from tests.errors.lines import LINES
 from tests.errors.rows import BAD
+from tests.errors.tables import SWEEPS, TABLES
 
 PAGE = Path(__file__).parents[2] / "docs" / "reference" / "errors.md"
 BEGIN, END = "<!-- errors: begin, made by `make errors-table` -->", "<!-- errors: end -->"
@@ -25,6 +26,8 @@ def errors_table() -> str:
     ]
     for title, commands in (
         ("Manifests", MANIFESTS),
+        ("Tables for `manifest build` and `manifest check`", TABLES),
+        ("Sweeps", SWEEPS),
         ("Models", MODELS),
         ("Outputs", OUTPUTS),
         ("Settings and flags", SETTINGS),

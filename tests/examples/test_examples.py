@@ -37,7 +37,9 @@ def test_plan_job_counts_what_a_run_would_make_and_refuse() -> None:
     assert (planned.plan.pending, planned.plan.pending_audio_s) == (3, 15.0)
     (letter,) = planned.plan.letters
     assert "nowhere.flac" in letter.message
-    assert planned.estimated_s is None
+    assert planned.estimate.speed is not None
+    assert planned.estimate.speed.run_id is None  # assumed: the output has no run yet
+    assert planned.estimated_s
 
 
 def test_local_run_makes_a_dataset_without_ray(tmp_path: Path) -> None:

@@ -134,7 +134,10 @@ def test_everything_that_is_wrong_is_reported_and_nothing_is_written(tmp_path: P
     assert "is also the id of row 2" in summary.issues[3].message
     assert len(summary.column_faults) == 2
     assert "'promt' looks like 'prompt'" in summary.column_faults[0]
-    assert "'bpm' has no single type: int64 before line 4, there 'fast'" in summary.column_faults[1]
+    assert (
+        "'bpm' has no single type: int64 before line 4 of in.jsonl, there 'fast'"
+        in summary.column_faults[1]
+    )
 
 
 @pytest.mark.parametrize("value", ["\ud800", 2**70, [1, "a"]])

@@ -12,7 +12,7 @@ import manifests
 from manifests.build import build
 from manifests.check import check
 from manifests.schema import BUILT_IN_DEFAULTS, PromptRow, effective
-from manifests.text import read_text
+from manifests.sources.tables import Tables
 from musicgen.tiny.training.pieces import KEYS
 from musicgen.tiny.training.recipe import SAMPLING
 from musicgen.tiny.training.tunes import write_tunes
@@ -23,7 +23,8 @@ EXAMPLES = Path(manifests.__file__).parent / "examples"
 
 
 def rows_of(name: str) -> list[PromptRow]:
-    rows = [text.parse()[0] for text in read_text(str(EXAMPLES / name))]
+    with Tables([str(EXAMPLES / name)]) as tables:
+        rows = [row.parse()[0] for row in tables.rows()]
     assert None not in rows
     return [row for row in rows if row is not None]
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.cli.options import given_flags
+from pipeline.cli.options import flags_of, given_flags
 from pipeline.config import SECTIONS, SETTINGS, ConfigError, JobConfig
 from pipeline.config_file import inherited_settings, load_config
 
@@ -220,3 +220,56 @@ def test_a_run_inherits_what_the_record_of_the_last_one_holds(version: str) -> N
     expected = {"manifest": config.run.manifest, "output": config.run.output, "wait": False}
     assert config == told.with_flags(**expected)
     assert config.run.manifest.endswith("n.parquet")
+
+
+class TestPlaceholders:
+    """In the addresses of flags, and in every text of the settings file."""
+
+    def test_they_are_filled_in_flags_and_in_the_file(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("STORE", "http://host:1")
+        monkeypatch.setenv("SLOTS", "4")
+        yaml = tmp_path / "job.yaml"
+        yaml.write_text(
+            "model: tiny\nengine: {slots: '${SLOTS}'}\n"
+            "run:\n  output: s3://b/{run_id}\n  storage_options: {endpoint_url: '${STORE}'}\n"
+        )
+        config = load_config(str(yaml), {"manifest": "s3://b/{run_id}-{date}.parquet"})
+        assert config.run.run_id is not None
+        assert config.run.output == f"s3://b/{config.run.run_id}"
+        assert config.run.manifest.startswith(f"s3://b/{config.run.run_id}-20")
+        assert config.run.storage_options == {"endpoint_url": "http://host:1"}
+        assert config.engine.slots == 4
+
+    def test_an_id_that_is_given_is_the_one_that_is_filled_in(self) -> None:
+        run_id = "20260131T120000-a1b2c3"
+        config = load_config(None, NEEDED | {"output": "/o/{run_id}", "run_id": run_id})
+        assert (config.run.output, config.run.run_id) == (f"/o/{run_id}", run_id)
+
+    def test_without_them_no_id_is_drawn(self) -> None:
+        assert load_config(None, NEEDED).run.run_id is None
+
+    @pytest.mark.parametrize(
+        ("yaml", "flags", "words"),
+        [
+            ("run: {output: 's3://b/{day}'}", {}, r"job.yaml: run.output: \{day\} is not known"),
+            ("run: {output: 's3://${NO}/x'}", {}, r"job.yaml: run.output: .* NO is not set"),
+            ("run: {storage_options: {a: {b: '${NO}'}}}", {}, r"run.storage_options.a.b: .* NO is"),
+            ("", {"manifest": "m-{day}.parquet"}, r"--manifest m-\{day\}.parquet: \{day\} is not"),
+            ("run: {storage_options: {a: '${MY_TOKEN}'}}", {}, "looks like a credential"),
+        ],
+    )
+    def test_what_can_not_be_filled_is_refused_with_its_place(
+        self, tmp_path: Path, yaml: str, flags: dict[str, Any], words: str
+    ) -> None:
+        path = tmp_path / "job.yaml"
+        path.write_text(yaml)
+        with pytest.raises(ConfigError, match=words):
+            load_config(str(path), NEEDED | flags)
+
+    def test_flags_for_another_machine_are_filled_once(self) -> None:
+        config = load_config(None, NEEDED | {"output": "/o/{{date}}"})
+        assert config.run.output == "/o/{date}"
+        flags = dict(flag[2:].split("=", 1) for flag in flags_of(config))
+        assert load_config(None, flags).run.output == "/o/{date}"

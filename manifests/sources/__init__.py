@@ -1,0 +1,1 @@
+"""What `manifest build` reads: tables of the forms that people have, row by row."""
