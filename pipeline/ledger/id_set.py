@@ -11,9 +11,10 @@ import numpy.typing as npt
 
 ID_BYTES = 16
 Ids = npt.NDArray[np.bytes_]
+_Halves = npt.NDArray[np.uint64]
 NO_IDS: Ids = np.empty(0, f"S{ID_BYTES}")
 # Sorted runs of ids are merged up to this length, so that no single addition takes long.
-LONGEST_MERGE = 1 << 17
+LONGEST_MERGE = 1 << 18
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,11 +51,13 @@ class GrowingIds:
 
     It is a list of sorted runs, each more than twice as long as the next, as in a log-structured
     merge tree: an id is merged at most log2(LONGEST_MERGE) times, and a look is a binary search in
-    each run. Runs of LONGEST_MERGE ids stay as they are: a million ids are 8 of them.
+    each run. Runs of LONGEST_MERGE ids stay as they are: a million ids are four of them. A run is
+    sorted by the first half of the ids alone, as numbers, which are found several times as fast as
+    bytes.
     """
 
     def __init__(self) -> None:
-        self._runs: tuple[Ids, ...] = ()  # replaced as a whole, so that readers need no lock
+        self._runs: tuple[_Halves, ...] = ()  # replaced as a whole, so that readers need no lock
         self._lock = threading.Lock()
 
     def __len__(self) -> int:
@@ -70,17 +73,42 @@ class GrowingIds:
         if not len(ids):
             return
         with self._lock:
-            runs, new = list(self._runs), np.sort(ids)
+            runs, new = list(self._runs), _sorted(_halves(ids))
             while runs and len(runs[-1]) <= 2 * len(new) and len(runs[-1]) < LONGEST_MERGE:
-                new = np.sort(np.concatenate([runs.pop(), new]), kind="stable")
+                new = _sorted(np.concatenate([runs.pop(), new]))
             self._runs = (*runs, new)
 
     def among(self, ids: Ids) -> npt.NDArray[np.bool_]:
         """Which `ids` are in it."""
-        found = np.zeros(len(ids), bool)
+        wanted, found = _halves(ids), np.zeros(len(ids), bool)
         for run in self._runs:
-            found |= among(ids, run)
+            found |= _in_run(wanted, run)
         return found
+
+
+def _halves(ids: Ids) -> _Halves:
+    """Ids as two numbers each."""
+    return np.frombuffer(ids.tobytes(), ">u8").reshape(-1, 2).astype(np.uint64)  # [n, 2]
+
+
+def _sorted(halves: _Halves) -> _Halves:
+    """By the first half; the columns lie apart in memory, so that the search is local."""
+    order = np.argsort(halves[:, 0], kind="stable")
+    return np.asfortranarray(halves[order])
+
+
+def _in_run(wanted: _Halves, run: _Halves) -> npt.NDArray[np.bool_]:
+    """Which ids stand in a sorted run."""
+    first, second = run[:, 0], run[:, 1]
+    at = first.searchsorted(wanted[:, 0])
+    found = np.zeros(len(wanted), bool)
+    while True:  # more than twice only where different ids have the same first half
+        here = at.clip(max=len(run) - 1)
+        same = (first[here] == wanted[:, 0]) & (here == at) & ~found
+        if not same.any():
+            return found
+        found |= same & (second[here] == wanted[:, 1])
+        at = at + 1
 
 
 def pack_ids(ids: Sequence[str]) -> Ids:

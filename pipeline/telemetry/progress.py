@@ -87,8 +87,7 @@ class Tally:
     def short_line(self, columns: int) -> str:
         """What fits into so many columns: the counts and the ETA always, the rest as it fits."""
         if not self.ended:
-            parts = [f"0/{self.total}", "starting", clock(self.wall_s)]
-            return "  ".join(parts)
+            return f"0/{self.total}  starting  {clock(self.wall_s)}  ETA {self.eta}"
         parts = [
             f"{self.clips}/{self.total}",
             f"{self.failed} failed" if self.failed else "",

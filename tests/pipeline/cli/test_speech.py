@@ -137,6 +137,7 @@ class TestRun:
         assert (state["clips"], state["dead_letters"]) == (2, 1)
         assert state["audio_s"] == pytest.approx(told["audio_seconds"])
         assert "progress: 2 of 2 clips made, 0 failed, 0 left" in result.stderr
+        assert len(result.stderr.splitlines()) < 25
 
     @pytest.mark.slow
     def test_quiet_leaves_the_dead_letters(self, folder: Path) -> None:

@@ -119,6 +119,12 @@ class TestGrowingIds:
         assert ids.n_runs == 3
         assert len(ids) == 3 * LONGEST_MERGE
 
+    def test_ids_with_the_same_first_half_are_told_apart(self) -> None:
+        ids, half = GrowingIds(), hex_id("a")[:16]
+        taken = [half + hex_id(number)[:16] for number in range(6)]
+        ids.add(pack_ids(taken[:5]))
+        assert ids.among(pack_ids(taken)).tolist() == [True] * 5 + [False]
+
     def test_nothing_is_in_an_empty_set(self) -> None:
         ids = GrowingIds()
         ids.add(pack_ids([]))
