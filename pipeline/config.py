@@ -196,7 +196,7 @@ class RunSettings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    manifest: str = Field(description="Parquet manifest: a file or a folder; file, s3:// or gs://.")
+    manifest: str = Field(description="Parquet: a file, folder or glob; file, s3:// or gs://.")
     output: str = Field(description="Root of the dataset to write; file, s3:// or gs://.")
     run_id: str | None = Field(
         None,

@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 import soundfile
 
+from manifests.build import build
 from manifests.check import CheckedModel, CheckReport, check
 from manifests.reader import ManifestError
 from tests.s3 import S3Server
@@ -207,3 +208,16 @@ def test_references_and_rejects_on_s3(s3: S3Server, tmp_path: Path) -> None:
     ]
     with fs.open(f"{root}/rejects.parquet") as stream:
         assert pq.read_table(stream)["id"].to_pylist() == ["b"]
+
+
+@pytest.mark.parametrize("where", ["in", "in/*.csv"])
+def test_a_folder_or_glob_of_tables_is_checked_as_it_is_built(tmp_path: Path, where: str) -> None:
+    (tmp_path / "in").mkdir()
+    for name in "ab":
+        (tmp_path / "in" / f"{name}.csv").write_text("id;prompt\nsame;x\n")
+    report = check(str(tmp_path / where))
+    (issue,) = report.issues
+    assert issue.message.startswith("b.csv line 2 row 1 (id=same): ")
+    assert len([note for note in report.notes if "separated by ';'" in note]) == 2
+    summary = build(str(tmp_path / where), str(tmp_path / "m.parquet"))
+    assert summary.issues == report.issues
