@@ -21,9 +21,10 @@ from manifests.reader import Manifest
 from musicgen.checkpoints.describe import ModelInfo
 from pipeline import ledger
 from pipeline.config import ConfigError, JobConfig
-from pipeline.ledger import DoneSet, attempts, maintain
+from pipeline.ledger import DoneSet, attempts
 from pipeline.ledger.id_set import NO_IDS
-from pipeline.ledger.lease import Lease
+from pipeline.ledger.lease import Lease, OutputGoneError
+from pipeline.ledger.merge import finish_compaction
 from pipeline.ledger.schema import RESERVED_COLUMNS
 from pipeline.planning.clips import DeadLetter
 from pipeline.planning.expand import PlanSpec, Selection
@@ -32,7 +33,7 @@ from pipeline.planning.scan import Plan, describe_plan, scan
 from pipeline.prepare.messages import PrepareSettings
 from pipeline.replica.actor import Replica
 from pipeline.replica.messages import ReplicaSettings
-from pipeline.run_record import RunRecord, RunSummary, count_clips, estimate_s
+from pipeline.run_record import RunRecord, RunSummary, count_clips_of_run, estimate_s
 from pipeline.runtime import open_runtime
 from pipeline.runtime.drain import Drain
 from pipeline.runtime.runtime import Work
@@ -93,11 +94,18 @@ def run(
     storage = open_storage(config.run.output, config.run.storage_options)
     changed = summary.plan.pending or summary.plan.letters
     if not summary.drained and (changed or not storage.size("report.html")):
-        from pipeline.report import build_report  # takes time, so after the input is checked
-
-        page = build_report(storage, sample=config.run.report_sample)
-        storage.put("report.html", page.encode())
+        _write_report(storage, config.run.report_sample)
     return summary
+
+
+def _write_report(storage: Storage, sample: int) -> None:
+    """What can't be written is warned of: the clips stand, which the exit code tells."""
+    from pipeline.report import build_report  # takes time, so after the input is checked
+
+    try:
+        storage.put("report.html", build_report(storage, sample=sample).encode())
+    except (OSError, pa.ArrowException) as error:  # StorageError is an OSError
+        log.warning("report.html is not written, `musicgen-batch report` writes it: %s", error)
 
 
 def plan(config: JobConfig) -> PlannedRun:
@@ -147,7 +155,7 @@ def _run(
     with _lease(config, say) as lease, Drain(config).listening() as drain:
         storage = lease.storage
         lease.start_heartbeat()
-        maintain.finish_compaction(storage, lease)
+        finish_compaction(storage, lease)
         schema = ledger.check_schema(storage, manifest.extra_schema, config.parts.audio)
         run_id = config.run.run_id or ledger.new_run_id()
         spec = _spec(config, manifest, info)
@@ -155,12 +163,13 @@ def _run(
         plan = scan(spec, selection)
         say(describe_plan(plan, retry))
         failures = _failures(storage)
-        _write_letters(storage, plan.letters, run_id, failures)
+        _write_letters(lease, plan.letters, run_id, failures)
         tally = Tally(plan.pending, started=time.monotonic())
         summary = RunSummary(run_id, storage.root, plan, tally, config.run.tolerate_dead_letters)
-        record = RunRecord(storage, run_id, config, _public(info), plan)
+        record = RunRecord(lease, run_id, config, _public(info), plan)
         if not plan.pending and not plan.letters:
             return summary  # nothing happened: no record, no runtime
+        attempts.forget_attempts(storage, run_id)  # of an earlier run that had this name
         record.write("running", tally)
         with _recorded(record, tally, drain):
             if plan.pending and not drain.is_due():
@@ -178,9 +187,9 @@ def _run(
                 drain.replicas_start(gpus)
                 Watch(config, lease, record, summary, drain, say, progress).run(runtime, work)
         if drain.is_due():
-            _settle_accounts(storage, summary, drain)
+            _settle_accounts(lease, summary, drain)
         record.write("drained" if summary.drained else "done", tally)
-        attempts.forget_attempts(storage, run_id)
+        _forget_attempts(storage, run_id)
         return summary
 
 
@@ -194,9 +203,18 @@ def _recorded(record: RunRecord, tally: Tally, drain: Drain) -> Iterator[None]:
         raise
     except SystemExit:  # what Ray makes of a SIGTERM while it starts
         drain.reason = "SIGTERM"
+    except OutputGoneError:
+        raise  # a record would be all that is left there
     except BaseException:
         record.write("failed", tally)
         raise
+
+
+def _forget_attempts(storage: Storage, run_id: str) -> None:
+    try:
+        attempts.forget_attempts(storage, run_id)
+    except StorageError as error:
+        log.warning("attempt records stay behind, `gc` removes them: %s", error)
 
 
 def _lease(config: JobConfig, say: Callable[[str], None]) -> Lease:
@@ -231,7 +249,7 @@ def _failures(storage: Storage) -> dict[str, int]:
 
 
 def _write_letters(
-    storage: Storage, letters: list[DeadLetter], run_id: str, failures: dict[str, int]
+    lease: Lease, letters: list[DeadLetter], run_id: str, failures: dict[str, int]
 ) -> None:
     """What the scan refused goes to `failed/` at once; no model is needed for that."""
     writer = ledger.new_replica_id()
@@ -241,7 +259,8 @@ def _write_letters(
             for letter in letters[start : start + LETTERS_PER_PART]
         ]
         table = pa.Table.from_pylist(rows, schema=ledger.FAILED_SCHEMA)
-        ledger.write_dead_letter_part(storage, table, run_id, writer, seq)
+        name = (run_id, writer, seq, lease.generation)
+        ledger.write_dead_letter_part(lease.storage, table, *name)
 
 
 def _known_after(selection: Selection, letters: list[DeadLetter]) -> DoneSet:
@@ -253,10 +272,11 @@ def _known_after(selection: Selection, letters: list[DeadLetter]) -> DoneSet:
     return DoneSet(known.clips, np.union1d(known.letters, refused))
 
 
-def _settle_accounts(storage: Storage, summary: RunSummary, drain: Drain) -> None:
+def _settle_accounts(lease: Lease, summary: RunSummary, drain: Drain) -> None:
     """Counts what a drained run has committed: not every status reached the driver."""
     tally, refused = summary.tally, {letter.clip_id for letter in summary.plan.letters}
-    tally.clips, tally.audio_s = count_clips(storage, summary.run_id)
-    tally.failed = len(ledger.dead_letters_of_run(storage, summary.run_id) - refused)
+    ours = (lease.storage, summary.run_id, lease.generation)
+    tally.clips, tally.audio_s = count_clips_of_run(*ours)
+    tally.failed = len(ledger.dead_letters_of_run(*ours) - refused)
     if tally.clips + tally.failed < summary.plan.pending:
         summary.drained = drain.reason

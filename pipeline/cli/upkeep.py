@@ -3,7 +3,7 @@
 import json
 from collections.abc import Callable
 from dataclasses import asdict
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -14,6 +14,9 @@ from pipeline.config import ConfigError, JobConfig, check_location
 from pipeline.config_file import inherited_settings, load_config
 from pipeline.ledger.id_set import NO_IDS, Ids
 from pipeline.storage import Storage, StorageError, open_storage
+
+if TYPE_CHECKING:
+    from pipeline.ledger.verify import VerifyReport
 
 OUTPUT_FOLDERS = ("clips", "failed", "runs", "lease")
 
@@ -75,24 +78,59 @@ def status(storage: Storage, as_json: bool) -> None:
     click.echo(json.dumps(asdict(found)) if as_json else found.text())
 
 
-@click.command(epilog="Example: musicgen-batch verify --output out/demo")
+@click.command(
+    epilog="""\b
+Examples:
+  musicgen-batch verify --output out/demo
+  musicgen-batch verify --output out/demo --repair
+"""
+)
 @click.option("--fast", is_flag=True, help="Trust sizes: do not read the audio to hash it.")
+@click.option(
+    "--repair", is_flag=True, help="Have the next run make again what is damaged or missing."
+)
+@click.option("--dry-run", is_flag=True, help="With --repair: only say what it would do.")
+@click.option("--wait", is_flag=True, help="With --repair: wait for a run on this output to end.")
 @on_output
-def verify(storage: Storage, fast: bool) -> None:
-    """Prove that every clip stands once, with its audio, size and sha256; exits 1 if not."""
+def verify(storage: Storage, fast: bool, repair: bool, dry_run: bool, wait: bool) -> None:
+    """Check that every clip stands once, with its audio, size and sha256.
+
+    With --repair, clips whose audio is damaged or missing are taken out of the dataset, so that the
+    next run makes them again, and them alone; parts that cannot be read are moved to damaged/.
+    """
+    from pipeline.ledger.repair import repair as repair_output
     from pipeline.ledger.verify import verify as verify_output
 
-    report = verify_output(storage, deep=not fast)
+    if not repair:
+        report = verify_output(storage, deep=not fast)
+        _say_found(report)
+        if not report.ok:
+            raise click.exceptions.Exit(EXIT_CRASH)
+        return
+    with _lease(storage, wait, "verify") as lease:
+        done = repair_output(storage, lease, deep=not fast, dry_run=dry_run)
+    _say_found(done.found)
+    for place in done.parts_moved:
+        click.echo(f"{'would move' if dry_run else 'moved'} a part that can't be read to {place}")
+    click.echo(
+        f"{done.n_clips} clips {'would be' if dry_run else 'are'} taken out because their audio is "
+        f"damaged or missing, {len(done.parts_moved)} unreadable parts; `run` makes again what is "
+        f"missing; {done.left} problems are left"
+    )
+    if done.left:
+        raise click.exceptions.Exit(EXIT_CRASH)
+
+
+def _say_found(report: "VerifyReport") -> None:
     for problem in report.problems:
         say(str(problem))
     click.echo(
         f"{report.n_clips} clips in {report.n_parts} parts: {len(report.problems)} problems; "
         f"benign: {report.n_superseded} superseded clips, {report.n_replaced_parts} replaced "
         f"parts, {report.n_unreferenced} unreferenced audio objects "
-        f"({report.unreferenced_bytes} bytes), {report.n_leftovers} leftovers"
+        f"({report.unreferenced_bytes} bytes), {report.n_leftovers} leftovers, "
+        f"{report.n_foreign} objects of others"
     )
-    if not report.ok:
-        raise click.exceptions.Exit(EXIT_CRASH)
 
 
 @click.command(
@@ -104,10 +142,11 @@ Examples:
 )
 @click.option("--prune", is_flag=True, help="Also drop superseded clips and settled dead letters.")
 @click.option("--manifest", help="With --prune: keep what this asks for, not just what is newest.")
+@click.option("--dry-run", is_flag=True, help="Only list the parts that would be replaced.")
 @click.option("--wait", is_flag=True, help="Wait for a run on this output to end.")
 @on_output
-def compact(storage: Storage, prune: bool, manifest: str | None, wait: bool) -> None:
-    """Merge small parts into large ones.
+def compact(storage: Storage, prune: bool, manifest: str | None, dry_run: bool, wait: bool) -> None:
+    """Merge small parts into large ones, with the same columns in all of them.
 
     Our own readers see every clip once throughout; others may see a clip twice for the moment
     between the publication of a merged part and the removal of those that it replaces.
@@ -116,15 +155,25 @@ def compact(storage: Storage, prune: bool, manifest: str | None, wait: bool) -> 
 
     with _lease(storage, wait, "compact") as lease:
         wanted = NO_IDS if manifest is None else _wanted(storage, manifest)
-        done = maintain.compact(storage, lease, prune=prune, wanted=wanted)
+        done = maintain.compact(storage, lease, prune=prune, wanted=wanted, dry_run=dry_run)
+    if dry_run:
+        for path in done.removed:
+            click.echo(f"would replace {path}")
     click.echo(
-        f"{done.n_parts_before} parts became {done.n_parts_after}; dropped "
+        f"{done.n_parts_before} parts {'would become' if dry_run else 'became'} "
+        f"{done.n_parts_after}; {'would drop' if dry_run else 'dropped'} "
         f"{done.n_doubled_dropped} doubled, {done.n_superseded_dropped} superseded clips, "
         f"{done.n_letters_dropped} dead letters"
     )
 
 
-@click.command(epilog="Example: musicgen-batch gc --output out/demo --min-age-s 3600")
+@click.command(
+    epilog="""\b
+Examples:
+  musicgen-batch gc --output out/demo --dry-run
+  musicgen-batch gc --output out/demo --min-age-s 3600
+"""
+)
 @click.option(
     "--min-age-s",
     type=click.FloatRange(0),
@@ -132,17 +181,25 @@ def compact(storage: Storage, prune: bool, manifest: str | None, wait: bool) -> 
     show_default=True,
     help="Younger objects stay.",
 )
+@click.option("--dry-run", is_flag=True, help="Only list what would be removed.")
 @click.option("--wait", is_flag=True, help="Wait for a run on this output to end.")
 @on_output
-def gc(storage: Storage, min_age_s: float, wait: bool) -> None:
-    """Remove audio that no part names, such as a killed run leaves behind."""
+def gc(storage: Storage, min_age_s: float, dry_run: bool, wait: bool) -> None:
+    """Remove audio that no part names, such as a killed run leaves behind.
+
+    Only objects with the names that this program gives are removed; other files in the output stay.
+    """
     from pipeline.ledger import maintain
 
     with _lease(storage, wait, "gc") as lease:
-        done = maintain.gc(storage, lease, min_age_s=min_age_s)
+        done = maintain.gc(storage, lease, min_age_s=min_age_s, dry_run=dry_run)
+    if dry_run:
+        for info in done.removed:
+            click.echo(f"would remove {info.path} ({info.size} bytes)")
     click.echo(
-        f"removed {done.n_audio} audio objects ({done.audio_bytes} bytes), "
-        f"{done.n_leftovers} leftovers, {done.n_leases} ended leases"
+        f"{'would remove' if dry_run else 'removed'} {len(done.audio)} audio objects "
+        f"({done.audio_bytes} bytes), {len(done.leftovers)} leftovers, "
+        f"{len(done.leases)} ended leases"
     )
 
 

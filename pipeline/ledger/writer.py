@@ -101,14 +101,28 @@ class Committed:
         ]
 
 
+@dataclass(frozen=True)
+class PartOrigin:
+    """Who writes parts.
+
+    Attributes:
+        run_id: The run.
+        replica: Its process; unique, so that names of parts never collide.
+        generation: Of the lease that the run holds.
+    """
+
+    run_id: str
+    replica: str
+    generation: int
+
+
 class PartWriter:
     """Collects finished clips and dead letters, and publishes them as parts.
 
     Args:
         storage: Root of the output.
         schema: Arrow schema of `clips/` (`ledger.clip_schema`).
-        run_id: Run that the parts belong to.
-        replica: Name of the process that writes; unique, so part names never collide.
+        origin: Who writes.
         audio: Where audio bytes go.
         audio_format: File extension of the clips.
         limits: When a part is due.
@@ -120,15 +134,14 @@ class PartWriter:
         storage: Storage,
         *,
         schema: pa.Schema,
-        run_id: str,
-        replica: str,
+        origin: PartOrigin,
         audio: AudioMode,
         audio_format: AudioFormat,
         limits: PartLimits,
         guard: Callable[[], None],
     ) -> None:
         self._storage, self._schema, self._guard = storage, schema, guard
-        self._run_id, self._replica = run_id, replica
+        self._origin = origin
         self._audio, self._format, self._limits = audio, audio_format, limits
         self._pending = _Pending()
         self._seq = 0
@@ -161,7 +174,7 @@ class PartWriter:
     def _named(self, row: ClipRow | DeadLetterRow) -> dict[str, Any]:
         """The fields of a log line that say which clip it is about."""
         ids = {"clip_id": row.clip_id, "id": row.id, "take": row.take}
-        return {"run": self._run_id, "replica": self._replica, **ids}
+        return {"run": self._origin.run_id, "replica": self._origin.replica, **ids}
 
     def _mark(self) -> None:
         if self._pending.since is None:
@@ -190,7 +203,8 @@ class PartWriter:
             return
         started = time.monotonic()
         self._guard()
-        name = (self._run_id, self._replica, self._seq)
+        origin = self._origin
+        name = (origin.run_id, origin.replica, self._seq, origin.generation)
         if pending.clips:
             rows = self._write_audio(pending.clips)
             self._guard()
@@ -204,9 +218,9 @@ class PartWriter:
         log.info(
             line(
                 "committed",
-                run=self._run_id,
-                replica=self._replica,
-                part=f"{self._run_id}-{self._replica}-{self._seq:06d}",
+                run=origin.run_id,
+                replica=origin.replica,
+                part=f"{origin.run_id}-{origin.replica}-{self._seq:06d}",
                 clips=len(pending.clips),
                 failed=len(pending.dead_letters),
                 bytes=pending.n_bytes,
@@ -226,7 +240,9 @@ class PartWriter:
             for row, path in zip(rows, paths, strict=True):
                 row |= {"audio_path": path, "audio_member": None}
         elif self._audio == "webdataset":
-            tar_path = f"audio/shard-{self._run_id}-{self._replica}-{self._seq:06d}.tar"
+            tar_path = (
+                f"audio/shard-{self._origin.run_id}-{self._origin.replica}-{self._seq:06d}.tar"
+            )
             self._storage.put(tar_path, _webdataset_shard(names, rows, data))
             for row, name in zip(rows, names, strict=True):
                 row |= {"audio_path": tar_path, "audio_member": name}

@@ -10,7 +10,7 @@ from typing import Any, TextIO
 import pyarrow as pa
 
 from pipeline.config import ConfigError, JobConfig
-from pipeline.ledger.lease import Lease, LeaseLostError
+from pipeline.ledger.lease import Lease, LeaseLostError, OutputGoneError
 from pipeline.replica.messages import ClipStatus, read_statuses
 from pipeline.run_record import RunRecord, RunSummary
 from pipeline.runtime.drain import Drain, Leaving
@@ -146,6 +146,7 @@ def _fatal(status: ClipStatus) -> Exception:
     """What a replica reported, as an error of the driver."""
     known: dict[str, type[Exception]] = {
         "LeaseLostError": LeaseLostError,
+        "OutputGoneError": OutputGoneError,
         "StorageError": StorageError,
         "CheckpointError": ConfigError,
         "ModelNotFoundError": ConfigError,

@@ -12,6 +12,7 @@ from click.testing import CliRunner
 
 from pipeline import ledger
 from pipeline.cli.root import main
+from pipeline.ledger.lease import Lease
 from pipeline.storage import open_storage, redact
 from tests.integration.jobs import write_manifest
 from tests.s3 import ACCESS_KEY, SECRET_KEY, S3Server
@@ -97,7 +98,9 @@ def test_the_record_of_a_run_names_a_signed_manifest_without_its_signature(tmp_p
     signed = f"https://host/m.parquet?X-Amz-Signature={SIGNATURE}"
     config = load_config(None, {"manifest": signed, "output": str(tmp_path), "model": "tiny"})
 
-    RunRecord(storage, "run-1", config, {}, Plan()).write("running", Tally(0))
+    with Lease.acquire(storage) as lease:
+        record = RunRecord(lease, "20260101T000000-abcdef", config, {}, Plan())
+        assert record.write("running", Tally(0))
 
-    (record,) = ledger.read_runs(storage)
-    assert record["config"]["run"]["manifest"] == "https://host/m.parquet?X-Amz-Signature=***"
+    (found,) = ledger.read_runs(storage)
+    assert found["config"]["run"]["manifest"] == "https://host/m.parquet?X-Amz-Signature=***"
