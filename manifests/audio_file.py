@@ -12,9 +12,9 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, NamedTuple
 
+from manifests.redaction import shown_uri
 from manifests.row_errors import BadReferenceError, RowError
 from manifests.schema import resolve_uri
-from manifests.uris.errors import redact
 from manifests.uris.policy import MAX_REFERENCE_BYTES, ReferenceAccess
 from manifests.uris.references import EMBEDDED, read_reference
 
@@ -61,7 +61,7 @@ def load_reference(
         RowError: It is not there, can't be read, has changed, or is no audio within the limits.
     """
     data = read_reference(place, access, token)
-    return decode_reference(data, EMBEDDED if isinstance(place, bytes) else redact(place))
+    return decode_reference(data, EMBEDDED if isinstance(place, bytes) else shown_uri(place))
 
 
 def decode_reference(data: bytes, where: str) -> tuple[Samples, int]:

@@ -20,7 +20,7 @@ from pipeline.ledger.attempts import QUARANTINE
 from pipeline.ledger.lease import Lease, OutputGoneError, output_gone
 from pipeline.ledger.names import run_path
 from pipeline.planning.scan import Plan
-from pipeline.storage import Storage, StorageError, redact
+from pipeline.storage import Storage, StorageError, shown_options, shown_uri
 from pipeline.telemetry.progress import Tally
 from pipeline.telemetry.timing import RunTimes
 
@@ -127,7 +127,8 @@ class RunRecord:
         self._started, self._replicas = time.time(), config.cluster.replicas
         outcomes = plan.outcomes
         recorded = config.model_dump(mode="json")
-        recorded["run"]["manifest"] = redact(config.run.manifest)
+        recorded["run"]["manifest"] = shown_uri(config.run.manifest)
+        recorded["run"]["storage_options"] = shown_options(config.run.storage_options)
         self._fixed = {
             "run_id": run_id,
             "generation": lease.generation,

@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[1]
 
 FOLDERS = {
     "manifests": [
-        *("identity", "messages", "schema", "row_errors", "uris", "columns", "reader"),
+        *("redaction", "identity", "messages", "schema", "row_errors", "uris", "columns", "reader"),
         *("text", "build", "audio_file", "check"),
     ],
     "musicgen": [
@@ -47,7 +47,7 @@ MAY_IMPORT = {
     "musicgen": {"musicgen"},
     "pipeline": {"manifests", "musicgen", "pipeline"},
 }
-MOST_ENTRIES = {"manifests": 14, "musicgen": 18, "pipeline": 18}
+MOST_ENTRIES = {"manifests": 15, "musicgen": 18, "pipeline": 18}
 # Free of torch, so that the driver's checks stay fast.
 LIGHT_MUSICGEN = ("musicgen.checkpoints.describe", "musicgen.registry", "musicgen.config")
 IMPORTS_THE_MODEL = ("pipeline.replica", "pipeline.prepare", "pipeline.cli.models")

@@ -21,14 +21,13 @@ from typing import Any, BinaryIO, TypeVar, cast
 
 from fsspec.asyn import sync
 
+from manifests.redaction import redact, secrets_in, shown_uri
 from manifests.uris.errors import (
     ObjectNotFoundError,
     RetryPolicy,
     StorageError,
     is_conflict,
-    redact,
     retrying,
-    secrets_in,
 )
 from manifests.uris.filesystems import make_filesystem, split_uri
 from manifests.uris.range_file import RangeFile
@@ -76,7 +75,7 @@ class Storage:
         self.protocol, location = split_uri(uri)
         if self.protocol not in SUPPORTED:
             raise StorageError(
-                f"cannot open {redact(uri)}: {self.protocol}:// is not one of "
+                f"cannot open {shown_uri(uri)}: {self.protocol}:// is not one of "
                 + ", ".join(f"{name}://" for name in SUPPORTED)
             )
         self.root = uri.rstrip("/") if self.protocol != "file" else f"file://{location}"
