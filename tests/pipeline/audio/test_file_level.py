@@ -68,8 +68,7 @@ def ebur128(path: Path) -> float | None:
 def test_the_file_is_as_loud_as_its_row_says(
     coding: Coding, rate_hz: int, channels: int, tmp_path: Path
 ) -> None:
-    if coding.rate_hz(rate_hz) != rate_hz:
-        pytest.skip(f"{coding.fmt} has no {rate_hz} Hz")
+    rate_hz = coding.rate_hz(rate_hz)
     wav = music(rate_hz, channels)
     made = measure(wav, rate_hz)
     row = to_level(wav, rate_hz, made, AudioSettings(normalize="loudness", target_lufs=-20.0))
