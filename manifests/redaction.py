@@ -25,7 +25,8 @@ HARMLESS_OPTIONS = frozenset(
 )
 SHORTEST_SECRET = 4  # characters; shorter values would be found in every text
 
-_URI = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^\s\"'<>`]+")
+# A URI, or a query without one.
+_URI = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^\s\"'<>`]+|\?[\w.%-]+=[^\s\"'<>`]+")
 _WHOLE = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*://)(?P<rest>.*)", re.DOTALL)
 _AT_THE_END = re.compile(r"[).,;:\]}]*\Z")
 _PORT = re.compile(r"[^:]*(:[0-9]*)?|\[[0-9A-Fa-f:.]+\](:[0-9]*)?")
@@ -33,10 +34,10 @@ _PLAIN = re.compile(r"[\w.:/-]{1,100}")
 
 
 def shown_uri(text: str) -> str:
-    """A whole URI without what may give access; a path, or anything else, as it is."""
+    """A whole URI without what may give access; a path without what looks like a query."""
     found = _WHOLE.fullmatch(text)
     if found is None:
-        return text
+        return re.sub(r"\?[\w.%-]+=.*", f"?{HIDDEN}", text, flags=re.DOTALL)
     rest, _, fragment = found["rest"].partition("#")
     rest, _, query = rest.partition("?")
     authority, slash, path = rest.partition("/")

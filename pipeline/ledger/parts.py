@@ -123,8 +123,8 @@ def reading(storage: Storage, info: ObjectInfo) -> Iterator[pq.ParquetFile]:
         raise
     except (pa.ArrowException, OSError, KeyError) as error:
         raise UnreadablePartError(
-            f"{storage.uri(info.path)} can't be read as a part ({error}); `musicgen-batch verify` "
-            "lists such parts; delete it and run again to make its clips anew"
+            f"{storage.uri(info.path)} can't be read as a part ({error}); `musicgen-batch verify "
+            "--repair` moves such parts away, and the next run makes their clips anew"
         ) from error
 
 

@@ -75,6 +75,9 @@ class LocalRuntime:
         """See `Runtime.waits_for`: threads always have a place."""
         return None
 
+    def check(self) -> None:
+        """See `Runtime.check`: threads are there as long as their process is."""
+
     def close(self) -> None:
         """See `Runtime.close`."""
         self._over.set()

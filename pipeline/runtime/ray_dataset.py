@@ -19,6 +19,7 @@ from pipeline.prepare.actor import Prepare, read_rows
 from pipeline.runtime.placement import PREPARE_CPUS, TASK_CPUS, demand_of
 from pipeline.runtime.ray_actor_id import ray_actor_identity
 from pipeline.runtime.ray_cluster import gpus_per_replica, is_started_here, start_ray
+from pipeline.runtime.ray_health import RayGoneError, RayHealth
 from pipeline.runtime.ray_nodes import ClusterReader
 from pipeline.runtime.runtime import Work
 from pipeline.runtime.waiting import WaitWatch, check_start
@@ -33,9 +34,10 @@ class RayRuntime:
 
     def __init__(self, config: JobConfig) -> None:
         self._config = config
-        self._reader: ClusterReader | None = None  # these three are set by `start`
+        self._reader: ClusterReader | None = None  # these are set by `start`
         self._waits: WaitWatch | None = None
         self._kinds: dict[str, str] = {}  # of actors, by class
+        self._health: RayHealth | None = None
 
     def start(self, say: Callable[[str], None]) -> float:
         """See `Runtime.start`."""
@@ -43,6 +45,7 @@ class RayRuntime:
         gpus = gpus_per_replica(self._config)
         demand = demand_of(self._config, gpus)
         self._reader, self._waits = ClusterReader(), WaitWatch(demand)
+        self._health = RayHealth()
         check_start(demand, self._reader.cluster, say, may_grow=not is_started_here())
         return gpus * demand.replicas
 
@@ -62,8 +65,18 @@ class RayRuntime:
         held = self._reader.placed(self._kinds) if cluster.queued else {}
         return self._waits.look(cluster, held, n_done, time.monotonic())
 
+    def check(self) -> None:
+        """See `Runtime.check`; RayGoneError where Ray is no longer there."""
+        if self._health is not None:
+            self._health.check()
+
     def close(self) -> None:
-        """Nothing: Ray ends its actors when the thread that iterates leaves its loop."""
+        """Ray ends its actors when the thread that iterates leaves its loop, if it still can."""
+        try:
+            self.check()
+        except RayGoneError:
+            assert self._health is not None
+            self._health.end_ours()
 
 
 def build_dataset(config: JobConfig, work: Work) -> ray.data.Dataset:

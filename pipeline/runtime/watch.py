@@ -87,6 +87,7 @@ class Watch:
         leaving: Leaving | None = None
         while True:
             self.lease.check()
+            runtime.check()
             now = time.monotonic()
             if view is not None:
                 view.update()
@@ -115,6 +116,7 @@ class Watch:
             if news is None:
                 return
             if isinstance(news, BaseException):
+                runtime.check()  # the cause, where Ray itself is gone
                 raise news
             last_news = now
             self._count(news)

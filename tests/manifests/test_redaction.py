@@ -32,6 +32,8 @@ from manifests.redaction import (
         ("https://h/@me/x.wav", "https://h/@me/x.wav"),
         ("https://h/x?k=it's a secret", "https://h/x?***"),
         ("songs/a;b.wav", "songs/a;b.wav"),
+        ("songs/m.parquet?token=abc&x", "songs/m.parquet?***"),
+        ("songs/what now?.wav", "songs/what now?.wav"),
         ("file:///a/b c.wav", "file:///a/b c.wav"),
     ],
 )
@@ -48,6 +50,7 @@ def test_of_a_uri_only_what_is_harmless_is_shown(uri: str, shown: str) -> None:
         ("ClientError: https://h/x?a=1, (b)", "ClientError: https://h/x?***, (b)"),
         ("https://h/x: not found; check the path", "https://h/x: not found; check the path"),
         ("see <https://h/x?a=1> and s3://b/c.", "see <https://h/x?***> and s3://b/c."),
+        ("m.parquet?token=abc: not found", "m.parquet?***: not found"),
         ("a song at 5 o'clock @ home", "a song at 5 o'clock @ home"),
     ],
 )
