@@ -3,6 +3,7 @@
 import socket
 import time
 from contextlib import closing
+from functools import partial
 from typing import Any
 
 import ray
@@ -53,8 +54,8 @@ class RayHealth:
         self._next_look = now + LOOK_S
         gcs, raylet = str(self._node.gcs_address), str(self._node.raylet_socket_name)
         probes = {
-            f"GCS server at {gcs}": lambda: _takes_tcp(gcs),
-            "raylet on this machine": lambda: _takes_unix(raylet),
+            f"GCS server at {gcs}": partial(_takes_tcp, gcs),
+            "raylet on this machine": partial(_takes_unix, raylet),
         }
         for name, answers in probes.items():
             self._failed[name] = 0 if answers() else self._failed.get(name, 0) + 1
