@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, NamedTuple
 from manifests.isolation.pool import ReaderPool, Work
 from manifests.isolation.process import Factory
 from manifests.isolation.server import Note
+from manifests.redaction import shown_uri
 from manifests.row_errors import BadReferenceError, RowError
 from manifests.schema import resolve_uri
-from manifests.uris.errors import redact
 from manifests.uris.policy import MAX_REFERENCE_BYTES, ReferenceAccess
 from manifests.uris.references import EMBEDDED, read_reference
 
@@ -69,7 +69,7 @@ def open_reference(
 
 def name_of(place: str | bytes) -> str:
     """What messages call a reference."""
-    return EMBEDDED if isinstance(place, bytes) else redact(place)
+    return EMBEDDED if isinstance(place, bytes) else shown_uri(place)
 
 
 def decode_reference(data: bytes, where: str) -> tuple[Samples, int]:

@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+from manifests.redaction import redact, shown_uri
+
 
 class Fault(NamedTuple):
     """One broken rule of one column."""
@@ -69,7 +71,10 @@ def from_pydantic(error: Mapping[str, Any]) -> Fault:
 
 
 def shorten(value: Any, limit: int = 60) -> str:
-    """A value as messages show it: on one line, its middle left out, without a file's bytes."""
+    """A value as messages show it: on one line, its middle left out, without a file's bytes and
+    without what may give access."""
+    if isinstance(value, str):
+        value = redact(value) if any(map(str.isspace, value)) else shown_uri(value)
     if isinstance(value, bytes | bytearray | memoryview):
         return f"<{len(value)} bytes>"
     if isinstance(value, Mapping):

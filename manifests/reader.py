@@ -4,6 +4,7 @@ Known columns keep the types of their file, because `parse_row` judges each valu
 get one type over all files, so that the output's schema does not depend on the order of files.
 """
 
+import re
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -15,9 +16,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from manifests.columns import all_names, unify_extras, usable_columns
+from manifests.redaction import redact, shown_uri
 from manifests.schema import AUDIO_COLUMNS, SCHEMA_VERSION, check_columns
 from manifests.uris import filesystems
-from manifests.uris.errors import StorageError, redact
+from manifests.uris.errors import StorageError
 from manifests.uris.files import RETRY, again, open_file
 from manifests.uris.suffixes import named, without_suffix
 
@@ -228,9 +230,14 @@ def _list_files(fs: Any, uri: str, path: str) -> list[tuple[str, str]]:
     if not paths:
         raise ManifestError(f"{uri}: no .parquet file is there; `musicgen-batch manifest build`")
     if len(paths) == 1:
-        return [(paths[0], PurePosixPath(paths[0]).name)]
+        return [(paths[0], PurePosixPath(_without_query(paths[0])).name)]
     base = path.split("*")[0].rpartition("/")[0] if "*" in path else path.rstrip("/")
-    return [(name, name.removeprefix(base).lstrip("/")) for name in paths]
+    return [(name, _without_query(name).removeprefix(base).lstrip("/")) for name in paths]
+
+
+def _without_query(path: str) -> str:
+    """The address of a file on the web without what may sign it; another path as it is."""
+    return re.split("[?#]", shown_uri(path))[0] if "://" in path else path
 
 
 def _read_footer(fs: Any, file: tuple[str, str]) -> _Footer:
@@ -238,9 +245,10 @@ def _read_footer(fs: Any, file: tuple[str, str]) -> _Footer:
     uri = full_uri(fs, path)
     form, compression, suffix = named(path)
     if compression or form not in (None, "parquet"):
+        name = _without_query(path)
         raise ManifestError(
             f"{uri}: is a {suffix} file; build it first: musicgen-batch manifest build "
-            f"{PurePosixPath(path).name} {without_suffix(path)}.parquet"
+            f"{PurePosixPath(name).name} {without_suffix(name)}.parquet"
         )
 
     def read() -> _Footer:

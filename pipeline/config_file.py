@@ -11,7 +11,8 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from manifests.messages import from_pydantic
+from manifests.messages import from_pydantic, shorten
+from manifests.redaction import without_hidden
 from manifests.schema import GenerationDefaults
 from manifests.uris.placeholders import PlaceholderError, Placeholders
 from pipeline.audio.limits import QualityLimits
@@ -120,7 +121,7 @@ def inherited_settings(recorded: Mapping[str, Any]) -> Sections:
         sections = in_sections(flat) | {"generation": recorded.get("generation", {})}
     return {
         section: {
-            key: value
+            key: without_hidden(value) if key == "storage_options" else value
             for key, value in settings.items()
             if key in SECTIONS[section].model_fields and key not in _NOT_INHERITED
         }
@@ -216,7 +217,8 @@ def _explain(error: ValidationError, path: str | None) -> list[str]:
         else:
             rule = from_pydantic({**fault, "loc": fault["loc"][-1:]}).rule
             flag = flag_of(_flag_name(location))
-            lines.append(f"{key}={fault['input']!r} {rule}; correct {flag} or job.yaml")
+            given = "" if "storage_options" in location else f"={shorten(fault['input'])}"
+            lines.append(f"{key}{given} {rule}; correct {flag} or job.yaml")
     return lines
 
 

@@ -21,8 +21,9 @@ from manifests.reader import Manifest
 from musicgen.checkpoints.describe import ModelInfo
 from pipeline import ledger
 from pipeline.config import ConfigError, JobConfig
-from pipeline.ledger import DoneSet, attempts, maintain
-from pipeline.ledger.lease import Lease
+from pipeline.ledger import DoneSet, attempts
+from pipeline.ledger.lease import Lease, OutputGoneError
+from pipeline.ledger.merge import finish_compaction
 from pipeline.ledger.part_index import NOTHING_STANDS
 from pipeline.ledger.schema import RESERVED_COLUMNS
 from pipeline.planning.clips import DeadLetter
@@ -36,7 +37,7 @@ from pipeline.prepare.actor import Prepare
 from pipeline.prepare.messages import PrepareSettings
 from pipeline.replica.actor import Replica
 from pipeline.replica.messages import ReplicaSettings
-from pipeline.run_record import RunRecord, RunSummary, count_clips
+from pipeline.run_record import RunRecord, RunSummary, count_clips_of_run
 from pipeline.runtime import open_runtime
 from pipeline.runtime.drain import Drain
 from pipeline.runtime.runtime import Work
@@ -102,11 +103,18 @@ def run(
     storage = open_storage(config.run.output, config.run.storage_options)
     changed = summary.plan.pending or summary.plan.letters
     if not summary.drained and (changed or not storage.size("report.html")):
-        from pipeline.report import build_report  # takes time, so after the input is checked
-
-        page = build_report(storage, sample=config.run.report_sample)
-        storage.put("report.html", page.encode())
+        _write_report(storage, config.run.report_sample)
     return summary
+
+
+def _write_report(storage: Storage, sample: int) -> None:
+    """What can't be written is warned of: the clips stand, which the exit code tells."""
+    from pipeline.report import build_report  # takes time, so after the input is checked
+
+    try:
+        storage.put("report.html", build_report(storage, sample=sample).encode())
+    except (OSError, pa.ArrowException) as error:  # StorageError is an OSError
+        log.warning("report.html is not written, `musicgen-batch report` writes it: %s", error)
 
 
 def plan(config: JobConfig) -> PlannedRun:
@@ -157,7 +165,7 @@ def _run(
     with _lease(config, say) as lease, Drain(config).listening() as drain:
         storage = lease.storage
         lease.start_heartbeat()
-        maintain.finish_compaction(storage, lease)
+        finish_compaction(storage, lease)
         schema = ledger.check_schema(storage, manifest.extra_schema, config.parts.audio)
         run_id = config.run.run_id or ledger.new_run_id()
         spec = _spec(config, manifest, info)
@@ -170,15 +178,16 @@ def _run(
         plan, failures = found.plan, found.standing.failures()
         tally = Tally(plan.pending, started=time.monotonic())
         summary = RunSummary(run_id, storage.root, plan, tally, config.run.tolerate_dead_letters)
-        record = RunRecord(storage, run_id, config, _public(info), plan)
+        record = RunRecord(lease, run_id, config, _public(info), plan)
         if not plan.is_whole:
             summary.drained = drain.reason
             record.write("drained", tally)
             return summary
         say(describe_plan(plan, retry))
-        _write_letters(storage, plan.letters, run_id, failures)
+        _write_letters(lease, plan.letters, run_id, failures)
         if not plan.pending and not plan.letters:
             return summary  # nothing happened: no record, no runtime
+        attempts.forget_attempts(storage, run_id)  # of an earlier run that had this name
         record.write("running", tally)
         with _recorded(record, tally, drain):
             if plan.pending and not drain.is_due():
@@ -197,9 +206,9 @@ def _run(
                 drain.replicas_start(gpus)
                 Watch(config, lease, record, summary, drain, say, progress).run(runtime, work)
         if drain.is_due() or tally.is_replayed:
-            _settle_accounts(storage, summary, drain)
+            _settle_accounts(lease, summary, drain)
         record.write("drained" if summary.drained else "done", tally)
-        attempts.forget_attempts(storage, run_id)
+        _forget_attempts(storage, run_id)
         return summary
 
 
@@ -213,9 +222,18 @@ def _recorded(record: RunRecord, tally: Tally, drain: Drain) -> Iterator[None]:
         raise
     except SystemExit:  # what Ray makes of a SIGTERM while it starts
         drain.reason = "SIGTERM"
+    except OutputGoneError:
+        raise  # a record would be all that is left there
     except BaseException:
         record.write("failed", tally)
         raise
+
+
+def _forget_attempts(storage: Storage, run_id: str) -> None:
+    try:
+        attempts.forget_attempts(storage, run_id)
+    except StorageError as error:
+        log.warning("attempt records stay behind, `gc` removes them: %s", error)
 
 
 def _lease(config: JobConfig, say: Callable[[str], None]) -> Lease:
@@ -243,7 +261,7 @@ def _public(info: ModelInfo) -> dict[str, Any]:
 
 
 def _write_letters(
-    storage: Storage, letters: list[DeadLetter], run_id: str, failures: dict[str, int]
+    lease: Lease, letters: list[DeadLetter], run_id: str, failures: dict[str, int]
 ) -> None:
     """What the scan refused goes to `failed/` at once; no model is needed for that."""
     writer = ledger.new_replica_id()
@@ -253,7 +271,8 @@ def _write_letters(
             for letter in letters[start : start + LETTERS_PER_PART]
         ]
         table = pa.Table.from_pylist(rows, schema=ledger.FAILED_SCHEMA)
-        ledger.write_dead_letter_part(storage, table, run_id, writer, seq)
+        name = (run_id, writer, seq, lease.generation)
+        ledger.write_dead_letter_part(lease.storage, table, *name)
 
 
 def _watch(
@@ -282,11 +301,12 @@ def _known_after(known: DoneSet, retry: bool, letters: list[DeadLetter]) -> Done
     return DoneSet(known.clips, np.union1d(known.letters, refused))
 
 
-def _settle_accounts(storage: Storage, summary: RunSummary, drain: Drain) -> None:
+def _settle_accounts(lease: Lease, summary: RunSummary, drain: Drain) -> None:
     """Counts what is committed where not every status reached the driver: the run drains, or Ray
     sent a task again."""
     tally, refused = summary.tally, {letter.clip_id for letter in summary.plan.letters}
-    tally.clips, tally.audio_s = count_clips(storage, summary.run_id)
-    tally.failed = len(ledger.dead_letters_of_run(storage, summary.run_id) - refused)
+    ours = (lease.storage, summary.run_id, lease.generation)
+    tally.clips, tally.audio_s = count_clips_of_run(*ours)
+    tally.failed = len(ledger.dead_letters_of_run(*ours) - refused)
     if tally.clips + tally.failed < summary.plan.pending:
         summary.drained = drain.reason

@@ -1,6 +1,7 @@
 """What a run says about itself: the record `runs/<run_id>.json`, which `status` and reports read,
 and the summary that `run` returns."""
 
+import logging
 import platform
 import time
 from collections.abc import Mapping
@@ -16,11 +17,15 @@ from pipeline import ledger
 from pipeline.config import EXIT_DEAD_LETTERS, EXIT_DRAINED, JobConfig
 from pipeline.ledger import attempts
 from pipeline.ledger.attempts import QUARANTINE
+from pipeline.ledger.lease import Lease, OutputGoneError, output_gone
+from pipeline.ledger.names import run_path
 from pipeline.planning.scan import Plan
-from pipeline.storage import Storage, redact
+from pipeline.storage import Storage, StorageError, shown_options, shown_uri
 from pipeline.telemetry.progress import Tally
 from pipeline.telemetry.timing import RunTimes
 from pipeline.telemetry.words import counted
+
+log = logging.getLogger(__name__)
 
 State = Literal["running", "done", "drained", "failed", "interrupted"]
 _PACKAGES = ("musicgen-batch", "ray", "torch", "torchaudio", "transformers", "pyarrow")
@@ -135,15 +140,23 @@ class RunRecord:
     """Writes the record; the parts stay the only truth about what is done."""
 
     def __init__(
-        self, storage: Storage, run_id: str, config: JobConfig, model: dict[str, Any], plan: Plan
+        self,
+        lease: Lease,
+        run_id: str,
+        config: JobConfig,
+        model: dict[str, Any],
+        plan: Plan,
     ) -> None:
-        self._storage, self._run_id = storage, run_id
+        self._storage, self._run_id = lease.storage, run_id
+        self._stands = False
         self._started, self._replicas = time.time(), config.cluster.replicas
         outcomes = plan.outcomes
         recorded = config.model_dump(mode="json")
-        recorded["run"]["manifest"] = redact(config.run.manifest)
+        recorded["run"]["manifest"] = shown_uri(config.run.manifest)
+        recorded["run"]["storage_options"] = shown_options(config.run.storage_options)
         self._fixed = {
             "run_id": run_id,
+            "generation": lease.generation,
             "started_at": _now(),
             "total": plan.total,
             "pending": plan.pending,
@@ -159,10 +172,36 @@ class RunRecord:
             "slots": config.engine.slots,
         }
 
-    def write(self, state: State, tally: Tally) -> None:
-        """Publishes the record in place of the previous one."""
+    def write(self, state: State, tally: Tally) -> bool:
+        """Publishes the record in place of the previous one. A store that refuses it, after all
+        tries, is warned of: the parts say what is done.
+
+        Returns:
+            Whether it stands now.
+
+        Raises:
+            OutputGoneError: The output was deleted since the record was last written.
+        """
+        try:
+            self._check_there()
+            ledger.write_run(
+                self._storage, self._run_id, self._fixed | self._changing(state, tally)
+            )
+            self._stands = True
+        except OutputGoneError:
+            raise
+        except StorageError as error:
+            log.warning("the record of the run could not be written: %s", error)
+            self._stands = False
+        return self._stands
+
+    def _check_there(self) -> None:
+        if self._stands and self._storage.size(run_path(self._run_id)) is None:
+            raise output_gone(self._storage)
+
+    def _changing(self, state: State, tally: Tally) -> dict[str, Any]:
         now = _now()
-        changing = {
+        return {
             "state": state,
             "updated_at": now,
             "finished_at": None if state == "running" else now,
@@ -172,7 +211,6 @@ class RunRecord:
             "wall_s": tally.wall_s,
             "timing": self._timing(tally.times),
         }
-        ledger.write_run(self._storage, self._run_id, self._fixed | changing)
 
     def _timing(self, times: RunTimes) -> dict[str, float | None]:
         """Where the time went; see `pipeline.telemetry.timing` for what each figure means."""
@@ -257,9 +295,23 @@ def read_status(storage: Storage) -> Status:
     )
 
 
-def count_clips(storage: Storage, run_id: str | None = None) -> tuple[int, float]:
-    """Committed clips, of one run or of all, and their seconds of audio."""
-    clips = ledger.read_clips(storage, ["n_samples", "sample_rate_hz"], run_id)
+def count_clips(storage: Storage) -> tuple[int, float]:
+    """Committed clips, and their seconds of audio."""
+    return _counted(ledger.read_clips(storage, ["n_samples", "sample_rate_hz"]))
+
+
+def count_clips_of_run(storage: Storage, run_id: str, generation: int) -> tuple[int, float]:
+    """The clips that one run has committed, and their seconds of audio.
+
+    Args:
+        storage: Root of the output.
+        run_id: The run.
+        generation: Of the lease that it holds; an earlier run may have had the same name.
+    """
+    return _counted(ledger.clips_committed_by(storage, run_id, generation))
+
+
+def _counted(clips: pa.Table) -> tuple[int, float]:
     seconds = pc.divide(clips["n_samples"].cast(pa.float64()), clips["sample_rate_hz"])
     return clips.num_rows, pc.sum(seconds).as_py() or 0.0
 

@@ -20,8 +20,8 @@ ROOT = Path(__file__).parents[1]
 
 FOLDERS = {
     "manifests": [
-        *("identity", "messages", "schema", "row_errors", "uris", "columns", "bulk", "reader"),
-        *("sources", "build", "isolation", "audio_file", "check"),
+        *("redaction", "identity", "messages", "schema", "row_errors", "uris", "columns", "bulk"),
+        *("reader", "sources", "build", "isolation", "audio_file", "check"),
     ],
     "musicgen": [
         *("config", "windows", "registry", "audio", "transformer", "unfilled", "codec"),

@@ -5,11 +5,12 @@ from __future__ import annotations
 import errno
 import logging
 import random
-import re
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import TypeVar
+
+from manifests.redaction import redact, secrets_in_uri, shown_uri
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -43,12 +44,6 @@ LOCAL_WAYS_OUT = {
     errno.EROFS: "this file system is read-only: choose another path",
     errno.ENAMETOOLONG: "a name on this path is too long: shorten it",
 }
-SIGNED_QUERY = re.compile(
-    r"([?&](?:[\w-]*(?:signature|credential|token|secret|password|accesskeyid)|api_?key|sig)=)"
-    r"[^&#\s\"']+",
-    re.IGNORECASE,
-)
-SECRET_OPTION = re.compile(r"key|secret|token|password|credential", re.IGNORECASE)
 
 
 class StorageError(OSError):
@@ -145,7 +140,7 @@ def explain(error: Exception, doing: str, uri: str, secrets: Iterable[str]) -> S
     """Turn any error of a store into one line that says where, what and the way out."""
     status = http_status(error)
     name = type(error).__name__
-    what = redact(str(error), secrets)
+    what = redact(str(error), [*secrets, *secrets_in_uri(uri)])
     if what in ("", "None"):
         what = _error_code(error) or "no reason given"
     kind: type[StorageError] = StorageError
@@ -166,26 +161,7 @@ def explain(error: Exception, doing: str, uri: str, secrets: Iterable[str]) -> S
         way_out = "the store did not recover: check the endpoint and the network, then run again"
     else:
         way_out = "check the path and the storage options"
-    return kind(f"cannot {doing} {redact(uri, secrets)}: {name}: {what} ({way_out})")
-
-
-def secrets_in(options: Mapping[str, Any]) -> list[str]:
-    """The values in storage options that must never be shown, nested ones too."""
-    found: list[str] = []
-    for name, value in options.items():
-        if isinstance(value, Mapping):
-            found += secrets_in(value)
-        elif isinstance(value, str) and len(value) > 3 and SECRET_OPTION.search(name):
-            found.append(value)
-    return found
-
-
-def redact(text: str, secrets: Iterable[str] = ()) -> str:
-    """`text` without the given secrets, and without what gives access in the URIs in it:
-    user:password@, and the signatures and tokens of a presigned query."""
-    for secret in secrets:
-        text = text.replace(secret, "***")
-    return SIGNED_QUERY.sub(r"\1***", re.sub(r"://[^/@\s\"]+@", "://***@", text))
+    return kind(f"cannot {doing} {redact(shown_uri(uri), secrets)}: {name}: {what} ({way_out})")
 
 
 def try_again(

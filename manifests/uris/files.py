@@ -7,7 +7,8 @@ import io
 from collections.abc import Callable
 from typing import Any, BinaryIO, TypeVar, cast
 
-from manifests.uris.errors import RetryPolicy, redact, try_again
+from manifests.redaction import redact, secrets_in_uri, shown_uri
+from manifests.uris.errors import RetryPolicy, try_again
 from manifests.uris.filesystems import OBJECT_STORES, split_uri
 from manifests.uris.range_file import RangeFile
 
@@ -44,4 +45,7 @@ def _exactly(data: bytes, size: int) -> bytes:
 
 def again(uri: str, action: Callable[[], T]) -> T:
     """Runs an access to `uri` that can be repeated, until a store that misbehaves recovers."""
-    return try_again(action, RETRY, lambda error: redact(f"{uri}: {error}"))
+    secrets = secrets_in_uri(uri)
+    return try_again(
+        action, RETRY, lambda error: f"{shown_uri(uri)}: {redact(str(error), secrets)}"
+    )

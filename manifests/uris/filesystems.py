@@ -9,7 +9,8 @@ from typing import Any
 
 import fsspec
 
-from manifests.uris.errors import RetryPolicy, StorageError, redact
+from manifests.redaction import shown_uri
+from manifests.uris.errors import RetryPolicy, StorageError
 
 PROTOCOLS = {"s3a": "s3", "gcs": "gs", "": "file", "local": "file"}
 OBJECT_STORES = ("s3", "gs")  # the storage options of a job are meant for these
@@ -28,7 +29,7 @@ def split_uri(uri: str) -> tuple[str, str]:
             return protocol, os.path.abspath(path.expanduser())  # noqa: PTH100
         except RuntimeError as error:
             raise StorageError(
-                f"cannot open {redact(uri)}: {error}; write the whole path"
+                f"cannot open {shown_uri(uri)}: {error}; write the whole path"
             ) from error
     if protocol in WEB:
         return protocol, uri

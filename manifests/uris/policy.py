@@ -11,7 +11,8 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field
 
 from manifests.identity import ContentHash
-from manifests.uris.errors import StorageError, redact
+from manifests.redaction import shown_uri
+from manifests.uris.errors import StorageError
 from manifests.uris.filesystems import split_uri
 
 MAX_REFERENCE_BYTES = 256 * 2**20
@@ -102,7 +103,7 @@ class Bounds:
     """What one fetch may take, its tries together: the time runs from here."""
 
     def __init__(self, uri: str, policy: ReferencePolicy) -> None:
-        self.where = redact(uri)
+        self.where = shown_uri(uri)
         self.policy = policy
         self.ends = time.monotonic() + policy.reference_timeout_s
 

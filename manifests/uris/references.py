@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple, TypeVar
 
+from manifests.redaction import redact, secrets_in, secrets_in_uri, shown_uri
 from manifests.row_errors import (
     ChangedReferenceError,
     ForbiddenReferenceError,
@@ -20,7 +21,7 @@ from manifests.row_errors import (
     RowError,
     UnreachableReferenceError,
 )
-from manifests.uris.errors import RetryPolicy, StorageError, redact, retrying, secrets_in
+from manifests.uris.errors import RetryPolicy, StorageError, retrying
 from manifests.uris.filesystems import OBJECT_STORES, WEB, make_filesystem, split_uri
 from manifests.uris.local import read_local, stat_local
 from manifests.uris.objects import object_info, object_token, read_object
@@ -64,8 +65,8 @@ def read_reference(place: str | bytes, access: ReferenceAccess, token: str | Non
         fetched = fetch(place, access)
     if token not in (None, fetched.token):
         raise ChangedReferenceError(
-            f"{redact(place)}: changed while the job was running: what lies there now is not what "
-            "the clip was named after; `retry` makes a clip of what lies there then"
+            f"{shown_uri(place)}: changed while the job was running: what lies there now is not "
+            "what the clip was named after; `retry` makes a clip of what lies there then"
         )
     return fetched.data
 
@@ -76,7 +77,7 @@ def _errors_of_row(uri: str) -> Iterator[None]:
         yield
     except FileNotFoundError:
         raise ReferenceNotFoundError(
-            f"{redact(uri)}: no such file; correct the path, then `retry`"
+            f"{shown_uri(uri)}: no such file; correct the path, then `retry`"
         ) from None
     except StorageError as error:
         raise UnreachableReferenceError(f"{error}; then `retry`") from error
@@ -119,13 +120,13 @@ def _start(uri: str, access: ReferenceAccess) -> tuple[Bounds, str, str]:
     protocol, location = split_uri(uri)
     if protocol not in PROTOCOLS:
         raise StorageError(
-            f"cannot read {redact(uri)}: {protocol}:// is not known here; give a file, https://, "
-            "s3:// or gs:// URI"
+            f"cannot read {shown_uri(uri)}: {protocol}:// is not known here; give a file, "
+            "https://, s3:// or gs:// URI"
         )
     if protocol in LOCAL and not access.may_read_local:
         raise ForbiddenReferenceError(
-            f"{redact(uri)}: is a file of this machine, which a manifest that lies elsewhere may "
-            "not name; put it beside the manifest, or allow it with --allow-local-references, "
+            f"{shown_uri(uri)}: is a file of this machine, which a manifest that lies elsewhere "
+            "may not name; put it beside the manifest, or allow it with --allow-local-references, "
             "then `retry`"
         )
     return Bounds(uri, access.policy), protocol, location
@@ -161,11 +162,11 @@ def _in_store(uri: str, access: ReferenceAccess, bounds: Bounds, action: Callabl
 def _patiently(uri: str, bounds: Bounds, action: Callable[[], T], secrets: Sequence[str] = ()) -> T:
     """Tries again what may pass; every error becomes a StorageError."""
     try:
-        return retrying(action, "read", redact(uri), RetryPolicy(), secrets, bounds.ends)
+        return retrying(action, "read", uri, RetryPolicy(), secrets, bounds.ends)
     except (RowError, StorageError, MemoryError):
         raise
     except Exception as error:  # a path with a null byte, an odd answer of a store
-        said = redact(f"{type(error).__name__}: {error}", secrets)
+        said = redact(f"{type(error).__name__}: {error}", [*secrets, *secrets_in_uri(uri)])
         raise StorageError(
             f"cannot read {bounds.where}: {said}; give a file, https://, s3:// or gs:// URI"
         ) from error

@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 from fsspec.asyn import get_loop, sync
 
+from manifests.redaction import redact, secrets_in_uri, shown_uri
 from manifests.row_errors import RowError
 from manifests.uris import hosts
-from manifests.uris.errors import ObjectNotFoundError, RetryPolicy, StorageError, redact, try_again
+from manifests.uris.errors import ObjectNotFoundError, RetryPolicy, StorageError, try_again
 from manifests.uris.policy import Bounds, Content
 
 if TYPE_CHECKING:
@@ -49,13 +50,18 @@ def read_web(uri: str, bounds: Bounds, keep: bool, retry: RetryPolicy) -> Conten
         return content
 
     try:
-        return try_again(attempt, retry, lambda error: f"{bounds.where}: {error}", bounds.ends)
+        return try_again(
+            attempt,
+            retry,
+            lambda error: f"{bounds.where}: {redact(str(error), secrets_in_uri(uri))}",
+            bounds.ends,
+        )
     except (RowError, StorageError):
         raise
     except PassingFaultError as error:
         raise _fault(bounds, str(error), "check the server and the network") from error
     except Exception as error:  # what the client library makes of an odd address or answer
-        said = redact(f"{type(error).__name__}: {error}")
+        said = redact(f"{type(error).__name__}: {error}", secrets_in_uri(uri))
         raise _fault(bounds, said, "give the address of a file on a web server") from error
 
 
@@ -68,7 +74,7 @@ async def _follow(uri: str, bounds: Bounds, keep: bool) -> Content:
     url, what = _parse(uri), f"{bounds.where}: its host is"
     for _ in range(bounds.policy.max_redirects + 1):
         if url.scheme not in ("http", "https") or not url.host:
-            raise _fault(bounds, f"it redirects to {redact(str(url))}", "give a direct address")
+            raise _fault(bounds, f"it redirects to {shown_uri(str(url))}", "give a direct address")
         found = await _open(url, bounds, what, keep)
         if isinstance(found, Content):
             return found

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -33,6 +34,7 @@ _CODERS: dict[AudioFormat, tuple[str, str]] = {  # libsndfile's names for contai
 _MP3_RATES_HZ = (8000, 11_025, 12_000, 16_000, 22_050, 24_000, 32_000, 44_100, 48_000)
 OPUS_RATE_HZ = 48_000  # what every Opus decoder gives, whatever went in
 MAX_TITLE = 120  # characters
+GAIN_TONE_HZ = 440.0  # of the tone by which the gain of the MP3 encoder is measured
 WRITE_SAMPLES = 2**20  # at once: libsndfile's Vorbis encoder takes long clips onto its stack
 
 
@@ -104,7 +106,10 @@ def encode(
     if coding.fmt == "mp3":
         # libsndfile writes UTF-8 into fields that it declares Latin-1, so the tag is ours.
         mp3_level = _mp3_level(coding.mp3_kbps, sample_rate_hz)
-        data = _write(clipped, sample_rate_hz, container, subtype, level=mp3_level)
+        gain = mp3_gain(coding.mp3_kbps, sample_rate_hz, clipped.shape[0])
+        # LAME computes in floats, so what then exceeds full scale is not clipped.
+        samples = clipped if gain == 1.0 else (clipped / np.float32(gain)).astype(np.float32)
+        data = _write(samples, sample_rate_hz, container, subtype, level=mp3_level)
         return id3_tag(comment, title) + data
     level = None if coding.ogg_quality is None else 1.0 - coding.ogg_quality
     data = _write(clipped, sample_rate_hz, container, subtype, comment, title, level)
@@ -142,6 +147,21 @@ def _write(
             piece = samples[:, start : start + WRITE_SAMPLES]
             file.write((piece if bits is None else _quantise(piece, bits)).T)  # [N, C]
     return buffer.getvalue()
+
+
+@cache
+def mp3_gain(kbps: int, sample_rate_hz: int, channels: int) -> float:
+    """What LAME multiplies samples with, in hundredths: 0.95 to 1, by a table of bitrates of its
+    own, which may change. Therefore it is measured, once per process and kind of file."""
+    seconds = np.arange(sample_rate_hz) / sample_rate_hz
+    tone = (0.25 * np.sin(2 * np.pi * GAIN_TONE_HZ * seconds)).astype(np.float32)
+    wav = np.tile(tone, (channels, 1))  # [C, N]
+    level = _mp3_level(kbps, sample_rate_hz)
+    data = _write(wav, sample_rate_hz, *_CODERS["mp3"], level=level)
+    decoded, _ = sf.read(io.BytesIO(data), dtype="float32", always_2d=True)  # [N, C]
+    middle = slice(sample_rate_hz // 4, 3 * sample_rate_hz // 4)
+    ratio = np.sqrt(np.mean(decoded[middle] ** 2) / np.mean(tone[middle] ** 2))
+    return round(float(ratio), 2)
 
 
 def _mp3_level(kbps: int, sample_rate_hz: int) -> float:

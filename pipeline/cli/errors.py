@@ -4,6 +4,8 @@
 stand in dead letters; 4 another run holds the lease; 5 drained or out of budget.
 """
 
+import os
+import sys
 from collections.abc import Callable
 from functools import wraps
 from typing import Any
@@ -18,10 +20,11 @@ from pipeline.ledger.schema import SchemaError
 from pipeline.storage import StorageError
 
 EXIT_CRASH, EXIT_BAD_INPUT, EXIT_LEASE_HELD = 1, 2, 4  # the others: `RunSummary.exit_code`
+RAY_GONE = "RayGoneError"
 # Classes whose modules are heavy are known by name.
 _BAD_INPUT, _FATAL = (
     ("ModelNotFoundError", "CheckpointError"),
-    ("StalledError", "ReplicaFailedError", "NoPlaceError", "PlanningError"),
+    ("StalledError", "ReplicaFailedError", "NoPlaceError", "PlanningError", RAY_GONE),
 )
 
 
@@ -42,9 +45,18 @@ def errors_to_exit_codes(command: Callable[..., None]) -> Callable[..., None]:
             if found is None:
                 raise  # a bug: its traceback is what helps
             warn(f"error: {found[1]}")
+            if type(error).__name__ == RAY_GONE:
+                _leave_at_once(found[0])
             raise click.exceptions.Exit(found[0]) from error
 
     return wrapped
+
+
+def _leave_at_once(code: int) -> None:
+    """What Ray does at the end of a process asks for the one that is gone, for minutes."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 def exit_code_of(error: BaseException) -> tuple[int, str] | None:

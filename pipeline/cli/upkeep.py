@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import asdict
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -21,6 +21,9 @@ from pipeline.config_file import (
 from pipeline.ledger.id_set import NO_IDS, Ids
 from pipeline.storage import Storage, StorageError, open_storage
 from pipeline.telemetry.words import counted
+
+if TYPE_CHECKING:
+    from pipeline.ledger.verify import VerifyReport
 
 OUTPUT_FOLDERS = ("clips", "failed", "runs", "lease")
 
@@ -99,29 +102,70 @@ def status(storage: Storage) -> None:
     answer(found.text(), asdict(found))
 
 
-@click.command(epilog="Example: musicgen-batch verify --output out/demo")
+@click.command(
+    epilog="""\b
+Examples:
+  musicgen-batch verify --output out/demo
+  musicgen-batch verify --output out/demo --repair
+"""
+)
 @click.option("--fast", is_flag=True, help="Trust sizes: do not read the audio to hash it.")
+@click.option(
+    "--repair", is_flag=True, help="Have the next run make again what is damaged or missing."
+)
+@click.option("--dry-run", is_flag=True, help="With --repair: only say what it would do.")
+@click.option("--wait", is_flag=True, help="With --repair: wait for a run on this output to end.")
 @on_output
-def verify(storage: Storage, fast: bool) -> None:
-    """Prove that every clip stands once, with its audio, size and sha256; exits 1 if not."""
+def verify(storage: Storage, fast: bool, repair: bool, dry_run: bool, wait: bool) -> None:
+    """Check that every clip stands once, with its audio, size and sha256.
+
+    With --repair, clips whose audio is damaged or missing are taken out of the dataset, so that the
+    next run makes them again, and them alone; parts that cannot be read are moved to damaged/.
+    """
+    from pipeline.ledger.repair import repair as repair_output
     from pipeline.ledger.verify import verify as verify_output
 
-    report = verify_output(storage, deep=not fast)
+    if not repair:
+        report = verify_output(storage, deep=not fast)
+        _say_problems(report)
+        answer(_found(report), asdict(report) | {"ok": report.ok})
+        if not report.ok:
+            raise click.exceptions.Exit(EXIT_CRASH)
+        return
+    with _lease(storage, wait, "verify") as lease:
+        done = repair_output(storage, lease, deep=not fast, dry_run=dry_run)
+    _say_problems(done.found)
+    for place in done.parts_moved:
+        say(f"{'would move' if dry_run else 'moved'} a part that can't be read to {place}")
+    clips = counted(done.n_clips, "clip")
+    clips = f"{clips} would be taken out" if dry_run else f"{clips} taken out"
+    answer(
+        f"{_found(done.found)}\n{clips} because the audio is damaged or missing, "
+        f"{counted(len(done.parts_moved), 'unreadable part')}; `run` makes again what is missing; "
+        f"left: {counted(done.left, 'problem')}",
+        asdict(done) | {"ok": not done.left, "dry_run": dry_run},
+    )
+    if done.left:
+        raise click.exceptions.Exit(EXIT_CRASH)
+
+
+def _say_problems(report: "VerifyReport") -> None:
     for problem in report.problems:
         if not wants_json():
             warn(str(problem))
-    answer(
+
+
+def _found(report: "VerifyReport") -> str:
+    return (
         f"{counted(report.n_clips, 'clip')} in {counted(report.n_parts, 'part')}: "
         f"{counted(len(report.problems), 'problem')}; benign: "
         f"{counted(report.n_superseded, 'superseded clip')}, "
         f"{counted(report.n_replaced_parts, 'replaced part')}, "
         f"{counted(report.n_unreferenced, 'unreferenced audio object')} "
         f"({counted(report.unreferenced_bytes, 'byte')}), "
-        f"{counted(report.n_leftovers, 'leftover')}",
-        asdict(report) | {"ok": report.ok},
+        f"{counted(report.n_leftovers, 'leftover')}, "
+        f"{counted(report.n_foreign, 'object of others', 'objects of others')}"
     )
-    if not report.ok:
-        raise click.exceptions.Exit(EXIT_CRASH)
 
 
 @click.command(
@@ -133,10 +177,11 @@ Examples:
 )
 @click.option("--prune", is_flag=True, help="Also drop superseded clips and settled dead letters.")
 @click.option("--manifest", help="With --prune: keep what this asks for, not just what is newest.")
+@click.option("--dry-run", is_flag=True, help="Only list the parts that would be replaced.")
 @click.option("--wait", is_flag=True, help="Wait for a run on this output to end.")
 @on_output
-def compact(storage: Storage, prune: bool, manifest: str | None, wait: bool) -> None:
-    """Merge small parts into large ones.
+def compact(storage: Storage, prune: bool, manifest: str | None, dry_run: bool, wait: bool) -> None:
+    """Merge small parts into large ones, with the same columns in all of them.
 
     Our own readers see every clip once throughout; others may see a clip twice for the moment
     between the publication of a merged part and the removal of those that it replaces.
@@ -145,17 +190,27 @@ def compact(storage: Storage, prune: bool, manifest: str | None, wait: bool) -> 
 
     with _lease(storage, wait, "compact") as lease:
         wanted = NO_IDS if manifest is None else _wanted(storage, manifest)
-        done = maintain.compact(storage, lease, prune=prune, wanted=wanted)
+        done = maintain.compact(storage, lease, prune=prune, wanted=wanted, dry_run=dry_run)
+    if dry_run:
+        for path in done.removed:
+            say(f"would replace {path}")
     answer(
-        f"{counted(done.n_parts_before, 'part')} became {done.n_parts_after}; dropped "
+        f"{counted(done.n_parts_before, 'part')} {'would become' if dry_run else 'became'} "
+        f"{done.n_parts_after}; {'would drop' if dry_run else 'dropped'} "
         f"{counted(done.n_doubled_dropped, 'doubled clip')}, "
         f"{counted(done.n_superseded_dropped, 'superseded clip')}, "
         f"{counted(done.n_letters_dropped, 'dead letter')}",
-        asdict(done),
+        asdict(done) | {"dry_run": dry_run},
     )
 
 
-@click.command(epilog="Example: musicgen-batch gc --output out/demo --min-age-s 3600")
+@click.command(
+    epilog="""\b
+Examples:
+  musicgen-batch gc --output out/demo --dry-run
+  musicgen-batch gc --output out/demo --min-age-s 3600
+"""
+)
 @click.option(
     "--min-age-s",
     type=click.FloatRange(0),
@@ -163,19 +218,26 @@ def compact(storage: Storage, prune: bool, manifest: str | None, wait: bool) -> 
     show_default=True,
     help="Younger objects stay.",
 )
+@click.option("--dry-run", is_flag=True, help="Only list what would be removed.")
 @click.option("--wait", is_flag=True, help="Wait for a run on this output to end.")
 @on_output
-def gc(storage: Storage, min_age_s: float, wait: bool) -> None:
-    """Remove audio that no part names, such as a killed run leaves behind."""
+def gc(storage: Storage, min_age_s: float, dry_run: bool, wait: bool) -> None:
+    """Remove audio that no part names, such as a killed run leaves behind.
+
+    Only objects with the names that this program gives are removed; other files in the output stay.
+    """
     from pipeline.ledger import maintain
 
     with _lease(storage, wait, "gc") as lease:
-        done = maintain.gc(storage, lease, min_age_s=min_age_s)
+        done = maintain.gc(storage, lease, min_age_s=min_age_s, dry_run=dry_run)
+    if dry_run:
+        for info in done.removed:
+            say(f"would remove {info.path} ({counted(info.size, 'byte')})")
     answer(
-        f"removed {counted(done.n_audio, 'audio object')} "
-        f"({counted(done.audio_bytes, 'byte')}), {counted(done.n_leftovers, 'leftover')}, "
-        f"{counted(done.n_leases, 'ended lease')}",
-        asdict(done),
+        f"{'would remove' if dry_run else 'removed'} {counted(len(done.audio), 'audio object')} "
+        f"({counted(done.audio_bytes, 'byte')}), {counted(len(done.leftovers), 'leftover')}, "
+        f"{counted(len(done.leases), 'ended lease')}",
+        asdict(done) | {"dry_run": dry_run},
     )
 
 

@@ -171,9 +171,23 @@ class AttemptLog:
 
     @classmethod
     def begin(
-        cls, storage: Storage, run_id: str, replica: str, identity: ActorIdentity, max_deaths: int
+        cls,
+        storage: Storage,
+        run_id: str,
+        replica: str,
+        identity: ActorIdentity,
+        max_deaths: int,
+        generation: int | None = None,
     ) -> AttemptLog:
         """Begins the record of a process, from that of the actor's earlier process if it had one.
+
+        Args:
+            storage: Root of the output.
+            run_id: The run.
+            replica: Name of the process.
+            identity: Which actor it is.
+            max_deaths: See below.
+            generation: Of the lease that the run holds; None counts all runs of that name.
 
         Raises:
             RepeatedDeathsError: `max_deaths` processes of this actor in a row died without

@@ -16,7 +16,8 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.ledger.id_set import GrowingIds, Ids, pack_ids
-from pipeline.ledger.parts import Kind, list_parts, part_path, read_part
+from pipeline.ledger.names import Kind, part_path
+from pipeline.ledger.parts import list_parts, read_part
 from pipeline.storage import THREADS, ObjectInfo, Storage
 
 # So many of the latest earlier processes may still be at work, cut off from Ray.

@@ -21,6 +21,8 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
 
+from pipeline.ledger.names import generation_of, lease_path
+from pipeline.ledger.runs import generation_of_run, read_runs
 from pipeline.storage import ObjectNotFoundError, Storage, StorageError, redact
 
 logger = logging.getLogger(__name__)
@@ -37,6 +39,10 @@ class LeaseHeldError(RuntimeError):
 
 class LeaseLostError(RuntimeError):
     """This run may no longer write: another one has taken the output over."""
+
+
+class OutputGoneError(StorageError):
+    """Somebody has deleted the output while a run was writing to it."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +69,7 @@ class Lease:
         self.storage = storage
         self._state = state
         self._state_lock = threading.Lock()
-        self._lost = threading.Event()
+        self._lost: Exception | None = None
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
         self._beaten_at_s = time.monotonic()
@@ -93,10 +99,10 @@ class Lease:
             died = standing is not None and standing.held
             if standing and standing.held:
                 died = _outwait(storage, standing, max(ttl_s, standing.ttl_s), wait, say)
-            generation = (standing.generation if standing else 0) + 1
+            generation = 1 + (standing.generation if standing else _highest_recorded(storage))
             whose = f"{owner} on {socket.gethostname()}, process {os.getpid()}"
             mine = LeaseState(generation, secrets.token_hex(8), 0, True, ttl_s, whose)
-            if not storage.create_once(_path(generation), mine.to_json(), mine.token):
+            if not storage.create_once(lease_path(generation), mine.to_json(), mine.token):
                 continue
             _refuse_careless_store(storage, mine)
             if current_generation(storage) != generation:
@@ -122,20 +128,21 @@ class Lease:
 
     @property
     def lost(self) -> bool:
-        """Whether another run is known to have taken over."""
-        return self._lost.is_set()
+        """Whether this run is known to have lost the right to write."""
+        return self._lost is not None
 
     def check(self) -> None:
-        """Raises LeaseLostError if another run has taken over. It asks the store unless a heartbeat
-        has just done so."""
+        """Asks the store whether this run may still write, unless a heartbeat has just done so.
+
+        Raises:
+            LeaseLostError: Another run has taken over.
+            OutputGoneError: The output was deleted.
+        """
         in_doubt = time.monotonic() - self._beaten_at_s > self.ttl_s / BEATS_PER_TTL
         if not self.lost and in_doubt:
             self._look()
-        if self.lost:
-            raise LeaseLostError(
-                f"another run took over {self.storage!r} (this one held generation "
-                f"{self.generation}); nothing that was committed is lost"
-            )
+        if self._lost is not None:
+            raise self._lost
 
     def start_heartbeat(self) -> None:
         """Renews the lease from a thread of its own until `release`."""
@@ -144,7 +151,9 @@ class Lease:
 
     def ask_to_drain(self) -> None:
         """Tells the replicas of this run, which read the lease, to finish their slots and end."""
-        self._write(held=True, draining=True)
+        self._look()
+        if not self.lost:
+            self._write(held=True, draining=True)
 
     def beat(self) -> None:
         """Renews the lease once: a heartbeat."""
@@ -184,10 +193,16 @@ class Lease:
                 logger.warning("the lease could not be renewed: %s", error)
 
     def _look(self) -> None:
-        """Asks the store whether a higher generation exists."""
+        """Asks the store which generation is the highest."""
         asked_at_s = time.monotonic()
-        if current_generation(self.storage) > self.generation:
-            self._lost.set()
+        newest = current_generation(self.storage)
+        if newest > self.generation:
+            self._lost = LeaseLostError(
+                f"another run took over {redact(self.storage.root)} (this one held generation "
+                f"{self.generation}); nothing that was committed is lost"
+            )
+        elif newest < self.generation:
+            self._lost = output_gone(self.storage)
         self._beaten_at_s = asked_at_s
 
     def _write(self, *, held: bool, draining: bool = False) -> None:
@@ -195,7 +210,16 @@ class Lease:
             changes: dict[str, Any] = {"counter": self._state.counter + 1, "held": held}
             changes["draining"] = draining or self._state.draining
             self._state = LeaseState(**(self._state.__dict__ | changes))
-            self.storage.put(_path(self.generation), self._state.to_json())
+            self.storage.put(lease_path(self.generation), self._state.to_json())
+
+
+def output_gone(storage: Storage) -> OutputGoneError:
+    """The error of a run whose own files are no longer there."""
+    return OutputGoneError(
+        f"{redact(storage.root)} was deleted, or moved away, while this run was writing to it: the "
+        "run's own files are gone, and what it had committed there with them; run the same command "
+        "again to make it anew"
+    )
 
 
 def current_generation(storage: Storage) -> int:
@@ -209,6 +233,26 @@ def holds(storage: Storage, generation: int, token: str) -> bool:
         return False
     state = _read(storage, generation)
     return state is not None and state.held and state.token == token
+
+
+def check_held(storage: Storage, generation: int, token: str) -> None:
+    """Asks the store whether this generation may still write. Replicas ask before each commit.
+
+    Raises:
+        LeaseLostError: Another run has taken over, or this one has ended.
+        OutputGoneError: The output was deleted.
+    """
+    where, newest = redact(storage.root), current_generation(storage)
+    if newest > generation:
+        raise LeaseLostError(f"{where} was taken over by another run; this replica commits no more")
+    state = _read(storage, generation)
+    if state is None:
+        raise output_gone(storage)
+    if not state.held or state.token != token:
+        raise LeaseLostError(
+            f"the run that this replica belongs to has ended and given the lease of {where} back; "
+            "this replica commits no more"
+        )
 
 
 def asks_to_drain(storage: Storage, generation: int) -> bool:
@@ -225,8 +269,14 @@ def _newest(storage: Storage) -> LeaseState | None:
     return None
 
 
+def _highest_recorded(storage: Storage) -> int:
+    """The highest generation that the record of a run names: rows are ordered by generations, which
+    must grow although somebody has removed the lease files."""
+    return max((generation_of_run(record) for record in read_runs(storage)), default=0)
+
+
 def _read(storage: Storage, generation: int) -> LeaseState | None:
-    path = _path(generation)
+    path = lease_path(generation)
     try:
         data = storage.get(path)
     except ObjectNotFoundError:
@@ -274,20 +324,9 @@ def _refuse_careless_store(storage: Storage, mine: LeaseState) -> None:
     """Checks that the store refuses to create an object that exists; the lease relies on it."""
     other = secrets.token_hex(8)
     probe = LeaseState(**(mine.__dict__ | {"token": other}))
-    if storage.create_once(_path(mine.generation), probe.to_json(), other):
+    if storage.create_once(lease_path(mine.generation), probe.to_json(), other):
         raise StorageError(
             f"{storage!r} ignores the condition of an exclusive create (If-None-Match), so two "
             "runs could write at once; use a store that honours it (AWS S3, Google Cloud Storage, "
             "Ceph) or a local folder"
         )
-
-
-def _path(generation: int) -> str:
-    return f"{FOLDER}/{generation:08d}.json"
-
-
-def generation_of(path: str) -> int:
-    """The generation that a lease file is about; 0 for any other path."""
-    folder, _, name = path.rpartition("/")
-    number = name.removesuffix(".json")
-    return int(number) if folder == FOLDER and number.isdigit() else 0

@@ -18,8 +18,9 @@ import numpy as np
 import pyarrow as pa
 
 from pipeline.ledger.id_set import ID_BYTES, NO_IDS, DoneSet, Ids, among, pack_ids
+from pipeline.ledger.order import Order, order_of_clips
 from pipeline.ledger.parts import list_parts, on_steady_listing, reading
-from pipeline.ledger.reader import PartKeys, Times, read_letters, standing_among
+from pipeline.ledger.reader import PartKeys, read_letters, standing_among
 from pipeline.ledger.schema import FAILED_SCHEMA
 from pipeline.storage import ObjectInfo, Storage, StorageError
 
@@ -31,7 +32,7 @@ FEWEST_PARTS = 64  # that are worth a segment
 SEGMENT_CLIPS = 1 << 19
 CHECKSUM_BYTES = 16
 MOST_SMALL = 8  # segments below half that size, before they are merged
-_MAGIC = b"musicgen-batch keys 1\n"
+_MAGIC = b"musicgen-batch keys 2\n"
 _COLUMNS = ["clip_id", "row_key", "created_at"]
 
 IsOver = Callable[[], bool]
@@ -97,7 +98,7 @@ def read_standing(
 
 
 def _read_standing(storage: Storage, run_tasks: RunTasks, keep: bool) -> Standing:
-    letters = read_letters(storage)
+    letters, order = read_letters(storage)
     keys_of_letters = np.unique(pack_ids(letters["row_key"].to_pylist()))
     sizes = {info.path: info.size for info in list_parts(storage, "clips")}
     clips, rows = [NO_IDS], list[PartKeys]()
@@ -128,7 +129,7 @@ def _read_standing(storage: Storage, run_tasks: RunTasks, keep: bool) -> Standin
     ids.sort()
     if (ids[1:] == ids[:-1]).any():
         ids = np.unique(ids)
-    standing_letters = letters.filter(pa.array(standing_among(letters, rows)))
+    standing_letters = letters.filter(pa.array(standing_among(letters, order, rows)))
     keys = np.unique(pack_ids(standing_letters["row_key"].to_pylist()))
     return Standing(DoneSet(ids, keys), standing_letters)
 
@@ -175,12 +176,8 @@ class ReadKeys:
         if not found:
             return Segment((), PartKeys(NO_IDS, NO_IDS, np.empty(0, np.int64)))
         table = pa.concat_tables([each.select(_COLUMNS) for each in found])
-        created = table["created_at"].cast(pa.int64()).combine_chunks()
-        keys = PartKeys(
-            packed(table["clip_id"]),
-            packed(table["row_key"]),
-            np.asarray(created.to_numpy(zero_copy_only=False)),
-        )
+        order = np.concatenate([order_of_clips(each) for each in found])
+        keys = PartKeys(packed(table["clip_id"]), packed(table["row_key"]), order)
         return Segment(tuple(parts), keys)
 
 
@@ -254,8 +251,8 @@ def decode(data: bytes) -> Segment:
     clips, rows = (
         np.frombuffer(data, f"S{ID_BYTES}", n, at + which * n * ID_BYTES) for which in (0, 1)
     )
-    created: Times = np.frombuffer(data[at + 2 * n * ID_BYTES : -CHECKSUM_BYTES], np.int64, n)
-    return Segment(parts, PartKeys(clips, rows, created))
+    order: Order = np.frombuffer(data[at + 2 * n * ID_BYTES : -CHECKSUM_BYTES], np.int64, n)
+    return Segment(parts, PartKeys(clips, rows, order))
 
 
 def with_checksum(pieces: Sequence[bytes | memoryview]) -> bytes:

@@ -7,19 +7,18 @@ import secrets
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from typing import Literal, TypeVar
+from contextlib import contextmanager, suppress
+from typing import TypeVar
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pipeline.ledger.names import MERGED, Kind, part_name
+from pipeline.ledger.order import Span
 from pipeline.ledger.schema import encode_part, open_part, replaced_by
 from pipeline.storage import THREADS, ObjectInfo, ObjectNotFoundError, Storage, StorageError
 
 T = TypeVar("T")
-Kind = Literal["clips", "failed"]
-
-MERGED = "merged"  # stands for the replica in the name of a part that `compact` wrote
 # Up to here one request for the whole object is cheaper than several for its columns.
 READ_WHOLE_BYTES = 1 << 20
 LISTINGS = 5
@@ -39,17 +38,26 @@ def new_replica_id() -> str:
     return secrets.token_hex(3)
 
 
-def part_path(kind: Kind, run_id: str, replica: str, seq: int) -> str:
-    """The path of a part below the output."""
-    return f"{kind}/part-{run_id}-{replica}-{seq:06d}.parquet"
-
-
 def publish_part(
-    storage: Storage, path: str, table: pa.Table, schema: pa.Schema, replaces: Sequence[str] = ()
+    storage: Storage,
+    path: str,
+    table: pa.Table,
+    schema: pa.Schema,
+    replaces: Sequence[str] = (),
+    spans: Sequence[Span] = (),
 ) -> str:
-    """Commits rows: readers see all of them from the moment that this object exists."""
+    """Commits rows: readers see all of them from the moment that this object exists.
+
+    Args:
+        storage: root of the output.
+        path: of the new part.
+        table: the rows.
+        schema: what the part declares.
+        replaces: names of the parts whose rows this one takes over.
+        spans: who committed which of the rows.
+    """
     token = path.rpartition("/")[2] + " " + secrets.token_hex(8)
-    data = encode_part(table, schema, token, replaces)
+    data = encode_part(table, schema, token, replaces, spans)
     if not storage.create_once(path, data, token):
         raise StorageError(
             f"{storage.uri(path)} was written by somebody else; "
@@ -72,27 +80,35 @@ def list_parts(
 
 
 def split_parts(
-    storage: Storage, kind: Kind, run_id: str | None = None
+    storage: Storage, kind: Kind, run_id: str | None = None, *, strict: bool = True
 ) -> tuple[list[ObjectInfo], list[ObjectInfo]]:
-    """The valid parts, and those that still exist although a merged part replaces them."""
+    """The valid parts, and those that still exist although a merged part replaces them.
+
+    Args:
+        storage: root of the output.
+        kind: committed clips or dead letters.
+        run_id: only parts which that run wrote.
+        strict: False counts a merged part that can't be read as valid instead of raising.
+    """
 
     def split(found: list[ObjectInfo]) -> tuple[list[ObjectInfo], list[ObjectInfo]]:
         replaced: set[str] = set()
         for info in found:
-            if f"-{MERGED}-" in info.path:
-                with reading(storage, info) as part:
-                    replaced |= {f"{kind}/{name}" for name in replaced_by(part)}
+            name = part_name(info.path)
+            if name is not None and name.replica == MERGED:
+                passed_over = () if strict else (UnreadablePartError,)
+                with suppress(*passed_over), reading(storage, info) as part:
+                    replaced |= {f"{kind}/{old}" for old in replaced_by(part)}
         return (
             [info for info in found if info.path not in replaced],
             [info for info in found if info.path in replaced],
         )
 
-    prefix = f"{kind}/part-{run_id}-" if run_id else f"{kind}/part-"
+    def is_asked_for(info: ObjectInfo) -> bool:
+        name = part_name(info.path)
+        return name is not None and run_id in (None, name.run_id)
 
-    def found() -> list[ObjectInfo]:
-        return [info for info in storage.list(kind) if info.path.startswith(prefix)]
-
-    return on_steady_listing(lambda: split(found()))
+    return on_steady_listing(lambda: split([*filter(is_asked_for, storage.list(kind))]))
 
 
 @contextmanager
@@ -107,8 +123,8 @@ def reading(storage: Storage, info: ObjectInfo) -> Iterator[pq.ParquetFile]:
         raise
     except (pa.ArrowException, OSError, KeyError) as error:
         raise UnreadablePartError(
-            f"{storage.uri(info.path)} can't be read as a part ({error}); `musicgen-batch verify` "
-            "lists such parts; delete it and run again to make its clips anew"
+            f"{storage.uri(info.path)} can't be read as a part ({error}); `musicgen-batch verify "
+            "--repair` moves such parts away, and the next run makes their clips anew"
         ) from error
 
 

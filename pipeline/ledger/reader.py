@@ -6,10 +6,8 @@ committed after it. Nothing of this is kept elsewhere, so no second copy can dis
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -17,27 +15,19 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.ledger.id_set import NO_IDS, DoneSet, Ids, among, pack_ids
-from pipeline.ledger.parts import (
-    list_parts,
-    map_parts,
-    part_path,
-    publish_part,
-    read_part,
-    reading,
+from pipeline.ledger.names import part_path
+from pipeline.ledger.order import (
+    UNKNOWN,
+    Order,
+    Span,
+    generations_of,
+    order_of_clips,
+    order_of_letters,
 )
-from pipeline.ledger.schema import (
-    CLIP_FIELDS,
-    FAILED_SCHEMA,
-    SCHEMA_VERSION,
-    VERSION_KEY,
-    SchemaError,
-    clip_schema,
-    plain_field,
-)
+from pipeline.ledger.parts import map_parts, publish_part, read_part, reading
+from pipeline.ledger.schema import CLIP_FIELDS, FAILED_SCHEMA, clip_schema
 from pipeline.ledger.settings import AudioMode
-from pipeline.storage import ObjectInfo, Storage, StorageError
-
-Times = npt.NDArray[np.int64]
+from pipeline.storage import ObjectInfo, Storage
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,7 +36,8 @@ class PartKeys:
 
     clips: Ids
     rows: Ids
-    created_us: Times
+    order: Order
+    """empty where it was not asked for; see `pipeline.ledger.order`"""
 
 
 # Stage of a row in failed/ that cancels an earlier dead letter, because its clip is committed.
@@ -56,8 +47,24 @@ SETTLED = "settled"
 # --- writing
 
 
-def write_clip_part(storage: Storage, table: pa.Table, run_id: str, replica: str, seq: int) -> str:
-    """Commits clips whose audio is already written; returns the path of their part."""
+def write_clip_part(
+    storage: Storage,
+    table: pa.Table,
+    run_id: str,
+    replica: str,
+    seq: int,
+    generation: int = UNKNOWN,
+) -> str:
+    """Commits clips whose audio is already written; returns the path of their part.
+
+    Args:
+        storage: root of the output.
+        table: the clips.
+        run_id: the run that commits them.
+        replica: the process of that run.
+        seq: number of the part among those of that process.
+        generation: of the lease that the run holds.
+    """
     extras = [
         field
         for field in table.schema
@@ -67,137 +74,137 @@ def write_clip_part(storage: Storage, table: pa.Table, run_id: str, replica: str
     schema = clip_schema(pa.schema(extras), mode)
     if pc.count_distinct(table["clip_id"]).as_py() != len(table):
         raise ValueError(f"part {run_id}-{replica}-{seq} would commit a clip twice")
-    return publish_part(storage, part_path("clips", run_id, replica, seq), table, schema)
+    path = part_path("clips", run_id, replica, seq)
+    return publish_part(storage, path, table, schema, spans=[Span(len(table), generation, seq)])
 
 
 def write_dead_letter_part(
-    storage: Storage, table: pa.Table, run_id: str, replica: str, seq: int
+    storage: Storage,
+    table: pa.Table,
+    run_id: str,
+    replica: str,
+    seq: int,
+    generation: int = UNKNOWN,
 ) -> str:
-    """Commits dead letters; returns the path of their part."""
+    """Commits dead letters; returns the path of their part. Arguments as in `write_clip_part`."""
     path = part_path("failed", run_id, replica, seq)
-    return publish_part(storage, path, table, FAILED_SCHEMA)
-
-
-def standing_schema(storage: Storage) -> pa.Schema | None:
-    """The schema of the parts in `clips/`; None where there is none yet.
-
-    Raises:
-        SchemaError: another version of this program wrote them, with other columns.
-    """
-    parts = list_parts(storage, "clips")
-    if not parts:
-        return None
-    with reading(storage, parts[0]) as part:
-        standing: pa.Schema = part.schema_arrow
-    version = (standing.metadata or {}).get(VERSION_KEY, b"none").decode()
-    if version != SCHEMA_VERSION:
-        raise SchemaError(
-            f"{storage.uri('clips')} has schema version {version}, this program reads and writes "
-            f"{SCHEMA_VERSION}; write to a new --output, or go on with the program that began it"
-        )
-    return standing
-
-
-def check_schema(storage: Storage, extras: pa.Schema, audio_mode: AudioMode) -> pa.Schema:
-    """The schema to write with: that of the first run, if the columns of this run fit into it.
-
-    Args:
-        storage: root of the output.
-        extras: the extra columns of this run's manifest.
-        audio_mode: where this run puts the audio.
-
-    Raises:
-        SchemaError: the first run wrote other columns.
-    """
-    standing = standing_schema(storage)
-    if standing is None:
-        return clip_schema(extras, audio_mode)
-    where = storage.uri("clips")
-    if ("audio" in standing.names) != (audio_mode == "parquet"):
-        raise SchemaError(
-            f"{where} was begun with audio {'inside' if 'audio' in standing.names else 'beside'} "
-            f"the Parquet parts, which --audio {audio_mode} would mix; use the same mode as before "
-            "or a new --output"
-        )
-    own = {*CLIP_FIELDS.names, "audio"}
-    fixed = {field.name: field for field in standing if field.name not in own}
-    _refuse_new_extras(where, fixed, extras)
-    return clip_schema(pa.schema(list(fixed.values())), audio_mode)
-
-
-def _refuse_new_extras(where: str, fixed: Mapping[str, pa.Field], extras: pa.Schema) -> None:
-    new = [field.name for field in extras if field.name not in fixed]
-    if new:
-        raise SchemaError(
-            f"the manifest has extra columns {new} that {where} lacks: its columns were fixed by "
-            "the first run; drop them from the manifest or write to a new --output"
-        )
-    for field in extras:
-        kind, expected = plain_field(field).type, fixed[field.name].type
-        if kind != expected and not pa.types.is_null(field.type):
-            raise SchemaError(
-                f"the extra column {field.name} is {kind} in the manifest, {expected} in {where}; "
-                "give it the same type or write to a new --output"
-            )
+    spans = [Span(len(table), generation, seq)]
+    return publish_part(storage, path, table, FAILED_SCHEMA, spans=spans)
 
 
 # --- reading
 
 
-def dead_letters_of_run(storage: Storage, run_id: str) -> frozenset[str]:
-    """Ids of the clips whose dead letters one run has committed so far."""
+def dead_letters_of_run(
+    storage: Storage, run_id: str, generation: int | None = None
+) -> frozenset[str]:
+    """Ids of the clips whose dead letters one run has committed so far.
+
+    Args:
+        storage: root of the output.
+        run_id: the run.
+        generation: of the lease that it holds, where an earlier run may have had the same name.
+    """
     tables = map_parts(
-        storage, "failed", lambda info: read_part(storage, info, ["clip_id"]), run_id
+        storage,
+        "failed",
+        lambda info: _of_generation(read_part(storage, info, ["clip_id"]), generation),
+        run_id,
     )
     return frozenset(clip for table in tables for clip in table["clip_id"].to_pylist() if clip)
 
 
+def clips_committed_by(storage: Storage, run_id: str, generation: int) -> pa.Table:
+    """Columns that measure the clips which one run has committed; arguments as in
+    `dead_letters_of_run`."""
+    columns = ["n_samples", "sample_rate_hz"]
+    tables = map_parts(
+        storage,
+        "clips",
+        lambda info: _of_generation(read_part(storage, info, columns), generation),
+        run_id,
+    )
+    return pa.concat_tables([CLIP_FIELDS.empty_table().select(columns), *tables])
+
+
+def _of_generation(table: pa.Table, generation: int | None) -> pa.Table:
+    if generation is None:
+        return table
+    return table.filter(pa.array(generations_of(table) == generation))
+
+
 def committed_ids(storage: Storage) -> DoneSet:
     """All committed clips, and the rows whose dead letter stands."""
-    letters = read_letters(storage)
+    letters, order = read_letters(storage)
     keys_of_letters = np.unique(pack_ids(letters["row_key"].to_pylist()))
 
     def read(info: ObjectInfo) -> PartKeys:
         keys = _read_keys(storage, info, with_rows=len(letters) > 0)
         failed_once = among(keys.rows, keys_of_letters)
-        return PartKeys(keys.clips, keys.rows[failed_once], keys.created_us[failed_once])
+        return PartKeys(keys.clips, keys.rows[failed_once], keys.order[failed_once])
 
     parts = map_parts(storage, "clips", read)
     clips = np.unique(np.concatenate([NO_IDS, *(part.clips for part in parts)]))
-    standing = letters.filter(pa.array(standing_among(letters, parts)))
+    standing = letters.filter(pa.array(standing_among(letters, order, parts)))
     return DoneSet(clips, np.unique(pack_ids(standing["row_key"].to_pylist())))
 
 
 def read_clips(
     storage: Storage, columns: Sequence[str] | None = None, run_id: str | None = None
 ) -> pa.Table:
-    """All committed clips, or those of one run; name the columns where there may be many."""
-    tables = map_parts(storage, "clips", lambda info: read_part(storage, info, columns), run_id)
-    if tables:
-        return pa.concat_tables(tables, promote_options="default")
-    empty = CLIP_FIELDS.empty_table()
-    return empty if columns is None else empty.select(list(columns))
+    """All committed clips, or those of one run; name the columns where there may be many.
+
+    An extra column that came with a later manifest is null in the clips of earlier parts.
+    """
+    tables = map_parts(storage, "clips", lambda info: _read_known(storage, info, columns), run_id)
+    if not tables:
+        empty = CLIP_FIELDS.empty_table()
+        return empty if columns is None else empty.select(list(columns))
+    table = pa.concat_tables(tables, promote_options="default")
+    if columns is None:
+        return table
+    missing = set(columns) - set(table.column_names)
+    if missing:
+        raise KeyError(f"{storage.uri('clips')} has no columns {sorted(missing)}")
+    return table.select(list(columns))
+
+
+def _read_known(storage: Storage, info: ObjectInfo, columns: Sequence[str] | None) -> pa.Table:
+    """A part, without those extra columns that it lacks."""
+    if columns is None:
+        return read_part(storage, info)
+    with reading(storage, info) as part:
+        known = set(part.schema_arrow.names)
+        lacking = (set(columns) & set(CLIP_FIELDS.names)) - known
+        if lacking:
+            raise KeyError(f"no columns {sorted(lacking)}")
+        return part.read(columns=[name for name in columns if name in known])
 
 
 def read_dead_letters(storage: Storage, standing: bool = True) -> pa.Table:
     """Dead letters: those that stand, the latest of each row, or all that were ever written."""
-    letters = read_letters(storage)
-    return (
-        letters.filter(pa.array(standing_dead_letters(storage, letters))) if standing else letters
-    )
+    letters, order = read_letters(storage)
+    if not standing:
+        return letters
+    return letters.filter(pa.array(standing_dead_letters(storage, letters, order)))
 
 
-def standing_dead_letters(storage: Storage, letters: pa.Table) -> npt.NDArray[np.bool_]:
+def read_letters(storage: Storage) -> tuple[pa.Table, Order]:
+    """All dead letters that were ever written, and what sorts them among the clips."""
+    read = map_parts(storage, "failed", lambda info: read_part(storage, info))
+    tables = [FAILED_SCHEMA.empty_table(), *read]
+    orders = [np.empty(0, np.int64), *(order_of_letters(table) for table in read)]
+    return pa.concat_tables(tables, promote_options="default"), np.concatenate(orders)
+
+
+def standing_dead_letters(
+    storage: Storage, letters: pa.Table, order: Order
+) -> npt.NDArray[np.bool_]:
     """Which of all dead letters stand: the latest of each row, if no clip of it came after."""
     if not len(letters):
         return np.zeros(0, bool)
     keys = map_parts(storage, "clips", lambda info: _read_keys(storage, info, True))
-    return standing_among(letters, keys)
-
-
-def read_letters(storage: Storage) -> pa.Table:
-    tables = map_parts(storage, "failed", lambda info: read_part(storage, info))
-    return pa.concat_tables([FAILED_SCHEMA.empty_table(), *tables], promote_options="default")
+    return standing_among(letters, order, keys)
 
 
 def _read_keys(storage: Storage, info: ObjectInfo, with_rows: bool) -> PartKeys:
@@ -206,50 +213,25 @@ def _read_keys(storage: Storage, info: ObjectInfo, with_rows: bool) -> PartKeys:
     clips = pack_ids(table["clip_id"].to_pylist())
     if not with_rows:
         return PartKeys(clips, NO_IDS, np.empty(0, np.int64))
-    rows = pack_ids(table["row_key"].to_pylist())
-    return PartKeys(clips, rows, _microseconds(table["created_at"]))
+    return PartKeys(clips, pack_ids(table["row_key"].to_pylist()), order_of_clips(table))
 
 
-def standing_among(letters: pa.Table, parts: Sequence[PartKeys]) -> npt.NDArray[np.bool_]:
+def standing_among(
+    letters: pa.Table, order: Order, parts: Sequence[PartKeys]
+) -> npt.NDArray[np.bool_]:
     """Which letters are the latest of their row and not followed by a clip of that row."""
-    rows, times = pack_ids(letters["row_key"].to_pylist()), _microseconds(letters["created_at"])
-    order = np.lexsort((times, rows))
+    rows = pack_ids(letters["row_key"].to_pylist())
+    by_row = np.lexsort((order, rows))
     last = np.ones(len(rows), bool)
-    last[:-1] = rows[order][1:] != rows[order][:-1]
-    latest = order[last]  # one letter per row, sorted by row
+    last[:-1] = rows[by_row][1:] != rows[by_row][:-1]
+    latest = by_row[last]  # one letter per row, sorted by row
     settled = pc.equal(letters["stage"], SETTLED).to_numpy(zero_copy_only=False)
     keys, stands = rows[latest], ~settled[latest]
     for part in parts:
         known = among(part.rows, keys)
         at = np.searchsorted(keys, part.rows[known])
-        mended = part.created_us[known] >= times[latest][at]
+        mended = part.order[known] >= order[latest][at]
         stands[at[mended]] = False
     mask = np.zeros(len(rows), bool)
     mask[latest[stands]] = True
     return mask
-
-
-# --- the records of runs
-
-
-def write_run(storage: Storage, run_id: str, record: Mapping[str, Any]) -> None:
-    """Publishes the record of a run, in the place of its earlier one."""
-    data = json.dumps(record, indent=1, sort_keys=True, default=str)
-    storage.put(f"runs/{run_id}.json", data.encode())
-
-
-def read_runs(storage: Storage) -> list[dict[str, Any]]:
-    """The records of all runs, the oldest first."""
-    records = []
-    for info in storage.list("runs"):
-        try:
-            records.append(dict(json.loads(storage.get(info.path))))
-        except ValueError as error:
-            raise StorageError(
-                f"{storage.uri(info.path)} is not the record of a run ({error}); delete it"
-            ) from error
-    return records
-
-
-def _microseconds(column: pa.ChunkedArray) -> Times:
-    return np.asarray(column.cast(pa.int64()).combine_chunks().to_numpy(zero_copy_only=False))

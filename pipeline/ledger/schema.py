@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.ledger.columns import CLIP_COLUMNS, FAILED_COLUMNS
+from pipeline.ledger.order import ORDER_KEY, Span, order_metadata
 from pipeline.ledger.settings import AudioMode
 
 SCHEMA_VERSION = "2"
@@ -65,7 +66,11 @@ def plain_field(field: pa.Field) -> pa.Field:
 
 
 def encode_part(
-    table: pa.Table, schema: pa.Schema, token: str, replaces: Sequence[str] = ()
+    table: pa.Table,
+    schema: pa.Schema,
+    token: str,
+    replaces: Sequence[str] = (),
+    spans: Sequence[Span] = (),
 ) -> bytes:
     """One Parquet file, built whole in memory.
 
@@ -74,6 +79,7 @@ def encode_part(
         schema: what the file declares; a null in a column that forbids it is a SchemaError.
         token: makes the bytes unmistakably this writer's.
         replaces: names of the parts whose rows this one takes over.
+        spans: who committed which of the rows.
     """
     missing = set(schema.names) - set(table.column_names)
     empty = [
@@ -84,6 +90,9 @@ def encode_part(
     if missing or empty:
         raise SchemaError(f"a part lacks columns {sorted(missing)} or has nulls in {empty}")
     metadata = dict(schema.metadata or {}) | {TOKEN_KEY: token.encode()}
+    metadata.pop(ORDER_KEY, None)
+    metadata.pop(REPLACES_KEY, None)
+    metadata |= order_metadata(spans)
     if replaces:
         metadata[REPLACES_KEY] = json.dumps(sorted(replaces)).encode()
     rows = table.select(schema.names).cast(schema).replace_schema_metadata(metadata)

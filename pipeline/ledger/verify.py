@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import tarfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -13,8 +13,8 @@ from typing import Any, Literal
 import numpy as np
 import pyarrow as pa
 
-from pipeline.ledger import attempts
 from pipeline.ledger.id_set import pack_ids
+from pipeline.ledger.names import FOLDERS, is_audio, is_leftover, is_ours
 from pipeline.ledger.parts import (
     UnreadablePartError,
     on_steady_listing,
@@ -25,6 +25,7 @@ from pipeline.ledger.parts import (
 from pipeline.storage import (
     THREADS,
     ObjectInfo,
+    ObjectNotFoundError,
     Storage,
     StorageError,
 )
@@ -32,7 +33,9 @@ from pipeline.storage import (
 KEY_COLUMNS = ["clip_id", "id", "take", "weights_hash"]
 AUDIO_COLUMNS = ["clip_id", "audio_path", "audio_member", "audio_bytes", "audio_sha256"]
 
-ProblemKind = Literal["unreadable part", "doubled", "missing", "wrong size", "wrong sha256"]
+ProblemKind = Literal[
+    "unreadable part", "unreadable audio", "doubled", "missing", "wrong size", "wrong sha256"
+]
 Sizes = Mapping[str, int]
 
 
@@ -44,6 +47,8 @@ class Problem:
     where: str
     """path of the object or part"""
     detail: str
+    rows: tuple[tuple[str, str], ...] = ()
+    """the clips whose audio is damaged or missing: path of the part, clip_id"""
 
     def __str__(self) -> str:
         return f"{self.kind}: {self.where}: {self.detail}"
@@ -65,6 +70,8 @@ class VerifyReport:
     unreferenced_bytes: int
     n_leftovers: int
     """temporary files of killed writers, records of attempts; `gc` removes them"""
+    n_foreign: int
+    """objects in the folders of this program that it did not write; no command touches them"""
 
     @property
     def ok(self) -> bool:
@@ -82,7 +89,7 @@ def verify(storage: Storage, *, deep: bool = True) -> VerifyReport:
 
 
 def _verify(storage: Storage, deep: bool) -> VerifyReport:
-    parts, replaced = split_parts(storage, "clips")
+    parts, replaced = split_parts(storage, "clips", strict=False)
     problems: list[Problem] = list(_unreadable_letters(storage))
     readable: list[ObjectInfo] = []
     keys: list[pa.Table] = []
@@ -92,11 +99,9 @@ def _verify(storage: Storage, deep: bool) -> VerifyReport:
             readable.append(info)
         except UnreadablePartError as error:
             problems.append(Problem("unreadable part", info.path, str(error)))
-    objects = storage.list(hidden=True)
-    leftovers = {info.path for info in objects if is_leftover(info.path)}
-    audio = [info for info in objects if info.path.startswith("audio/")]
-    sizes = {info.path: info.size for info in audio if info.path not in leftovers}
-    unused = dict(sizes)
+    objects = own_objects(storage)
+    sizes = {info.path: info.size for info in objects if info.path.startswith("audio/")}
+    unused = {path: size for path, size in sizes.items() if is_audio(path)}
     with ThreadPoolExecutor(THREADS) as pool:
         for info in readable:
             problems += _check_part(storage, info, sizes, unused, deep, pool)
@@ -109,20 +114,21 @@ def _verify(storage: Storage, deep: bool) -> VerifyReport:
         n_replaced_parts=len(replaced),
         n_unreferenced=len(unused),
         unreferenced_bytes=sum(unused.values()),
-        n_leftovers=len(leftovers),
+        n_leftovers=sum(is_leftover(info.path) for info in objects),
+        n_foreign=sum(not is_ours(info.path) and not is_leftover(info.path) for info in objects),
     )
 
 
-def is_leftover(path: str) -> bool:
-    """Whether this is the temporary file of a local write that was killed, or an attempt record
-    (which only the run that wrote it reads)."""
-    name = path.rpartition("/")[2]
-    is_temporary = name.startswith(".") and name.endswith(".tmp")
-    return is_temporary or path.startswith(f"{attempts.FOLDER}/")
+def own_objects(storage: Storage) -> list[ObjectInfo]:
+    """What lies in the folders that this program writes to, and temporary files at the root."""
+    return [
+        *(info for folder in FOLDERS for info in storage.list(folder, hidden=True)),
+        *(info for info in storage.list(hidden=True, deep=False) if is_leftover(info.path)),
+    ]
 
 
 def _unreadable_letters(storage: Storage) -> Iterator[Problem]:
-    for info in split_parts(storage, "failed")[0]:
+    for info in split_parts(storage, "failed", strict=False)[0]:
         try:
             read_part(storage, info)
         except UnreadablePartError as error:
@@ -158,7 +164,8 @@ def _check_part(
                     return []
                 batches = part.iter_batches(32, columns=[*AUDIO_COLUMNS, "audio"])
                 return [found for batch in batches for found in _check_inside(info, batch)]
-            rows: list[dict[str, Any]] = part.read(columns=AUDIO_COLUMNS).to_pylist()
+            read: list[dict[str, Any]] = part.read(columns=AUDIO_COLUMNS).to_pylist()
+            rows = [row | {"part": info.path} for row in read]
     except UnreadablePartError as error:
         return [Problem("unreadable part", info.path, str(error))]
     objects: dict[str, list[dict[str, Any]]] = {}
@@ -175,7 +182,8 @@ def _check_part(
 def _check_inside(info: ObjectInfo, batch: pa.RecordBatch) -> Iterator[Problem]:
     """Clips whose audio is a column of the part."""
     for row in batch.to_pylist():
-        yield from _compare(row, info.path, (row["audio"] or {}).get("bytes"))
+        audio = (row["audio"] or {}).get("bytes")
+        yield from _compare(row | {"part": info.path}, info.path, audio)
 
 
 def _check_object(
@@ -184,7 +192,8 @@ def _check_object(
     """The clips in one audio object: one in a file, many in a tar."""
     names = ", ".join(row["clip_id"] for row in rows[:3])
     if path not in sizes:
-        yield Problem("missing", path, f"no such object, wanted by clip {names}")
+        detail = f"no such object, wanted by clip {names}"
+        yield Problem("missing", path, detail, _places(rows))
         return
     is_tar = rows[0]["audio_member"] is not None
     if not is_tar and sizes[path] != rows[0]["audio_bytes"]:
@@ -195,8 +204,12 @@ def _check_object(
     try:
         data = storage.get(path)
         members = _members(data) if is_tar else {None: data}
-    except (StorageError, tarfile.TarError) as error:
-        yield Problem("missing", path, f"can't be read ({error}), wanted by clip {names}")
+    except (ObjectNotFoundError, tarfile.TarError) as error:
+        detail = f"can't be read ({error}), wanted by clip {names}"
+        yield Problem("missing", path, detail, _places(rows))
+        return
+    except StorageError as error:  # it may be whole: no repair
+        yield Problem("unreadable audio", path, f"{error}, wanted by clip {names}")
         return
     for row in rows:
         yield from _compare(row, path, members.get(row["audio_member"]))
@@ -215,15 +228,19 @@ def _content(archive: tarfile.TarFile, entry: tarfile.TarInfo) -> bytes:
 
 def _compare(row: dict[str, Any], where: str, data: bytes | None) -> Iterator[Problem]:
     if data is None:
-        yield Problem("missing", where, f"no audio of clip {row['clip_id']} inside")
+        detail = f"no audio of clip {row['clip_id']} inside"
+        yield Problem("missing", where, detail, _places([row]))
     elif len(data) != row["audio_bytes"]:
         yield _wrong_size(row, where, len(data))
     elif hashlib.sha256(data).hexdigest() != row["audio_sha256"]:
-        yield Problem(
-            "wrong sha256", where, f"clip {row['clip_id']} is not what was committed: damaged"
-        )
+        detail = f"clip {row['clip_id']} is not what was committed: damaged"
+        yield Problem("wrong sha256", where, detail, _places([row]))
 
 
 def _wrong_size(row: dict[str, Any], where: str, size: int) -> Problem:
     detail = f"{size} bytes, clip {row['clip_id']} was committed with {row['audio_bytes']}"
-    return Problem("wrong size", where, detail)
+    return Problem("wrong size", where, detail, _places([row]))
+
+
+def _places(rows: Sequence[dict[str, Any]]) -> tuple[tuple[str, str], ...]:
+    return tuple((row["part"], row["clip_id"]) for row in rows)

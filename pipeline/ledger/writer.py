@@ -105,6 +105,21 @@ class Committed:
         ]
 
 
+@dataclass(frozen=True)
+class PartOrigin:
+    """Who writes parts.
+
+    Attributes:
+        run_id: The run.
+        replica: Its process; unique, so that names of parts never collide.
+        generation: Of the lease that the run holds.
+    """
+
+    run_id: str
+    replica: str
+    generation: int
+
+
 class KnownIds(Protocol):
     """Tells which clips are committed."""
 
@@ -119,8 +134,7 @@ class PartWriter:
     Args:
         storage: Root of the output.
         schema: Arrow schema of `clips/` (`ledger.clip_schema`).
-        run_id: Run that the parts belong to.
-        replica: Name of the process that writes; unique, so part names never collide.
+        origin: Who writes.
         audio: Where audio bytes go.
         audio_format: File extension of the clips.
         limits: When a part is due.
@@ -132,8 +146,7 @@ class PartWriter:
         storage: Storage,
         *,
         schema: pa.Schema,
-        run_id: str,
-        replica: str,
+        origin: PartOrigin,
         audio: AudioMode,
         audio_format: AudioFormat,
         limits: PartLimits,
@@ -141,7 +154,7 @@ class PartWriter:
     ) -> None:
         self._storage, self._schema, self._guard = storage, schema, guard
         self._own = pa.schema([field for field in schema if field.name in RESERVED_COLUMNS])
-        self._run_id, self._replica = run_id, replica
+        self._origin = origin
         self._audio, self._format, self._limits = audio, audio_format, limits
         self._pending = _Pending()
         # Both kinds of parts are numbered without gaps, which `ledger.commits` relies on.
@@ -175,7 +188,7 @@ class PartWriter:
     def _named(self, row: ClipRow | DeadLetterRow) -> dict[str, Any]:
         """The fields of a log line that say which clip it is about."""
         ids = {"clip_id": row.clip_id, "id": row.id, "take": row.take}
-        return {"run": self._run_id, "replica": self._replica, **ids}
+        return {"run": self._origin.run_id, "replica": self._origin.replica, **ids}
 
     def _mark(self) -> None:
         if self._pending.since is None:
@@ -213,27 +226,28 @@ class PartWriter:
             return []
         started = time.monotonic()
         self._guard()
-        part = f"{self._run_id}-{self._replica}-{self._seq:06d}"
+        origin = self._origin
+        part = f"{origin.run_id}-{origin.replica}-{self._seq:06d}"
         if pending.clips:
             rows = self._write_audio(pending.clips)
             self._guard()
             extras = [clip.extras for clip in pending.clips]
             table = append_extras(pa.Table.from_pylist(rows, self._own), extras, self._schema)
-            ledger.write_clip_part(self._storage, table, self._run_id, self._replica, self._seq)
+            name = (origin.run_id, origin.replica, self._seq, origin.generation)
+            ledger.write_clip_part(self._storage, table, *name)
             self._seq += 1
         if pending.dead_letters:
             failed = [row.as_columns() for row in pending.dead_letters]
             table = pa.Table.from_pylist(failed, schema=ledger.FAILED_SCHEMA)
-            ledger.write_dead_letter_part(
-                self._storage, table, self._run_id, self._replica, self._failed_seq
-            )
+            name = (origin.run_id, origin.replica, self._failed_seq, origin.generation)
+            ledger.write_dead_letter_part(self._storage, table, *name)
             self._failed_seq += 1
         self.committed.add(pending)
         log.info(
             line(
                 "committed",
-                run=self._run_id,
-                replica=self._replica,
+                run=origin.run_id,
+                replica=origin.replica,
                 part=part,
                 clips=len(pending.clips),
                 failed=len(pending.dead_letters),
@@ -254,7 +268,9 @@ class PartWriter:
             for row, path in zip(rows, paths, strict=True):
                 row |= {"audio_path": path, "audio_member": None}
         elif self._audio == "webdataset":
-            tar_path = f"audio/shard-{self._run_id}-{self._replica}-{self._seq:06d}.tar"
+            tar_path = (
+                f"audio/shard-{self._origin.run_id}-{self._origin.replica}-{self._seq:06d}.tar"
+            )
             told = [row | as_python(clip.extras) for row, clip in zip(rows, clips, strict=True)]
             self._storage.put(tar_path, _webdataset_shard(names, told, data))
             for row, name in zip(rows, names, strict=True):

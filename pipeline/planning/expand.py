@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from manifests import identity
 from manifests.reader import Manifest, RowGroup
+from manifests.redaction import shown_row
 from manifests.row_errors import RowError, check_role
 from manifests.schema import (
     COLUMNS,
@@ -26,7 +27,7 @@ from manifests.uris.policy import DEFAULT_POLICY, ReferenceAccess, ReferencePoli
 from manifests.uris.references import identify_reference
 from pipeline.ledger import SETTLED, DoneSet
 from pipeline.planning.clips import ClipSpec, DeadLetter, PlannedClip, error_class
-from pipeline.storage import redact
+from pipeline.storage import redact, shown_uri
 
 Outcome = Literal["pending", "done", "standing", "refused", "unasked"]
 
@@ -231,7 +232,9 @@ class Expander:
             seed_used=seed,
             references=tokens,
             reference_uris={
-                role: redact(given) for role, given in references.items() if isinstance(given, str)
+                role: shown_uri(given)
+                for role, given in references.items()
+                if isinstance(given, str)
             },
             row_json=asked.row_json,
         )
@@ -304,4 +307,4 @@ class _Row:
 
 def _row_json(row: Mapping[str, Any]) -> str:
     """The row as people read it; what signs a URI is no part of it."""
-    return redact(identity.canonical_json(row).decode("utf-8", "replace"))
+    return identity.canonical_json(shown_row(row)).decode("utf-8", "replace")

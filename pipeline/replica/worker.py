@@ -22,8 +22,8 @@ from musicgen.engine.device_errors import is_broken_cuda, retried_with_memory
 from musicgen.engine.engine import Engine
 from musicgen.engine.request import Request
 from pipeline.ledger.attempts import QUARANTINE, AttemptLog
-from pipeline.ledger.lease import LeaseLostError, holds
-from pipeline.ledger.writer import PartLimits, PartWriter
+from pipeline.ledger.lease import check_held
+from pipeline.ledger.writer import PartLimits, PartOrigin, PartWriter
 from pipeline.prepare.prepared import Prepared, PreparedClip
 from pipeline.replica.admission import AdmissionQueue
 from pipeline.replica.clip_rows import ClipRowBuilder
@@ -69,8 +69,7 @@ class ReplicaWorker:
         self.writer = PartWriter(
             self.storage,
             schema=settings.schema,
-            run_id=settings.run_id,
-            replica=self.name,
+            origin=PartOrigin(settings.run_id, self.name, settings.lease_generation),
             audio=config.parts.audio,
             audio_format=config.audio.audio_format,
             limits=PartLimits(
@@ -364,13 +363,8 @@ class ReplicaWorker:
             self.hand_back(task)
 
     def _guard(self) -> None:
-        """Raises where another run has taken the output over."""
-        s = self.settings
-        if not holds(self.storage, s.lease_generation, s.lease_token):
-            raise LeaseLostError(
-                f"{self.config.run.output} was taken over by another run; "
-                "this replica commits no more"
-            )
+        """Raises where this run may no longer write."""
+        check_held(self.storage, self.settings.lease_generation, self.settings.lease_token)
 
 
 def _task_of(row: Prepared, extras: pa.Table, ray_task: RayTask) -> ClipTask:

@@ -87,6 +87,9 @@ class LocalRuntime:
         """See `Runtime.end_process`: threads have no process of their own."""
         return False
 
+    def check(self) -> None:
+        """See `Runtime.check`: threads are there as long as their process is."""
+
     def close(self) -> None:
         """See `Runtime.close`."""
         self._over.set()

@@ -60,8 +60,9 @@ def start_ray(config: JobConfig) -> None:
     # A long model load or a long clip is no fault; `_watch` has its own stall detector.
     context.execution_no_progress_timeout_s = -1
     level = "info" if config.run.verbose else "error"
-    for noisy in ("ray", "ray.data"):
-        logging.getLogger(noisy).setLevel(level.upper())
+    logging.getLogger("ray").setLevel(level.upper())
+    # What ends a dataset is raised, and told by whoever calls; Ray also logs its own stack of it.
+    logging.getLogger("ray.data").setLevel("INFO" if config.run.verbose else "CRITICAL")
     if not config.run.verbose:
         # Ray's C++ side reports, as an error, a restart hazard at the start of every actor pool.
         os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")

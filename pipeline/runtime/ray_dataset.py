@@ -22,6 +22,7 @@ from pipeline.prepare.actor import read_rows
 from pipeline.runtime.placement import PREPARE_CPUS, TASK_CPUS, demand_of
 from pipeline.runtime.ray_actor_id import ray_actor_identity
 from pipeline.runtime.ray_cluster import gpus_per_replica, is_started_here, start_ray
+from pipeline.runtime.ray_health import RayGoneError, RayHealth
 from pipeline.runtime.ray_kill import end_process_of
 from pipeline.runtime.ray_nodes import ClusterReader
 from pipeline.runtime.ray_pool import RayPool
@@ -40,9 +41,10 @@ class RayRuntime:
 
     def __init__(self, config: JobConfig) -> None:
         self._config = config
-        self._reader: ClusterReader | None = None  # these three are set by `start`
+        self._reader: ClusterReader | None = None  # these are set by `start`
         self._waits: WaitWatch | None = None
         self._kinds: dict[str, str] = {}  # of actors, by class
+        self._health: RayHealth | None = None
 
     def pool(self, n_rows: int) -> Pool:
         """See `Runtime.pool`: on a cluster that is there already, where many rows are to be read.
@@ -59,6 +61,7 @@ class RayRuntime:
         gpus = gpus_per_replica(self._config)
         demand = demand_of(self._config, gpus)
         self._reader, self._waits = ClusterReader(), WaitWatch(demand)
+        self._health = RayHealth()
         check_start(demand, self._reader.cluster, say, may_grow=not is_started_here())
         return gpus * demand.replicas
 
@@ -85,8 +88,18 @@ class RayRuntime:
         """See `Runtime.end_process`."""
         return end_process_of(attempt)
 
+    def check(self) -> None:
+        """See `Runtime.check`; RayGoneError where Ray is no longer there."""
+        if self._health is not None:
+            self._health.check()
+
     def close(self) -> None:
-        """Nothing: Ray ends its actors when the thread that iterates leaves its loop."""
+        """Ray ends its actors when the thread that iterates leaves its loop, if it still can."""
+        try:
+            self.check()
+        except RayGoneError:
+            assert self._health is not None
+            self._health.end_ours()
 
 
 def build_dataset(config: JobConfig, work: Work) -> ray.data.Dataset:

@@ -74,6 +74,11 @@ class Runtime(Protocol):
         is gone, or can't be ended."""
         ...
 
+    def check(self) -> None:
+        """Raises an error that says so where what the job runs on is gone. Asked several times a
+        second."""
+        ...
+
     def close(self) -> None:
         """Ends what still runs; may be called from another thread than `statuses`."""
         ...

@@ -10,7 +10,7 @@ from typing import Any, TextIO
 import pyarrow as pa
 
 from pipeline.config import ConfigError, JobConfig
-from pipeline.ledger.lease import Lease, LeaseLostError
+from pipeline.ledger.lease import Lease, LeaseLostError, OutputGoneError
 from pipeline.replica.messages import ClipStatus, read_statuses
 from pipeline.run_record import RunRecord, RunSummary
 from pipeline.runtime.drain import Drain, Leaving
@@ -104,6 +104,7 @@ class Watch:
         leaving: Leaving | None = None
         while True:
             self.lease.check()
+            runtime.check()
             now = time.monotonic()
             if view is not None:
                 view.update()
@@ -133,6 +134,7 @@ class Watch:
             if news is None:
                 return
             if isinstance(news, BaseException):
+                runtime.check()  # the cause, where Ray itself is gone
                 raise news
             last_news = now
             self._count(news)
@@ -166,6 +168,7 @@ def _fatal(status: ClipStatus) -> Exception:
     """What a replica reported, as an error of the driver."""
     known: dict[str, type[Exception]] = {
         "LeaseLostError": LeaseLostError,
+        "OutputGoneError": OutputGoneError,
         "StorageError": StorageError,
         "CheckpointError": ConfigError,
         "ModelNotFoundError": ConfigError,

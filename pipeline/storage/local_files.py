@@ -41,18 +41,33 @@ def publish(target: Path, data: bytes, *, replace: bool, sync: bool = True) -> N
         _sync_folder(target.parent)
 
 
-def walk(folder: Path) -> Iterator[tuple[Path, os.stat_result]]:
-    """Every file below `folder`, hidden ones too; files that vanish meanwhile are left out."""
+def walk(
+    folder: Path, deep: bool = True, inside: frozenset[tuple[int, int]] = frozenset()
+) -> Iterator[tuple[Path, os.stat_result]]:
+    """Every file below `folder`, hidden ones too; files that vanish meanwhile are left out.
+
+    Links to folders are followed, but for those that lead back to a folder that they lie in.
+
+    Args:
+        folder: where to begin; one that does not exist is empty.
+        deep: at any depth; otherwise only what lies directly in the folder.
+        inside: device and inode of the folders above.
+    """
     try:
+        here = folder.stat()
         entries = list(os.scandir(folder))
     except FileNotFoundError:
         return
+    above = inside | {(here.st_dev, here.st_ino)}
     for entry in entries:
-        if entry.is_dir(follow_symlinks=False):
-            yield from walk(Path(entry.path))
-        else:
-            with contextlib.suppress(FileNotFoundError):
-                yield Path(entry.path), entry.stat()
+        with contextlib.suppress(FileNotFoundError):
+            if entry.is_symlink() and not Path(entry.path).exists():
+                continue  # it leads nowhere, or in a circle
+            stat = entry.stat()
+            if not entry.is_dir():
+                yield Path(entry.path), stat
+            elif deep and (stat.st_dev, stat.st_ino) not in above:
+                yield from walk(Path(entry.path), deep, above)
 
 
 def _write_durably(path: Path, data: bytes) -> None:

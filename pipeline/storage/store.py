@@ -21,14 +21,13 @@ from typing import Any, BinaryIO, TypeVar, cast
 
 from fsspec.asyn import sync
 
+from manifests.redaction import redact, secrets_in, shown_uri
 from manifests.uris.errors import (
     ObjectNotFoundError,
     RetryPolicy,
     StorageError,
     is_conflict,
-    redact,
     retrying,
-    secrets_in,
 )
 from manifests.uris.filesystems import make_filesystem, split_uri
 from manifests.uris.range_file import RangeFile
@@ -76,7 +75,7 @@ class Storage:
         self.protocol, location = split_uri(uri)
         if self.protocol not in SUPPORTED:
             raise StorageError(
-                f"cannot open {redact(uri)}: {self.protocol}:// is not one of "
+                f"cannot open {shown_uri(uri)}: {self.protocol}:// is not one of "
                 + ", ".join(f"{name}://" for name in SUPPORTED)
             )
         self.root = uri.rstrip("/") if self.protocol != "file" else f"file://{location}"
@@ -129,16 +128,19 @@ class Storage:
             return None
         return int(info["size"]) if info["type"] == "file" else None
 
-    def list(self, prefix: str = "", *, hidden: bool = False) -> builtins.list[ObjectInfo]:
-        """All objects below the folder `prefix`, at any depth, by path.
+    def list(
+        self, prefix: str = "", *, hidden: bool = False, deep: bool = True
+    ) -> builtins.list[ObjectInfo]:
+        """All objects below the folder `prefix`, by path.
 
         Args:
             prefix: a folder; one that does not exist is empty.
             hidden: also files whose name starts with a dot (leftovers of a killed write).
+            deep: at any depth; otherwise only what lies directly in the folder.
         """
         folder = self._full(prefix) if prefix else self._base
         find = self._find_local if self.protocol == "file" else self._find_remote
-        found = self._retrying("list", prefix, lambda: find(folder))
+        found = self._retrying("list", prefix, lambda: find(folder, deep))
         shown = [info for info in found if hidden or not _name(info.path).startswith(".")]
         return sorted(shown, key=lambda info: info.path)
 
@@ -268,15 +270,15 @@ class Storage:
         except ObjectNotFoundError:
             return None
 
-    def _find_local(self, folder: str) -> builtins.list[ObjectInfo]:
+    def _find_local(self, folder: str, deep: bool) -> builtins.list[ObjectInfo]:
         base = Path(self._base)
         return [
             ObjectInfo(path.relative_to(base).as_posix(), stat.st_size, stat.st_mtime)
-            for path, stat in local_files.walk(Path(folder))
+            for path, stat in local_files.walk(Path(folder), deep)
         ]
 
-    def _find_remote(self, folder: str) -> builtins.list[ObjectInfo]:
-        found = self._ask("find", folder, detail=True)
+    def _find_remote(self, folder: str, deep: bool) -> builtins.list[ObjectInfo]:
+        found = self._ask("find", folder, detail=True, maxdepth=None if deep else 1)
         return [
             ObjectInfo(name[len(self._base) + 1 :], int(info["size"]), _modified_s(info))
             for name, info in found.items()

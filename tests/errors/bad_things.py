@@ -141,6 +141,11 @@ def an_output(place: Place) -> None:
     commit(open_storage(str(place["out"])), [clip("a")], 0)
 
 
+def an_output_with_moods(place: Place) -> None:
+    storage = open_storage(str(place["out"]))
+    commit(storage, [clip("a", mood=3)], 0, extras=pa.schema([("mood", pa.int64())]))
+
+
 def a_newer_output(place: Place) -> None:
     an_output(place)
     (part,) = place["out/clips"].glob("*.parquet")

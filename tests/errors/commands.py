@@ -8,6 +8,7 @@ from tests.errors.bad_things import (
     a_damaged_part,
     a_newer_output,
     an_output,
+    an_output_with_moods,
     another_run,
     both,
     changes_while_read,
@@ -179,17 +180,18 @@ OUTPUTS = (
     Command("an output that was begun with another audio mode", RUN_GOOD + " --audio parquet",
             "file://{out/clips} was begun with audio beside the Parquet parts, which --audio "
             "parquet would mix; use the same mode as before or a new --output", use=an_output),
-    Command("new extra columns in an output that was begun without",
+    Command("an extra column that has another type than in the output",
             "run --manifest {mood.parquet} --output {out} --model tiny",
-            "the manifest has extra columns ['mood'] that file://{out/clips} lacks: its columns "
-            "were fixed by the first run; drop them from the manifest or write to a new --output",
-            use=both(an_output, table("mood.parquet", prompt=["x"], mood=["sad"]))),
+            "the extra column mood is string in the manifest, int64 in file://{out/clips}, and a "
+            "column has one type: cast it to int64 in the manifest, or give it a new name there (a "
+            "new column is null for the clips that stand), or write to a new --output",
+            use=both(an_output_with_moods, table("mood.parquet", prompt=["x"], mood=["sad"]))),
     Command("an output of a newer version", RUN_GOOD,
             "file://{out/clips} has schema version 99, this program reads and writes …; write to "
             "a new --output, or go on with the program that began it", use=a_newer_output),
     Command("an output with a damaged part", RUN_GOOD,
-            "file://{out/clips}/part-… can't be read as a part (…); `musicgen-batch verify` lists "
-            "such parts; delete it and run again to make its clips anew", code=1,
+            "file://{out/clips}/part-… can't be read as a part (…); `musicgen-batch verify "
+            "--repair` moves such parts away, and the next run makes their clips anew", code=1,
             use=a_damaged_part),
     Command("the status of a folder that is no output", "status --output {there}",
             "{there}: no such output (none of clips, failed, runs, lease is there); check "

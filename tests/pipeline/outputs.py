@@ -10,10 +10,12 @@ from typing import Any
 import pyarrow as pa
 
 from pipeline.ledger import FAILED_SCHEMA, clip_schema, write_clip_part, write_dead_letter_part
+from pipeline.ledger.order import UNKNOWN
 from pipeline.ledger.settings import AudioMode
 from pipeline.storage import Storage
 
 RUN = "20260101T000000-abcdef"
+TORN = f"part-{RUN}-ffffff-000000.parquet"
 MIDNIGHT = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
 TYPICAL: dict[pa.DataType, Any] = {
     pa.string(): "x",
@@ -78,18 +80,25 @@ def commit(
     run_id: str = RUN,
     mode: AudioMode = "files",
     extras: pa.Schema | None = None,
+    generation: int = UNKNOWN,
 ) -> str:
     """Publish clips as a replica does: audio first, then the part."""
     if mode == "files":
         storage.put_many({row["audio_path"]: audio_of(row["clip_id"]) for row in rows})
     schema = clip_schema(extras or pa.schema([]), mode)
     table = pa.Table.from_pylist([*rows], schema=schema)
-    return write_clip_part(storage, table, run_id, replica, seq)
+    return write_clip_part(storage, table, run_id, replica, seq, generation)
 
 
 def fail(
-    storage: Storage, rows: Sequence[dict[str, Any]], seq: int, replica: str = "aaaaaa"
+    storage: Storage,
+    rows: Sequence[dict[str, Any]],
+    seq: int,
+    replica: str = "aaaaaa",
+    *,
+    run_id: str = RUN,
+    generation: int = UNKNOWN,
 ) -> str:
     """Publish dead letters."""
     table = pa.Table.from_pylist([*rows], schema=FAILED_SCHEMA)
-    return write_dead_letter_part(storage, table, RUN, replica, seq)
+    return write_dead_letter_part(storage, table, run_id, replica, seq, generation)

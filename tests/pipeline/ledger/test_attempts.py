@@ -25,7 +25,7 @@ from pipeline.storage import Storage, open_storage
 from tests.pipeline.outputs import RUN, clip, commit, fail, hex_id, letter
 
 A, B, C = hex_id("a"), hex_id("b"), hex_id("c")
-ACTOR = ActorIdentity("actor", "node 1")
+ACTOR = ActorIdentity("0a1b2c3d", "node 1")
 
 
 def after(dead: Attempt, settled: tuple[str, ...] = (), committed: bool = False) -> Attempt:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import threading
 import time
 from collections.abc import Iterator
@@ -9,7 +10,16 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.ledger.lease import Lease, LeaseHeldError, LeaseLostError, current_generation, holds
+from pipeline.ledger import write_run
+from pipeline.ledger.lease import (
+    Lease,
+    LeaseHeldError,
+    LeaseLostError,
+    OutputGoneError,
+    check_held,
+    current_generation,
+    holds,
+)
 from pipeline.storage import RetryPolicy, Storage, StorageError, open_storage
 from tests.faults import fault_proxy
 from tests.s3 import S3Server
@@ -152,3 +162,50 @@ def test_a_heartbeat_bears_a_store_that_is_away_for_a_moment(s3: S3Server) -> No
             assert holds(storage, lease.generation, lease.token)
             with pytest.raises(LeaseHeldError):
                 Lease.acquire(storage, ttl_s=TTL_S)
+
+
+def test_an_output_that_is_deleted_is_said_to_be_deleted(tmp_path: Path) -> None:
+    """Not taken over; and nothing of it is made anew."""
+    root = tmp_path / "out"
+    local = open_storage(str(root))
+    with Lease.acquire(local, ttl_s=TTL_S) as lease:
+        check_held(local, lease.generation, lease.token)
+        lease.start_heartbeat()
+        while root.exists():  # a heartbeat may write while the folder is being deleted
+            shutil.rmtree(root, ignore_errors=True)
+        with pytest.raises(OutputGoneError, match="was deleted, or moved away, while this run"):
+            check_held(local, lease.generation, lease.token)
+        deadline_s = time.monotonic() + 10
+        while not lease.lost and time.monotonic() < deadline_s:
+            time.sleep(0.05)
+        with pytest.raises(OutputGoneError, match="run the same command again"):
+            lease.check()
+        lease.ask_to_drain()
+    assert not root.exists()
+
+
+def test_a_replica_says_why_it_may_not_write(storage: Storage) -> None:
+    lease = Lease.acquire(storage, ttl_s=TTL_S)
+    lease.release()
+    with pytest.raises(LeaseLostError, match="has ended and given the lease of"):
+        check_held(storage, lease.generation, lease.token)
+    with (
+        Lease.acquire(storage, ttl_s=TTL_S),
+        pytest.raises(LeaseLostError, match="was taken over by another run"),
+    ):
+        check_held(storage, lease.generation, lease.token)
+
+
+@pytest.mark.parametrize("name", ["notes.json", "9.json", "\u00b2.json", "00000009 (1).json"])
+def test_files_of_others_beside_the_leases_are_nobodys_lease(storage: Storage, name: str) -> None:
+    storage.put(f"lease/{name}", b"{}")
+    with Lease.acquire(storage, ttl_s=TTL_S) as lease:
+        assert lease.generation == current_generation(storage) == 1
+
+
+def test_generations_grow_although_the_lease_files_are_gone(storage: Storage) -> None:
+    """Rows are ordered by them."""
+    run_id = "20260101T000000-abcdef"
+    write_run(storage, run_id, {"run_id": run_id, "generation": 41})
+    with Lease.acquire(storage, ttl_s=TTL_S) as lease:
+        assert lease.generation == 42

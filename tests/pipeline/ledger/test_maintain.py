@@ -14,11 +14,13 @@ import pytest
 
 from pipeline.ledger import committed_ids, list_parts, read_clips, read_dead_letters
 from pipeline.ledger.lease import Lease, LeaseLostError
-from pipeline.ledger.maintain import compact, finish_compaction, gc
+from pipeline.ledger.maintain import compact, gc
+from pipeline.ledger.merge import finish_compaction
 from pipeline.ledger.parts import UnreadablePartError
+from pipeline.ledger.repair import repair
 from pipeline.ledger.verify import verify
 from pipeline.storage import Storage, open_storage
-from tests.pipeline.outputs import audio_of, clip, commit, fail, hex_id, letter
+from tests.pipeline.outputs import RUN, TORN, audio_of, clip, commit, fail, hex_id, letter
 
 
 @pytest.fixture
@@ -35,6 +37,12 @@ def local(tmp_path: Path) -> Storage:
 def lease(storage: Storage) -> Iterator[Lease]:
     with Lease.acquire(storage) as lease:
         yield lease
+
+
+def audio_name(of: str) -> str:
+    """The path of a clip's audio."""
+    path: str = clip(of)["audio_path"]
+    return path
 
 
 def ids(storage: Storage) -> list[str]:
@@ -58,8 +66,8 @@ def test_every_kind_of_damage_is_found(storage: Storage) -> None:
     rows = {name: clip(name) for name in ("gone", "short", "changed", "fine")}
     commit(storage, [*rows.values()], 0)
     commit(storage, [rows["fine"]], 0, replica="bbbbbb")
-    storage.put("clips/part-torn.parquet", b"PAR1")
-    storage.put("failed/part-torn.parquet", b"")
+    storage.put(f"clips/{TORN}", b"PAR1")
+    storage.put(f"failed/{TORN}", b"")
     storage.delete([rows["gone"]["audio_path"]])
     storage.put(rows["short"]["audio_path"], b"shorter")
     flipped = bytearray(audio_of(rows["changed"]["clip_id"]))
@@ -72,8 +80,8 @@ def test_every_kind_of_damage_is_found(storage: Storage) -> None:
         ("missing", rows["gone"]["audio_path"]),
         ("wrong size", rows["short"]["audio_path"]),
         ("wrong sha256", rows["changed"]["audio_path"]),
-        ("unreadable part", "clips/part-torn.parquet"),
-        ("unreadable part", "failed/part-torn.parquet"),
+        ("unreadable part", f"clips/{TORN}"),
+        ("unreadable part", f"failed/{TORN}"),
         ("doubled", "clips"),
     }
     assert any(hex_id("fine") in str(problem) for problem in report.problems)
@@ -83,13 +91,15 @@ def test_every_kind_of_damage_is_found(storage: Storage) -> None:
 
 def test_leftovers_of_kills_are_no_damage(local: Storage, tmp_path: Path) -> None:
     commit(local, [clip("a-old", 1, id="a"), clip("a-new", 2, id="a"), clip("b")], 0)
-    local.put("audio/ff/nobody.flac", b"12345")
-    (tmp_path / "out/audio/.x.flac.0a1b.tmp").write_bytes(b"to")
+    local.put(audio_name("nobody"), b"12345")
+    local.put("audio/ff/song.flac", b"somebody else's")
+    (tmp_path / f"out/clips/.{TORN}.0a1b2c3d4e5f.tmp").write_bytes(b"to")
     report = verify(local)
     assert report.ok
     assert (report.n_unreferenced, report.unreferenced_bytes) == (1, 5)
     assert report.n_superseded == 1
     assert report.n_leftovers == 1
+    assert report.n_foreign == 1
 
 
 def test_audio_inside_parquet_is_checked(storage: Storage) -> None:
@@ -259,41 +269,111 @@ def test_nothing_is_merged_without_the_lease(storage: Storage) -> None:
 # --- gc
 
 
+def age(folder: Path, *names: str) -> None:
+    """Makes files two hours older."""
+    two_hours_ago = time.time() - 7200
+    for name in names:
+        os.utime(folder / name, (two_hours_ago, two_hours_ago))
+
+
 def test_gc_removes_only_old_audio_that_no_part_names(local: Storage, tmp_path: Path) -> None:
     rows = [clip("a"), clip("b")]
     commit(local, rows, 0)
-    local.put_many({"audio/ff/old.flac": b"12345", "audio/ff/new.flac": b"", "report.html": b""})
-    leftover = tmp_path / "out/clips/.part-x.parquet.0a1b.tmp"
-    leftover.write_bytes(b"PA")
-    two_hours_ago = time.time() - 7200
-    for name in ("audio/ff/old.flac", "report.html", *(row["audio_path"] for row in rows)):
-        os.utime(tmp_path / "out" / name, (two_hours_ago, two_hours_ago))
-    os.utime(leftover, (two_hours_ago, two_hours_ago))
+    old, new, shard = audio_name("old"), audio_name("new"), f"audio/shard-{RUN}-0a1b2c-000000.tar"
+    local.put_many({old: b"12345", shard: b"tar", new: b"", "report.html": b""})
+    leftover = f"clips/.{TORN}.0a1b2c3d4e5f.tmp"
+    (tmp_path / "out" / leftover).write_bytes(b"PA")
+    age(tmp_path / "out", old, shard, leftover, *(row["audio_path"] for row in rows))
 
     Lease.acquire(local).release()  # an old lease
     with Lease.acquire(local) as lease:
+        would = gc(local, lease, dry_run=True)
+        assert local.size(old) == 5
         report = gc(local, lease)
-    assert (report.n_audio, report.audio_bytes, report.n_leftovers, report.n_leases) == (1, 5, 1, 1)
+    assert [info.path for info in would.removed] == [info.path for info in report.removed]
+    assert [info.path for info in report.audio] == sorted([old, shard])
+    assert (report.audio_bytes, len(report.leftovers), len(report.leases)) == (8, 1, 1)
     left = [info.path for info in local.list("audio", hidden=True)]
-    assert left == sorted(["audio/ff/new.flac", *(row["audio_path"] for row in rows)])
+    assert left == sorted([new, *(row["audio_path"] for row in rows)])
     assert local.size("report.html") == 0
     assert verify(local).ok
 
 
+# What people keep in an output, and names that are nearly ours.
+THINGS_OF_USERS = (
+    *("notes.md", "audio/melody.wav", "audio/ab/melody.flac", "audio/ab/.hidden", ".x.tmp"),
+    *("audio/.upload.tmp", "clips/.ipynb_checkpoints/a.ipynb", "clips/part-mine.parquet"),
+    *("clips/README.md", "failed/why.txt", "runs/notes.json", "lease/old.json", "lease/1.json"),
+    *("lease/\u00b2.json", "attempts/mine.json", "attempts/x/y.json", "audio/shard-best.tar"),
+    f"audio/ff/{hex_id('x')}-00000000.flac",  # in a folder that is not of its hash
+    f"audio/{hex_id('x')[:2]}/{hex_id('x')}-00000000.flac.bak",
+    f"clips/part-{RUN}-aaaaaa-000000 (1).parquet",
+    f"clips/.{TORN}.orig.tmp",
+)
+
+
+def test_upkeep_touches_nothing_that_this_program_did_not_write(
+    local: Storage, tmp_path: Path
+) -> None:
+    for seq, name in enumerate("ab"):
+        commit(local, [clip(name)], seq)
+    local.put_many(dict.fromkeys(THINGS_OF_USERS, b"mine"))
+    age(tmp_path / "out", *THINGS_OF_USERS)
+
+    assert verify(local).ok
+    assert verify(local).n_foreign == sum("/" in name for name in THINGS_OF_USERS)
+    with Lease.acquire(local) as lease:
+        assert compact(local, lease, prune=True).n_parts_after == 1
+        assert gc(local, lease, min_age_s=-10).removed == ()
+        assert repair(local, lease).n_clips == 0
+
+    assert [local.get(name) for name in THINGS_OF_USERS] == [b"mine"] * len(THINGS_OF_USERS)
+    assert ids(local) == ["a", "b"]
+
+
+def test_gc_keeps_audio_that_a_row_names_as_its_reference(local: Storage, tmp_path: Path) -> None:
+    """A clip whose row was edited may be the melody of another one, or of a row that failed."""
+    used, wanted, unused = (audio_name(name) for name in ("used", "wanted", "unused"))
+    commit(local, [clip("a", melody_uri=f"file:///somewhere/out/{used}")], 0)
+    fail(local, [letter("b", row_json=f'{{"style_uri": "../out/{wanted}"}}')], 0)
+    local.put_many(dict.fromkeys((used, wanted, unused), b"1"))
+    with Lease.acquire(local) as lease:
+        assert [info.path for info in gc(local, lease, min_age_s=-10).audio] == [unused]
+
+
+def test_audio_behind_a_link_is_found_and_kept(local: Storage, tmp_path: Path) -> None:
+    """The audio may lie on another disk."""
+    commit(local, [clip("a"), clip("b")], 0)
+    orphan = audio_name("orphan")
+    local.put(orphan, b"1")
+    (tmp_path / "out/audio").rename(tmp_path / "disk")
+    (tmp_path / "out/audio").symlink_to(tmp_path / "disk")
+    (tmp_path / "disk/again").symlink_to(tmp_path / "out")  # in a circle
+    (tmp_path / "disk/nowhere").symlink_to(tmp_path / "none")
+
+    report = verify(local)
+    assert report.ok
+    assert report.n_clips == 2
+    with Lease.acquire(local) as lease:
+        assert [info.path for info in gc(local, lease, min_age_s=-10).audio] == [orphan]
+    assert verify(local).ok
+    assert (tmp_path / "disk/again").is_symlink()
+
+
 def test_gc_goes_by_the_clock_of_the_store(storage: Storage, lease: Lease) -> None:
-    storage.put("audio/ff/orphan.flac", b"1")
-    assert gc(storage, lease, min_age_s=3600).n_audio == 0
+    storage.put(audio_name("orphan"), b"1")
+    assert not gc(storage, lease, min_age_s=3600).audio
     time.sleep(1.2)  # S3 tells times in whole seconds
     lease.release()
     with Lease.acquire(storage) as later:
-        assert gc(storage, later, min_age_s=0).n_audio == 1
+        assert len(gc(storage, later, min_age_s=0).audio) == 1
         assert later.generation == 2
     assert len(committed_ids(storage)) == 0
 
 
 def test_gc_touches_nothing_while_a_part_is_unreadable(storage: Storage, lease: Lease) -> None:
     """Its clips may be whole; without it nobody knows which audio is theirs."""
-    storage.put_many({"audio/ff/whose.flac": b"1", "clips/part-torn.parquet": b"PAR1"})
+    storage.put_many({audio_name("whose"): b"1", f"clips/{TORN}": b"PAR1"})
     with pytest.raises(UnreadablePartError):
         gc(storage, lease, min_age_s=-10)
-    assert storage.size("audio/ff/whose.flac") == 1
+    assert storage.size(audio_name("whose")) == 1

@@ -16,22 +16,17 @@ from pipeline.ledger import (
     DoneSet,
     SchemaError,
     UnreadablePartError,
-    check_schema,
     clip_schema,
     committed_ids,
     list_parts,
     read_clips,
     read_dead_letters,
-    read_runs,
     write_clip_part,
-    write_run,
 )
-from pipeline.ledger.parts import READ_WHOLE_BYTES, publish_part, reading
-from pipeline.ledger.schema import VERSION_KEY, encode_part
-from pipeline.report import build_report
+from pipeline.ledger.parts import READ_WHOLE_BYTES, publish_part
 from pipeline.storage import Storage, StorageError, open_storage
 from tests.faults import fault_proxy
-from tests.pipeline.outputs import RUN, audio_of, clip, commit, fail, hex_id, letter
+from tests.pipeline.outputs import RUN, TORN, audio_of, clip, commit, fail, hex_id, letter
 from tests.s3 import S3Server
 
 NO_EXTRAS = pa.schema([])
@@ -109,8 +104,8 @@ def test_a_missing_column_or_null_is_refused_before_anything_is_written(local: S
 
 def test_an_unreadable_part_is_named_with_the_way_out(storage: Storage) -> None:
     commit(storage, [clip("a")], 0)
-    storage.put("clips/part-torn.parquet", b"PAR1 torn")
-    with pytest.raises(UnreadablePartError, match=r"part-torn\.parquet.*verify"):
+    storage.put(f"clips/{TORN}", b"PAR1 torn")
+    with pytest.raises(UnreadablePartError, match=rf"{TORN}.*verify"):
         committed_ids(storage)
 
 
@@ -183,47 +178,7 @@ def test_parts_replaced_by_a_merged_part_do_not_count(storage: Storage) -> None:
     assert sorted(read_clips(storage)["id"].to_pylist()) == ["a", "b", "c"]
 
 
-# --- the schema
-
-
-def test_the_first_run_fixes_the_columns(storage: Storage) -> None:
-    extras = pa.schema([("genre", pa.large_string()), ("bpm", pa.int64())])
-    schema = check_schema(storage, extras, "files")
-    assert schema.field("genre").type == pa.string()
-    commit(storage, [clip("a", genre="jazz", bpm=90)], 0, extras=extras)
-
-    assert check_schema(storage, extras, "files").equals(schema)
-    fewer = pa.schema([("bpm", pa.int64())])
-    assert check_schema(storage, fewer, "files").names == schema.names
-    with pytest.raises(SchemaError, match=r"\['mood'\].*new --output"):
-        check_schema(storage, pa.schema([("mood", pa.string())]), "files")
-    with pytest.raises(SchemaError, match=r"bpm is double in the manifest, int64"):
-        check_schema(storage, pa.schema([("bpm", pa.float64())]), "files")
-    with pytest.raises(SchemaError, match="--audio parquet"):
-        check_schema(storage, extras, "parquet")
-    all_null = pa.schema([("bpm", pa.null())])
-    assert check_schema(storage, all_null, "files").field("bpm").type == pa.int64()
-
-
-def test_an_output_of_another_version_is_refused_with_the_way_out(local: Storage) -> None:
-    commit(local, [clip("a")], 0)
-    (part,) = list_parts(local, "clips")
-    with reading(local, part) as opened:
-        table = opened.read()
-    older = table.schema.with_metadata({**table.schema.metadata, VERSION_KEY: b"1"})
-    local.put(part.path, encode_part(table, older, "token"))
-
-    for use in (
-        lambda: check_schema(local, pa.schema([]), "files"),
-        lambda: build_report(local),
-    ):
-        with pytest.raises(SchemaError, match=r"schema version 1, .*; write to a new --output"):
-            use()
-
-
-def test_extra_columns_may_not_take_our_names(local: Storage) -> None:
-    with pytest.raises(SchemaError, match=r"\['audio', 'model'\].*rename"):
-        check_schema(local, pa.schema([("model", pa.string()), ("audio", pa.string())]), "files")
+# --- the dataset
 
 
 def test_clips_are_an_ordinary_dataset(local: Storage, tmp_path: Path) -> None:
@@ -241,19 +196,6 @@ def test_clips_are_an_ordinary_dataset(local: Storage, tmp_path: Path) -> None:
         "parquet", data_files=files, split="train", cache_dir=str(tmp_path / "cache")
     )
     assert isinstance(loaded.features["audio"], datasets.Audio)
-
-
-# --- runs
-
-
-def test_run_records_are_replaced_whole_and_listed_by_age(storage: Storage) -> None:
-    write_run(storage, "20260102T000000-bbbbbb", {"run_id": "second", "done": 1})
-    write_run(storage, "20260101T000000-ffffff", {"run_id": "first", "done": 0})
-    write_run(storage, "20260101T000000-ffffff", {"run_id": "first", "done": 7})
-    assert [(run["run_id"], run["done"]) for run in read_runs(storage)] == [
-        ("first", 7),
-        ("second", 1),
-    ]
 
 
 def test_names_of_runs_and_replicas_are_unique() -> None:

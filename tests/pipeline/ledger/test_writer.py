@@ -17,7 +17,7 @@ from pipeline.audio.measures_table import MEASURES, AudioMeasures
 from pipeline.ledger.clip_row import ClipRow, DeadLetterRow, Provenance
 from pipeline.ledger.id_set import NO_IDS, DoneSet, pack_ids
 from pipeline.ledger.lease import LeaseLostError
-from pipeline.ledger.writer import PartLimits, PartWriter
+from pipeline.ledger.writer import PartLimits, PartOrigin, PartWriter
 from pipeline.storage import Storage, open_storage
 
 NOBODY = DoneSet(NO_IDS, NO_IDS)
@@ -70,8 +70,7 @@ def writer(
 ) -> PartWriter:
     settings: dict[str, Any] = {
         "schema": ledger.clip_schema(pa.schema([]), audio),
-        "run_id": RUN,
-        "replica": "aaaaaa",
+        "origin": PartOrigin(RUN, "aaaaaa", 1),
         "audio": audio,
         "audio_format": "flac",
         "guard": lambda: None,

@@ -264,8 +264,8 @@ def test_speed_is_music_per_second_over_all_runs(tmp_path: Path) -> None:
 
 
 def test_a_run_record_of_a_killed_run_may_be_short(tmp_path: Path) -> None:
-    page = page_of(write_output(tmp_path, some_clips(2), runs=[{"run_id": "r1"}]))
-    assert "r1 – 0 0 0" in page.text
+    page = page_of(write_output(tmp_path, some_clips(2), runs=[{"run_id": RUN}]))
+    assert f"{RUN} – 0 0 0" in page.text
 
 
 def test_a_licence_that_forbids_commerce_stands_out(tmp_path: Path) -> None:

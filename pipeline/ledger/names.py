@@ -1,0 +1,109 @@
+"""The names of all objects that this program writes into an output, and which of them a path is.
+
+Readers, `verify`, `compact` and `gc` see only what has one of these names. Whatever else lies in an
+output (references, notes, files of other programs) is neither read nor removed.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Literal, NamedTuple, get_args
+
+from pipeline.audio.settings import AudioFormat
+
+Kind = Literal["clips", "failed"]
+
+MERGED = "merged"  # stands for the replica in the name of a part that upkeep wrote
+FOLDERS = ("clips", "failed", "audio", "runs", "lease", "attempts", "cache")
+
+_RUN = r"(?P<run>[0-9]{8}T[0-9]{6}-[0-9a-f]{6})"
+_FORMATS = "|".join(get_args(AudioFormat))
+_PART = re.compile(
+    rf"(?P<kind>clips|failed)/part-{_RUN}-(?P<replica>[0-9a-f]{{6}}|{MERGED})-(?P<seq>[0-9]{{6,}})"
+    r"\.parquet"
+)
+_AUDIO_FILE = rf"(?P<hash>[0-9a-f]{{2}})/(?P=hash)[0-9a-f]{{30}}-[0-9a-f]{{8}}\.(?:{_FORMATS})"
+_SHARD = rf"shard-{_RUN}-[0-9a-f]{{6}}-[0-9]{{6,}}\.tar"
+_AUDIO = re.compile(rf"audio/(?:{_AUDIO_FILE}|{_SHARD})")
+_RUN_RECORD = re.compile(rf"runs/{_RUN}\.json")
+_LEASE = re.compile(r"lease/(?P<generation>[0-9]{8,})\.json")
+_ATTEMPT = re.compile(rf"attempts/{_RUN}/[0-9a-f]{{6,64}}\.json")
+_CACHE = re.compile(r"cache/(?:ledger/[0-9a-f]{32}\.keys|plan/[0-9a-f]{32}\.plan)")
+_REPORT = re.compile(r"report\.html")
+_TEMPORARY = re.compile(r"(?P<folder>(?:[^/]+/)*)\.(?P<name>[^/]+)\.[0-9a-f]{12}\.tmp")
+# The file name of a clip's audio, wherever it is mentioned.
+AUDIO_MENTIONED = re.compile(rf"[0-9a-f]{{32}}-[0-9a-f]{{8}}\.(?:{_FORMATS})|shard-[\w-]+\.tar")
+
+
+class PartName(NamedTuple):
+    """What the name of a part says."""
+
+    kind: Kind
+    run_id: str
+    replica: str
+    """the process that wrote it, or MERGED"""
+    seq: int
+
+
+def part_path(kind: Kind, run_id: str, replica: str, seq: int) -> str:
+    """The path of a part below the output."""
+    return f"{kind}/part-{run_id}-{replica}-{seq:06d}.parquet"
+
+
+def part_name(path: str) -> PartName | None:
+    """What a path below the output says if it is that of a part."""
+    found = _PART.fullmatch(path)
+    if found is None:
+        return None
+    kind: Kind = "clips" if found["kind"] == "clips" else "failed"
+    return PartName(kind, found["run"], found["replica"], int(found["seq"]))
+
+
+def is_audio(path: str) -> bool:
+    """Whether this is the name of an audio object: of one clip, or a tar of many."""
+    return _AUDIO.fullmatch(path) is not None
+
+
+def run_path(run_id: str) -> str:
+    """The path of a run's record."""
+    return f"runs/{run_id}.json"
+
+
+def run_of_record(path: str) -> str | None:
+    """The run whose record has that path, if it is the path of one."""
+    found = _RUN_RECORD.fullmatch(path)
+    return found["run"] if found else None
+
+
+def lease_path(generation: int) -> str:
+    """The path of a lease file."""
+    return f"lease/{generation:08d}.json"
+
+
+def generation_of(path: str) -> int:
+    """The generation that a lease file is about; 0 for any other path."""
+    found = _LEASE.fullmatch(path)
+    generation = int(found["generation"]) if found else 0
+    return generation if path == lease_path(generation) else 0
+
+
+def is_attempt(path: str) -> bool:
+    """Whether this is an attempt record, which only the run that wrote it reads."""
+    return _ATTEMPT.fullmatch(path) is not None
+
+
+def is_temporary(path: str) -> bool:
+    """Whether this is the temporary file of a local write of one of our objects."""
+    found = _TEMPORARY.fullmatch(path)
+    return found is not None and is_ours(found["folder"] + found["name"])
+
+
+def is_leftover(path: str) -> bool:
+    """Whether a killed writer has left this behind."""
+    return is_temporary(path) or is_attempt(path)
+
+
+def is_ours(path: str) -> bool:
+    """Whether this program gives an object such a name; temporary files apart."""
+    patterns = (_PART, _AUDIO, _RUN_RECORD, _ATTEMPT, _CACHE, _REPORT)
+    return any(p.fullmatch(path) for p in patterns) or generation_of(path) > 0
