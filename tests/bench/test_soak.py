@@ -11,12 +11,13 @@ NOTHING_LEFT = {"actors_left": 0, "attempt_records_left": 0, "hidden_files_left"
 
 @pytest.mark.usefixtures("ray_cluster")
 def test_runs_on_one_output_leave_nothing_behind(tmp_path: Path) -> None:
-    found = soak.runs_in_a_row(3, tmp_path, clips_per_run=2)
+    found = soak.runs_in_a_row(2, tmp_path, clips_per_run=2)
 
     assert found | NOTHING_LEFT == found
     assert found["threads"][1] <= found["threads"][0] + 2
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("ray_cluster")
 def test_memory_of_driver_and_replica_is_read_along_the_way(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
