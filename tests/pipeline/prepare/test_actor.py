@@ -116,8 +116,8 @@ def _pss_mb(pid: int) -> float:
 
 @pytest.mark.slow
 def test_memory_stays_within_the_setting_whatever_the_references_decode_to(tmp_path: Path) -> None:
-    """Each of these files has 230 MB once decoded, and a melody at 192 kHz, resampled as a whole, 2.5
-    GB of working memory."""
+    """Each of these files has 230 MB once decoded, and would need 2.5 GB of working memory if a
+    melody of 30 s at 192 kHz were resampled as a whole."""
     write_bomb(tmp_path / "bomb.flac", duration_s=300)
     rows: list[dict[str, Any]] = []
     for at in range(4):
