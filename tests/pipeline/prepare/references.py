@@ -8,11 +8,8 @@ import soundfile as sf
 
 from pipeline.prepare.actor import Prepare
 
-HARMS = {
-    3: "crash",
-    10: "hang",
-    17: "take:600",
-}  # by row; see tests/manifests/isolation/handlers.py
+# By row; tests/manifests/isolation/handlers.py does it.
+HARMS = {3: "crash", 10: "hang", 17: "take:600"}
 WORDS = {
     "crash": (
         "CrashingReferenceError",
@@ -42,8 +39,8 @@ def harmful_rows(folder: Path, n_rows: int = 20) -> list[dict[str, Any]]:
     return rows
 
 
-def write_bomb(path: Path, duration_s: int = 900, rate_hz: int = 192_000) -> None:
-    """A FLAC of some hundred kilobytes that decodes to the largest size that is allowed."""
+def write_bomb(path: Path, duration_s: int, rate_hz: int = 192_000) -> None:
+    """A FLAC of some hundred kilobytes that decodes to hundreds of megabytes."""
     block = np.full(rate_hz, 0.25, np.float32)
     with sf.SoundFile(path, "w", rate_hz, 1, "PCM_16", format="FLAC") as file:
         for _ in range(duration_s):
