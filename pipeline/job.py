@@ -28,10 +28,10 @@ from pipeline.ledger.part_index import NOTHING_STANDS
 from pipeline.ledger.schema import RESERVED_COLUMNS
 from pipeline.planning.clips import DeadLetter
 from pipeline.planning.estimate import Estimate, estimate
-from pipeline.planning.expand import PlanSpec
+from pipeline.planning.expand import PlanSpec, Selection
 from pipeline.planning.model_limits import inspect_model, limits_of
 from pipeline.planning.pool import LocalPool
-from pipeline.planning.scan import Plan, describe_plan
+from pipeline.planning.scan import Plan, describe_plan, scan
 from pipeline.planning.survey import ScanStoppedError, ScanWatch, Survey, survey
 from pipeline.prepare.actor import Prepare
 from pipeline.prepare.messages import PrepareSettings
@@ -129,7 +129,10 @@ def plan(config: JobConfig) -> PlannedRun:
     spec = _spec(config, manifest, info)
     storage = open_storage(config.run.output, config.run.storage_options)
     with LocalPool() as pool:
-        found = survey(storage, spec, pool).plan
+        if storage.exists("clips") or storage.exists("failed"):
+            found = survey(storage, spec, pool).plan
+        else:
+            found = scan(spec, Selection(NOTHING_STANDS.known), pool)
     runs = ledger.read_runs(storage)
     audio_s = found.pending_audio_s
     return PlannedRun(found, estimate(config, info, found.pending, audio_s, storage, runs))
@@ -172,6 +175,7 @@ def _run(
         watch = _watch(config, manifest, lease, drain, say, progress)
         try:
             with closing(watch), closing(runtime.pool(manifest.n_rows)) as pool:
+                drain.listen()  # Ray, where it is joined for the scan, has taken the signals
                 found = survey(storage, spec, pool, retry=retry, watch=watch, keep=True)
         except ScanStoppedError:
             found = Survey(NOTHING_STANDS, Plan(manifest.n_rows, is_whole=False))

@@ -41,6 +41,11 @@ class PlanningError(RuntimeError):
     """The manifest can't be scanned, though nothing is wrong with it."""
 
 
+def usable_cpus() -> int:
+    """CPUs that this process may use."""
+    return len(os.sched_getaffinity(0))
+
+
 class Pool(Protocol):
     """Runs tasks in any order."""
 
@@ -71,7 +76,7 @@ class LocalPool:
     """
 
     def __init__(self, n: int | None = None) -> None:
-        self._n = n or min(MOST_PROCESSES, len(os.sched_getaffinity(0)))
+        self._n = n or min(MOST_PROCESSES, usable_cpus())
         self._always = n is not None
         self._workers: list[_Worker] = []
         self._over = threading.Event()  # for threads
@@ -85,9 +90,15 @@ class LocalPool:
 
     def share(self, ids: Ids) -> Callable[[], Ids]:
         """See `Pool.share`: processes map a file."""
+        return _Shared(ids, self._file)
+
+    def _file(self) -> str:
+        """The path of a new file, which goes with the pool."""
         if self._folder is None:
             self._folder = Path(tempfile.mkdtemp(prefix="musicgen-plan-"))
-        return _Shared(ids, self._folder)
+        handle, path = tempfile.mkstemp(suffix=".npy", dir=self._folder)
+        os.close(handle)
+        return path
 
     def run(self, action: Action, tasks: Sequence[Any]) -> Iterator[tuple[int, Any] | None]:
         """See `Pool.run`. A task whose process dies is given to another one."""
@@ -185,7 +196,7 @@ class _Shared:
     """Ids in this process; what is pickled is the name of a file that holds them."""
 
     ids: Ids
-    folder: Path
+    new_file: Callable[[], str]
     path: str | None = None
 
     def __call__(self) -> Ids:
@@ -193,9 +204,8 @@ class _Shared:
 
     def __reduce__(self) -> tuple[Any, ...]:
         if self.path is None:
-            handle, self.path = tempfile.mkstemp(suffix=".npy", dir=self.folder)
-            with os.fdopen(handle, "wb") as file:
-                np.save(file, self.ids)
+            self.path = self.new_file()
+            np.save(self.path, self.ids)
         return partial, (_mapped, self.path)
 
 

@@ -17,7 +17,7 @@ from ray.data import ActorPoolStrategy
 
 from pipeline.config import JobConfig
 from pipeline.ledger.attempts import Attempt
-from pipeline.planning.pool import LocalPool, Pool
+from pipeline.planning.pool import LocalPool, Pool, usable_cpus
 from pipeline.prepare.actor import read_rows
 from pipeline.runtime.placement import PREPARE_CPUS, TASK_CPUS, demand_of
 from pipeline.runtime.ray_actor_id import ray_actor_identity
@@ -47,13 +47,14 @@ class RayRuntime:
         self._health: RayHealth | None = None
 
     def pool(self, n_rows: int) -> Pool:
-        """See `Runtime.pool`: on a cluster that is there already, where many rows are to be read.
-        A Ray that only this machine has is not started for it."""
-        is_joined = ray.is_initialized() or "RAY_ADDRESS" in os.environ
-        if not is_joined or n_rows < ROWS_FOR_RAY:
-            return LocalPool()
-        start_ray(self._config)
-        return RayPool()
+        """See `Runtime.pool`: on a cluster that is there already and has more free CPUs than this
+        machine, where many rows are to be read. No Ray is started for it."""
+        is_there = ray.is_initialized() or "RAY_ADDRESS" in os.environ
+        if is_there and n_rows >= ROWS_FOR_RAY:
+            start_ray(self._config)
+            if ray.available_resources().get("CPU", 0) > usable_cpus():
+                return RayPool()
+        return LocalPool()
 
     def start(self, say: Callable[[str], None]) -> float:
         """See `Runtime.start`."""

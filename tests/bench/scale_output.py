@@ -4,7 +4,7 @@ writes them but without audio: what planning reads."""
 import datetime as dt
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
-from functools import partial
+from functools import lru_cache, partial
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -102,16 +102,25 @@ def _clips(ids: Ids, schema: pa.Schema) -> pa.Table:
         "audio_path": [f"audio/{name[:2]}/{name}-01234567.flac" for name in names],
         "audio_sha256": [name + name for name in names],
     }
-    return pa.table([_column(field, own, len(ids)) for field in schema], schema=schema)
+    constant = _constant_columns(schema, len(ids))
+    columns = [
+        pa.array(own[field.name], field.type) if field.name in own else constant[field.name]
+        for field in schema
+    ]
+    return pa.table(columns, schema=schema)
 
 
-def _column(field: pa.Field, own: dict[str, Any], n: int) -> pa.Array:
-    if field.name in own:
-        return pa.array(own[field.name], field.type)
-    if field.nullable:
-        return pa.nulls(n, field.type)
+@lru_cache(2)
+def _constant_columns(schema: pa.Schema, n: int) -> dict[str, pa.Array]:
+    """What the other columns hold in each part of so many clips."""
+    return {field.name: _column(field, n) for field in schema}
+
+
+def _column(field: pa.Field, n: int) -> pa.Array:
     kind = field.type
-    value: Any = "x" if kind == pa.string() else pa.scalar(1).cast(pa.int64()).as_py()
+    if field.nullable:
+        return pa.nulls(n, kind)
+    value: Any = "x" if kind == pa.string() else 1
     if pa.types.is_timestamp(kind):
         value = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
     elif pa.types.is_boolean(kind):
