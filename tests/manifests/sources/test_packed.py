@@ -73,7 +73,7 @@ def test_what_is_compressed_inside_is_not_compressed_again(tmp_path: Path, name:
         (b"PAR1....", ("parquet", None)),
         (b"ARROW1..", ("arrow", None)),
         (b"PK\x03\x04....", ("xlsx", None)),
-        (gzip.compress(b'{"prompt": "a"}'), ("jsonl", "gz")),
+        (gzip.compress(b'{"prompt": "a"}', mtime=0), ("jsonl", "gz")),
         (zstd(b"id,prompt"), ("csv", "zst")),
         ('[{"prompt": "a"}]'.encode("utf-16"), ("json", None)),
     ],
