@@ -228,6 +228,12 @@ class Storage:
             for done in [pool.submit(remove, path) for path in paths]:
                 done.result()
 
+    def close(self) -> None:
+        """Ends the writing threads, which start again when something is written."""
+        pool, self._pool = self._pool, None
+        if pool is not None:
+            pool[1].shutdown(wait=False)
+
     # --- internals
 
     @property

@@ -36,7 +36,7 @@ def test_sigterm_commits_what_is_finished_and_the_next_run_resumes(
     n_drained = n_committed(output)
     said = cli.said(running)
     assert "draining (SIGTERM" in said
-    assert f"{n_drained} of {N_ROWS} clips are committed" in said
+    assert f"{n_drained} of {N_ROWS} clips made" in said
     assert "the same command goes on from there" in said
     assert 4 <= n_drained < N_ROWS
     assert len(cli.admissions()) == n_drained  # what was begun was finished

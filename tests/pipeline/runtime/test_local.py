@@ -116,7 +116,7 @@ def test_sigterm_drains_a_local_run_and_the_next_one_goes_on(tmp_path: Path, cli
     assert running.wait(timeout=60) == 5, cli.said(running)
     assert "draining (SIGTERM" in cli.said(running)
     n_drained = len(ledger.committed_ids(storage))
-    assert f"{n_drained} of 14 clips are committed" in cli.said(running)
+    assert f"{n_drained} of 14 clips made" in cli.said(running)
     assert 4 <= n_drained < 14
     (record,) = ledger.read_runs(storage)
     assert (record["state"], record["done"]) == ("drained", n_drained)
