@@ -31,7 +31,8 @@ import pyarrow.parquet as pq
 from pipeline import job
 from pipeline.config_file import load_config
 from pipeline.ledger.commits import ActorCommits
-from pipeline.ledger.parts import new_replica_id, part_path
+from pipeline.ledger.names import part_path
+from pipeline.ledger.parts import new_replica_id
 from pipeline.ledger.schema import clip_schema, encode_part
 from pipeline.storage import Storage, open_storage
 from tests.bench.fake_replica import FakeReplica

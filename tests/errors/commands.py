@@ -245,7 +245,7 @@ SETTINGS = (
     Command("half precision without a GPU", RUN_GOOD + " --dtype fp16 --device cpu",
             "dtype=fp16 needs a GPU; use bf16 or fp32 with device=cpu"),
     Command("a flag that does not exist", RUN_GOOD + " --slotz 3",
-            "No such option '--slotz'. Did you mean '--slots'?"),
+            "No such option '--slotz'. (Did you mean one of: '--json', '--slots'?)"),
     Command("a flag with nonsense", RUN_GOOD + " --replicas many",
             "Invalid value for '--replicas': 'many' is not a valid integer."),
     Command("a flag with another choice", RUN_GOOD + " --audio mp5",

@@ -87,14 +87,14 @@ class TestLog:
 
     def test_what_the_run_has_settled_is_not_made_again(self, tmp_path: Path) -> None:
         storage = open_storage(str(tmp_path))
-        self.begin(storage, "first").record_in_hand([hex_id("x"), B, C], alone=False, suspects=[])
-        commit(storage, [clip("x")], 0, replica="first")
+        self.begin(storage, "f00001").record_in_hand([hex_id("x"), B, C], alone=False, suspects=[])
+        commit(storage, [clip("x")], 0, replica="f00001")
 
-        fail(storage, [letter("b", clip_id=B)], 0, replica="first")
-        log = self.begin(storage, "second")
+        fail(storage, [letter("b", clip_id=B)], 0, replica="f00001")
+        log = self.begin(storage, "f00002")
         assert log.now.suspects == (C,)
         assert log.commits.letters == {B}
-        assert log.now.earlier == ("first",)
+        assert log.now.earlier == ("f00001",)
 
     def test_a_replica_that_never_makes_a_clip_gives_up(self, tmp_path: Path) -> None:
         """A lasting CUDA error would else restart the actor for ever."""

@@ -25,27 +25,27 @@ def known(commits: ActorCommits, *names: str) -> list[bool]:
 
 
 def test_what_earlier_processes_of_the_actor_have_committed_is_known(storage: Storage) -> None:
-    commit(storage, [clip("a")], 0, replica="first")
-    commit(storage, [clip("b")], 1, replica="first")
-    commit(storage, [clip("c")], 0, replica="second")
-    commit(storage, [clip("others")], 0, replica="other")
-    commit(storage, [clip("old")], 0, replica="first", run_id="20250101T000000-000000")
-    fail(storage, [letter("d", clip_id=hex_id("d")), letter("e")], 0, "first")
+    commit(storage, [clip("a")], 0, replica="f00001")
+    commit(storage, [clip("b")], 1, replica="f00001")
+    commit(storage, [clip("c")], 0, replica="f00002")
+    commit(storage, [clip("others")], 0, replica="0dd000")
+    commit(storage, [clip("old")], 0, replica="f00001", run_id="20250101T000000-000000")
+    fail(storage, [letter("d", clip_id=hex_id("d")), letter("e")], 0, "f00001")
 
-    commits = ActorCommits(storage, RUN, ("first", "second"))
+    commits = ActorCommits(storage, RUN, ("f00001", "f00002"))
 
     assert known(commits, "a", "b", "c", "others", "old") == [True, True, True, False, False]
     assert commits.letters == {hex_id("d")}
-    assert commits.made_clips == {"first", "second"}
+    assert commits.made_clips == {"f00001", "f00002"}
 
 
 def test_what_a_process_that_was_given_up_commits_later_is_seen(storage: Storage) -> None:
     """Ray starts an actor anew when it can't reach its process, which may still be at work."""
-    commit(storage, [clip("a")], 0, replica="first")
-    commits = ActorCommits(storage, RUN, ("first",))
+    commit(storage, [clip("a")], 0, replica="f00001")
+    commits = ActorCommits(storage, RUN, ("f00001",))
 
-    commit(storage, [clip("b")], 1, replica="first")
-    commit(storage, [clip("c")], 2, replica="first")
+    commit(storage, [clip("b")], 1, replica="f00001")
+    commit(storage, [clip("c")], 2, replica="f00001")
     assert known(commits, "a", "b", "c") == [True, False, False]
     commits.look()
 
@@ -69,7 +69,7 @@ def test_a_look_costs_the_same_however_many_parts_there_are(
     with fault_proxy(s3.endpoint) as proxy:
         storage = open_storage(s3.bucket(), {"endpoint_url": proxy.endpoint})
         for seq in range(12):
-            commit(storage, [clip(f"other {seq}")], seq, replica="other")
+            commit(storage, [clip(f"other {seq}")], seq, replica="0dd000")
         processes = [f"process{number}" for number in range(WATCHED + 2)]
         commits = ActorCommits(storage, RUN, processes)
         proxy.requests.clear()
@@ -82,7 +82,7 @@ def test_a_look_costs_the_same_however_many_parts_there_are(
         commits.look()
 
         assert proxy.count("HEAD") == WATCHED + 1
-        assert [path for _, path in proxy.requests if "other" in path] == []
+        assert [path for _, path in proxy.requests if "0dd000" in path] == []
         assert known(commits, "late") == [True]
         proxy.requests.clear()
         ActorCommits(storage, RUN).look()
