@@ -34,7 +34,13 @@ from pipeline.planning.expand import PlanSpec
 from pipeline.planning.model_limits import inspect_model, limits_of
 from pipeline.prepare.actor import Prepare
 from pipeline.prepare.messages import PrepareSettings
-from pipeline.prepare.prepared import EXTRA, PREPARED_SCHEMA, PreparedClip, from_table
+from pipeline.prepare.prepared import (
+    EXTRA,
+    PREPARED_SCHEMA,
+    PreparedClip,
+    from_table,
+    without_empty_rows,
+)
 from pipeline.replica.actor import Replica
 from pipeline.replica.messages import ReplicaSettings, read_statuses
 from pipeline.storage import open_storage
@@ -203,6 +209,7 @@ class ClipMaker:
 
     def __call__(self, table: pa.Table) -> pa.Table:
         """Waits until every row is a clip or has an error."""
+        table = without_empty_rows(table)
         asked = [row for row, _ in from_table(table.select(PREPARED_SCHEMA.names))]
         clip_ids = [row.spec.clip_id for row in asked if isinstance(row, PreparedClip)]
         with self._lock:

@@ -2,6 +2,9 @@
 
 One row of the table is a clip with its references at hand, or a dead letter that a replica commits
 in its place. The manifest's extra columns travel beside, under names that none of ours can have.
+
+Ray cuts blocks by rows. A clip with large references is therefore followed by empty rows, one per
+`ROW_BYTES`, so that a block of n rows holds about n * ROW_BYTES at most, and one clip more.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -10,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from pipeline.planning.clips import ClipSpec, DeadLetter
@@ -18,11 +22,13 @@ Samples = NDArray[np.float32]  # [C, N] at the model's rate and channels
 PitchClasses = NDArray[np.uint8]  # [n], or [W, n] where the clip is made in W > 1 windows
 
 EXTRA = "extra."
+EMPTY = "empty"  # kind of a row that only takes room
+ROW_BYTES = 8 * 2**20
 
 PREPARED_SCHEMA = pa.schema(
     [
-        ("kind", pa.string()),  # "clip" or "dead_letter"
-        ("spec", pa.string()),  # JSON of the ClipSpec or of the DeadLetter
+        ("kind", pa.string()),  # "clip", "dead_letter" or EMPTY
+        ("spec", pa.string()),  # JSON of the ClipSpec or of the DeadLetter; null in an empty row
         ("n_frames", pa.int32()),
         ("n_windows", pa.int32()),
         ("channels", pa.int32()),  # of continuation and style
@@ -76,14 +82,28 @@ def to_table(rows: Sequence[Prepared], extras: pa.Table) -> pa.Table:
     Args:
         extras: The extra columns of the same rows, named by `extra_field`.
     """
-    table = pa.Table.from_pylist([_written(row) for row in rows], schema=PREPARED_SCHEMA)
+    written, sources = list[dict[str, Any]](), list[int]()
+    for number, row in enumerate(rows):
+        n_empty = row.nbytes // ROW_BYTES if isinstance(row, PreparedClip) else 0
+        written += [_written(row), *[{"kind": EMPTY}] * n_empty]
+        sources += [number] * (1 + n_empty)
+    table = pa.Table.from_pylist(written, schema=PREPARED_SCHEMA)
+    if len(sources) > len(rows):
+        extras = extras.take(pa.array(sources, pa.int64()))
     for field in extras.schema:
         table = table.append_column(field, extras[field.name])
     return table
 
 
+def without_empty_rows(table: pa.Table) -> pa.Table:
+    """The rows that are clips or dead letters."""
+    is_row = pc.not_equal(table["kind"], EMPTY)
+    return table if pc.all(is_row).as_py() else table.filter(is_row)
+
+
 def from_table(table: pa.Table) -> Iterator[tuple[Prepared, pa.Table]]:
     """Each prepared row with its extra columns under their own names, a table of one row."""
+    table = without_empty_rows(table)
     names = [name for name in table.column_names if name.startswith(EXTRA)]
     extras = table.select(names).rename_columns([name.removeprefix(EXTRA) for name in names])
     for number, row in enumerate(table.select(PREPARED_SCHEMA.names).to_pylist()):

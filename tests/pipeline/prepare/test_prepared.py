@@ -8,7 +8,14 @@ import pytest
 
 from manifests.schema import EffectiveParams
 from pipeline.planning.clips import ClipSpec, DeadLetter
-from pipeline.prepare.prepared import PreparedClip, extra_field, from_table, to_table
+from pipeline.prepare.prepared import (
+    ROW_BYTES,
+    PreparedClip,
+    extra_field,
+    from_table,
+    to_table,
+    without_empty_rows,
+)
 
 SPEC = ClipSpec(
     clip_id="c" * 32,
@@ -79,3 +86,31 @@ def test_extra_columns_arrive_under_their_own_names() -> None:
         [{"kind": "calm", "extra.kind": "a"}],
         [{"kind": None, "extra.kind": "b"}],
     ]
+
+
+def test_a_block_of_rows_is_bounded_in_bytes_too() -> None:
+    """Ray cuts blocks by rows, and 8 clips may each begin with a quarter of an hour of audio."""
+    large = np.zeros((1, 3 * ROW_BYTES // 4 + 1), np.float32)  # [1, N]: three times ROW_BYTES
+    rows = [
+        PreparedClip(replace(SPEC, id=f"r{n}"), 1, continuation=large if n % 2 else None)
+        for n in range(12)
+    ]
+    extras = pa.table({"extra.n": [*range(12)]})
+
+    table = to_table(rows, extras)
+    blocks = [table.slice(at, 8) for at in range(0, len(table), 8)]
+    found = [each for block in blocks for each in from_table(block)]
+
+    assert len(table) == 12 + 6 * 3
+    assert [row.spec.id for row, _ in found if isinstance(row, PreparedClip)] == [
+        f"r{n}" for n in range(12)
+    ]
+    assert [extra["n"][0].as_py() for _, extra in found] == [*range(12)]
+    assert (
+        max(
+            sum(row.nbytes for row, _ in from_table(block) if isinstance(row, PreparedClip))
+            for block in blocks
+        )
+        <= 8 * ROW_BYTES + large.nbytes
+    )
+    assert len(without_empty_rows(table)) == 12
