@@ -60,9 +60,8 @@ tiny: setup
 eval-tiny: setup
 	$(BIN)/python -m musicgen.tiny.evaluation.evaluate --card musicgen/tiny/checkpoint
 
-# Two processes: where one waits for Ray to start, the other computes.
 test: setup
-	RAY_AUTH_MODE=disabled $(BIN)/python -m pytest -m "not long" -n 2 --dist loadgroup
+	RAY_AUTH_MODE=disabled $(BIN)/python -m pytest -m "not long"
 
 # Within 90 s on 2 idle cores: no Ray, no server, no browser. Tests that need one fail in this run
 # unless they are marked.

@@ -42,15 +42,12 @@ UNMARKED = "/dev/null/only-tests-with-the-marker-ray-may-start-ray"
 @pytest.hookimpl(tryfirst=True)  # before `-m` is looked at
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Every test of `tests/integration` and every user of its cluster may start Ray; every test of
-    `SLOW_FILES` is slow. With `-n 2`, tests that share a cluster share a process too, and so do
-    the tests of one file that start Ray."""
+    `SLOW_FILES` is slow."""
     slow = {HERE / name for name in SLOW_FILES}
     for item in items:
         fixtures = getattr(item, "fixturenames", ())
         if item.path.is_relative_to(HERE / "integration") or "ray_cluster" in fixtures:
             item.add_marker("ray")
-            shared = "ray_cluster" if "ray_cluster" in fixtures else item.path.stem
-            item.add_marker(pytest.mark.xdist_group(shared))
         if item.path in slow:
             item.add_marker("slow")
 

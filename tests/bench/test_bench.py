@@ -214,6 +214,7 @@ def test_a_look_at_what_is_committed_is_timed() -> None:
     assert scale_ledger.commit_lookup_ms(600, tasks=64) > 0
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("ray_cluster")
 def test_the_overhead_of_a_clip_is_counted_over_all_processes() -> None:
     found = scale_ledger.overhead(40)

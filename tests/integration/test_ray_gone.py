@@ -35,6 +35,7 @@ def processes_of(name: str, ray_tmp: Path) -> list[int]:
     return found
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("process", "said"),
     [

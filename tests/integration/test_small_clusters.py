@@ -55,6 +55,7 @@ def test_12_rows_on_2_cpus(two_cpus: str, manifest: Path, tmp_path: Path, cli: C
     assert "waits" not in cli.said(running)
 
 
+@pytest.mark.long
 def test_while_another_job_holds_the_cpus(
     two_cpus: str, manifest: Path, tmp_path: Path, cli: Cli
 ) -> None:
@@ -85,6 +86,7 @@ def test_while_another_job_holds_the_cpus(
     assert len(clips(output)) == len(ROWS)
 
 
+@pytest.mark.long
 def test_a_cluster_that_never_holds_the_job_is_refused(
     manifest: Path, tmp_path: Path, cli: Cli
 ) -> None:

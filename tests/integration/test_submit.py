@@ -63,6 +63,7 @@ def submit(tmp_path: Path, cluster: str, words: Sequence[str]) -> tuple[int, str
     return done.returncode, done.stdout, done.stderr
 
 
+@pytest.mark.long
 def test_a_job_is_stopped_and_another_makes_the_rest(
     cluster: str, bucket: str, tmp_path: Path
 ) -> None:
