@@ -20,7 +20,6 @@ from pipeline.storage import open_storage
 from tests.integration.jobs import (
     EXAMPLES,
     clips,
-    ids_and_takes,
     problems,
     run_here,
     run_in_process,
