@@ -66,7 +66,7 @@ class FakeReplica(Replica):
         postprocess.encode = lambda *_, **__: FILE  # type: ignore[assignment]
         super().__init__(settings)
         assert self.worker is not None, self.broken
-        self.worker.model.decode = lambda codes: WAVEFORM  # type: ignore[method-assign]
+        self.worker.model.decode = lambda codes, piece_frames: WAVEFORM  # type: ignore[method-assign]
 
 
 def _request_of(task: ClipTask, model: Any) -> Any:
