@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import logging
+import os
 import shutil
+import signal
 from pathlib import Path
 from typing import Any
 
 import pytest
 from click.testing import CliRunner
 
-from pipeline import ledger
+from pipeline import job, ledger
 from pipeline.cli.root import main
+from pipeline.config_file import load_config
 from pipeline.ledger.lease import OutputGoneError
 from pipeline.ledger.parts import publish_part
 from pipeline.storage import open_storage
-from tests.integration.jobs import ids_and_takes, problems, run_here, write_manifest
+from tests.integration.jobs import TINY, ids_and_takes, problems, run_here, write_manifest
 
 RUN = "20260101T000000-abcdef"
 
@@ -33,7 +36,12 @@ def test_a_run_with_the_name_of_another_counts_only_its_own_clips(tmp_path: Path
     assert run_here(manifest, output, run_id=RUN).clips == 6
     write_manifest(manifest, rows(11))
 
-    drained = run_here(manifest, output, run_id=RUN, max_runtime="0.001s")
+    def stop_after_the_scan(said: str) -> None:
+        if said.startswith("11 rows"):
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    flags = {"manifest": str(manifest), "output": output, "run_id": RUN, "runtime": "local"}
+    drained = job.run(load_config(None, TINY | flags), say=stop_after_the_scan)
 
     assert (drained.clips, drained.left, drained.exit_code) == (0, 5, 5)
     again = run_here(manifest, output, run_id=RUN)
@@ -99,7 +107,7 @@ def test_a_damaged_output_is_repaired_and_made_whole_by_the_next_run(tmp_path: P
     refused = CliRunner().invoke(main, ["verify", "--output", output])
     repaired = CliRunner().invoke(main, ["verify", "--output", output, "--repair"])
     assert (refused.exit_code, repaired.exit_code) == (1, 0), repaired.output
-    assert "2 clips are taken out" in repaired.output
+    assert "2 clips taken out" in repaired.output
     assert [name for name, _ in ids_and_takes(output)] == ["r00", "r02", "r03", "r05"]
 
     summary = run_here(manifest, output)
