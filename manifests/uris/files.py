@@ -13,6 +13,7 @@ from manifests.uris.filesystems import OBJECT_STORES, split_uri
 from manifests.uris.range_file import RangeFile
 
 T = TypeVar("T")
+WEB = ("http", "https")
 RETRY = RetryPolicy()
 READ_WHOLE_BYTES = 8 * 2**20  # the columns of a smaller file are not worth a request each
 
@@ -25,7 +26,12 @@ def open_file(fs: Any, uri: str, path: str) -> BinaryIO:
         uri: The file's address, which says what kind of store it is.
         path: The file's path in `fs`.
     """
-    if split_uri(uri)[0] not in OBJECT_STORES:
+    scheme = split_uri(uri)[0]
+    if scheme in WEB:  # a server may know no ranges
+        size = again(uri, lambda: fs.info(path)).get("size")
+        if size and size <= READ_WHOLE_BYTES:
+            return io.BytesIO(again(uri, lambda: fs.cat_file(path)))
+    if scheme not in OBJECT_STORES:
         return cast(BinaryIO, fs.open(path, "rb"))
 
     def read(start: int, end: int) -> bytes:
