@@ -17,6 +17,7 @@ HERE = Path(__file__).parent
 SLOW_FILES = (
     "bench/test_bench.py",
     "deploy/test_deploy.py",
+    "manifests/isolation/test_pool.py",
     "musicgen/checkpoints/test_audiocraft.py",
     "musicgen/checkpoints/test_convert.py",
     "musicgen/checkpoints/test_load.py",
@@ -31,9 +32,12 @@ SLOW_FILES = (
     "musicgen/tiny/test_music.py",
     "musicgen/tiny/test_train.py",
     "pipeline/ledger/test_lease.py",
+    "pipeline/planning/test_judge.py",
+    "pipeline/planning/test_survey.py",
     "pipeline/replica/test_faults.py",
     "pipeline/replica/test_worker.py",
     "pipeline/report/test_report_browser.py",
+    "pipeline/runtime/test_local.py",
 )
 # Ray can't make its folder there, and its error names this path.
 UNMARKED = "/dev/null/only-tests-with-the-marker-ray-may-start-ray"
