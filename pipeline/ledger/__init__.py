@@ -6,7 +6,6 @@ from pipeline.ledger.parts import UnreadablePartError, list_parts, new_replica_i
 from pipeline.ledger.reader import (
     SETTLED,
     clips_committed_by,
-    committed_ids,
     dead_letters_of_run,
     read_clips,
     read_dead_letters,
@@ -26,7 +25,6 @@ __all__ = [
     "check_schema",
     "clip_schema",
     "clips_committed_by",
-    "committed_ids",
     "dead_letters_of_run",
     "list_parts",
     "new_replica_id",

@@ -14,7 +14,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.ledger.id_set import NO_IDS, DoneSet, Ids, among, pack_ids
+from pipeline.ledger.id_set import NO_IDS, Ids, among, pack_ids
 from pipeline.ledger.names import part_path
 from pipeline.ledger.order import (
     UNKNOWN,
@@ -131,22 +131,6 @@ def _of_generation(table: pa.Table, generation: int | None) -> pa.Table:
     if generation is None:
         return table
     return table.filter(pa.array(generations_of(table) == generation))
-
-
-def committed_ids(storage: Storage) -> DoneSet:
-    """All committed clips, and the rows whose dead letter stands."""
-    letters, order = read_letters(storage)
-    keys_of_letters = np.unique(pack_ids(letters["row_key"].to_pylist()))
-
-    def read(info: ObjectInfo) -> PartKeys:
-        keys = _read_keys(storage, info, with_rows=len(letters) > 0)
-        failed_once = among(keys.rows, keys_of_letters)
-        return PartKeys(keys.clips, keys.rows[failed_once], keys.order[failed_once])
-
-    parts = map_parts(storage, "clips", read)
-    clips = np.unique(np.concatenate([NO_IDS, *(part.clips for part in parts)]))
-    standing = letters.filter(pa.array(standing_among(letters, order, parts)))
-    return DoneSet(clips, np.unique(pack_ids(standing["row_key"].to_pylist())))
 
 
 def read_clips(

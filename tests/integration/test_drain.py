@@ -9,6 +9,7 @@ import pytest
 from pipeline import ledger
 from pipeline.storage import open_storage
 from tests.integration.jobs import Cli, clips, problems, run_here, wait_until, write_manifest
+from tests.pipeline.outputs import committed_ids
 
 N_ROWS = 14
 
@@ -20,7 +21,7 @@ def manifest(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def n_committed(output: str) -> int:
-    return len(ledger.committed_ids(open_storage(output)))
+    return len(committed_ids(open_storage(output)))
 
 
 def test_sigterm_commits_what_is_finished_and_the_next_run_resumes(

@@ -9,6 +9,7 @@ import pytest
 from pipeline import ledger
 from pipeline.storage import open_storage
 from tests.integration.jobs import Cli, clips, problems, run_here, wait_until, write_manifest
+from tests.pipeline.outputs import committed_ids
 
 N_ROWS, PART_CLIPS, SLOTS, REPLICAS = 48, 6, 2, 2
 SETTINGS = {
@@ -39,7 +40,7 @@ def parts(output: str) -> dict[str, float]:
 
 
 def n_committed(output: str) -> int:
-    return len(ledger.committed_ids(open_storage(output)))
+    return len(committed_ids(open_storage(output)))
 
 
 @pytest.mark.timeout(600)  # three runs of 48 clips each

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from pipeline import ledger
 from pipeline.storage import open_storage
 from tests.integration.jobs import Cli, clips, problems, wait_until, write_manifest
+from tests.pipeline.outputs import committed_ids
 
 if TYPE_CHECKING:
     from ray.cluster_utils import Cluster
@@ -67,7 +67,7 @@ def test_the_death_of_a_node(cluster: "Cluster", tmp_path: Path, cli: Cli) -> No
 
 
 def n_clips(output: str) -> int:
-    return len(ledger.committed_ids(open_storage(output)))
+    return len(committed_ids(open_storage(output)))
 
 
 def hashes(output: str) -> dict[str, str]:

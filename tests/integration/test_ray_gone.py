@@ -18,6 +18,7 @@ from tests.integration.jobs import (
     wait_until,
     write_manifest,
 )
+from tests.pipeline.outputs import committed_ids
 
 N_ROWS = 12
 
@@ -51,7 +52,7 @@ def test_the_death_of_ray_is_said_in_a_sentence_and_costs_no_clip(
     manifest = write_manifest(tmp_path / "m.parquet", rows)
     storage = open_storage(output)
     running = cli.start(*cli.job("run", manifest, output, slots=1, part_clips=1))
-    wait_until(lambda: len(ledger.committed_ids(storage)) >= 1, timeout_s=240)
+    wait_until(lambda: len(committed_ids(storage)) >= 1, timeout_s=240)
     (victim,) = processes_of(process, cli.ray_tmp)
     killed_at = time.monotonic()
     os.kill(victim, signal.SIGKILL)
@@ -68,7 +69,7 @@ def test_the_death_of_ray_is_said_in_a_sentence_and_costs_no_clip(
     (record,) = ledger.read_runs(storage)
     assert record["state"] == "failed"
 
-    n_before = len(ledger.committed_ids(storage))
+    n_before = len(committed_ids(storage))
     assert run_here(manifest, output, lease_ttl_s=1.0).clips == N_ROWS - n_before
     assert ids_and_takes(output) == [(f"r{i:02d}", 0) for i in range(N_ROWS)]
     assert problems(output) == []
@@ -80,7 +81,7 @@ def test_an_output_that_is_deleted_is_said_to_be_deleted(tmp_path: Path, cli: Cl
     manifest = write_manifest(tmp_path / "m.parquet", rows)
     storage = open_storage(output)
     running = cli.start(*cli.job("run", manifest, output, slots=1, part_clips=1))
-    wait_until(lambda: len(ledger.committed_ids(storage)) >= 1, timeout_s=240)
+    wait_until(lambda: len(committed_ids(storage)) >= 1, timeout_s=240)
     while (tmp_path / "out").exists():
         shutil.rmtree(tmp_path / "out", ignore_errors=True)
 

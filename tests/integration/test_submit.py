@@ -14,6 +14,7 @@ from pipeline import ledger
 from pipeline.storage import open_storage
 from tests.integration.clusters import BIN, environment, job_cluster
 from tests.integration.jobs import TINY, ids_and_takes, problems, wait_until
+from tests.pipeline.outputs import committed_ids
 from tests.s3 import S3Server
 
 pytestmark = pytest.mark.s3
@@ -78,7 +79,7 @@ def test_a_job_is_stopped_and_another_makes_the_rest(
         "--", "musicgen-batch", "run", *given,
     )  # fmt: skip
     assert started.returncode == 0, started.stdout + started.stderr
-    wait_until(lambda: len(ledger.committed_ids(storage)) >= 8)
+    wait_until(lambda: len(committed_ids(storage)) >= 8)
     stopped = call(tmp_path, "ray", "job", "stop", *job, "one")
     assert "stopped" in stopped.stdout + stopped.stderr, stopped.stdout + stopped.stderr
     before = ids_and_takes(output)

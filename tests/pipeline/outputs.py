@@ -9,8 +9,15 @@ from typing import Any
 
 import pyarrow as pa
 
-from pipeline.ledger import FAILED_SCHEMA, clip_schema, write_clip_part, write_dead_letter_part
+from pipeline.ledger import (
+    FAILED_SCHEMA,
+    DoneSet,
+    clip_schema,
+    write_clip_part,
+    write_dead_letter_part,
+)
 from pipeline.ledger.order import UNKNOWN
+from pipeline.ledger.part_index import read_standing
 from pipeline.ledger.settings import AudioMode
 from pipeline.storage import Storage
 
@@ -69,6 +76,11 @@ def letter(row: object, second: float = 0, **values: Any) -> dict[str, Any]:
         field.name: None if field.nullable else TYPICAL.get(field.type) for field in FAILED_SCHEMA
     }
     return typical | {"row_key": hex_id(f"row {row}"), "created_at": at(second), **values}
+
+
+def committed_ids(storage: Storage) -> DoneSet:
+    """What a run that begins now finds to be done."""
+    return read_standing(storage).known
 
 
 def commit(

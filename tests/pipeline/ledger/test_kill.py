@@ -10,12 +10,12 @@ import time
 
 import pytest
 
-from pipeline.ledger import committed_ids, list_parts, new_replica_id, new_run_id
+from pipeline.ledger import list_parts, new_replica_id, new_run_id
 from pipeline.ledger.lease import Lease, current_generation, holds
 from pipeline.ledger.maintain import compact, finish_compaction, gc
 from pipeline.ledger.verify import verify
 from pipeline.storage import Storage, open_storage
-from tests.pipeline.outputs import clip, commit, hex_id
+from tests.pipeline.outputs import clip, commit, committed_ids, hex_id
 
 CLIPS = [f"clip {n}" for n in range(36)]
 PART_CLIPS = 3

@@ -12,7 +12,7 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from pipeline.ledger import committed_ids, list_parts, read_clips, read_dead_letters
+from pipeline.ledger import list_parts, read_clips, read_dead_letters
 from pipeline.ledger.lease import Lease, LeaseLostError
 from pipeline.ledger.maintain import compact, gc
 from pipeline.ledger.merge import finish_compaction
@@ -20,7 +20,17 @@ from pipeline.ledger.parts import UnreadablePartError
 from pipeline.ledger.repair import repair
 from pipeline.ledger.verify import verify
 from pipeline.storage import Storage, open_storage
-from tests.pipeline.outputs import RUN, TORN, audio_of, clip, commit, fail, hex_id, letter
+from tests.pipeline.outputs import (
+    RUN,
+    TORN,
+    audio_of,
+    clip,
+    commit,
+    committed_ids,
+    fail,
+    hex_id,
+    letter,
+)
 
 
 @pytest.fixture

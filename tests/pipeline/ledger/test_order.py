@@ -7,7 +7,6 @@ import pytest
 from pipeline.ledger import (
     SETTLED,
     clips_committed_by,
-    committed_ids,
     dead_letters_of_run,
     read_clips,
     read_dead_letters,
@@ -15,7 +14,7 @@ from pipeline.ledger import (
 from pipeline.ledger.lease import Lease
 from pipeline.ledger.maintain import compact
 from pipeline.storage import Storage, open_storage
-from tests.pipeline.outputs import RUN, clip, commit, fail, hex_id, letter
+from tests.pipeline.outputs import RUN, clip, commit, committed_ids, fail, hex_id, letter
 
 DAY_S = 86_400
 ROW_A = hex_id("row a")

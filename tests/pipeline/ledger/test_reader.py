@@ -17,7 +17,6 @@ from pipeline.ledger import (
     SchemaError,
     UnreadablePartError,
     clip_schema,
-    committed_ids,
     list_parts,
     read_clips,
     read_dead_letters,
@@ -26,7 +25,17 @@ from pipeline.ledger import (
 from pipeline.ledger.parts import READ_WHOLE_BYTES, publish_part
 from pipeline.storage import Storage, StorageError, open_storage
 from tests.faults import fault_proxy
-from tests.pipeline.outputs import RUN, TORN, audio_of, clip, commit, fail, hex_id, letter
+from tests.pipeline.outputs import (
+    RUN,
+    TORN,
+    audio_of,
+    clip,
+    commit,
+    committed_ids,
+    fail,
+    hex_id,
+    letter,
+)
 from tests.s3 import S3Server
 
 NO_EXTRAS = pa.schema([])

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.ledger import committed_ids, read_clips, read_dead_letters
+from pipeline.ledger import read_clips, read_dead_letters
 from pipeline.ledger.lease import Lease
 from pipeline.ledger.repair import repair
 from pipeline.ledger.verify import verify
 from pipeline.storage import Storage, open_storage
-from tests.pipeline.outputs import TORN, audio_of, clip, commit, fail, hex_id, letter
+from tests.pipeline.outputs import TORN, audio_of, clip, commit, committed_ids, fail, hex_id, letter
 
 
 @pytest.fixture

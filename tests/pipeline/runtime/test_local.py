@@ -25,6 +25,7 @@ from tests.integration.jobs import (
     wait_until,
     write_manifest,
 )
+from tests.pipeline.outputs import committed_ids
 
 
 def rows(n: int, duration_s: float = 0.1) -> list[dict[str, object]]:
@@ -110,12 +111,12 @@ def test_sigterm_drains_a_local_run_and_the_next_one_goes_on(tmp_path: Path, cli
     )
     storage = open_storage(output)
     running = cli.start(*cli.job("run", manifest, output, local=True))
-    wait_until(lambda: len(ledger.committed_ids(storage)) >= 4)
+    wait_until(lambda: len(committed_ids(storage)) >= 4)
     os.kill(running.pid, signal.SIGTERM)
 
     assert running.wait(timeout=60) == 5, cli.said(running)
     assert "draining (SIGTERM" in cli.said(running)
-    n_drained = len(ledger.committed_ids(storage))
+    n_drained = len(committed_ids(storage))
     assert f"{n_drained} of 14 clips made" in cli.said(running)
     assert 4 <= n_drained < 14
     (record,) = ledger.read_runs(storage)
