@@ -177,7 +177,6 @@ class AttemptLog:
         replica: str,
         identity: ActorIdentity,
         max_deaths: int,
-        generation: int | None = None,
     ) -> AttemptLog:
         """Begins the record of a process, from that of the actor's earlier process if it had one.
 
@@ -187,7 +186,6 @@ class AttemptLog:
             replica: Name of the process.
             identity: Which actor it is.
             max_deaths: See below.
-            generation: Of the lease that the run holds; None counts all runs of that name.
 
         Raises:
             RepeatedDeathsError: `max_deaths` processes of this actor in a row died without

@@ -119,5 +119,4 @@ def begin_attempts(settings: ReplicaSettings, identity: ActorIdentity) -> Attemp
     config = settings.config
     storage = open_storage(config.run.output, config.run.storage_options)
     name = ledger.new_replica_id()
-    run = (config.run.max_deaths, settings.lease_generation)
-    return AttemptLog.begin(storage, settings.run_id, name, identity, *run)
+    return AttemptLog.begin(storage, settings.run_id, name, identity, config.run.max_deaths)

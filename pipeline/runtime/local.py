@@ -8,6 +8,7 @@ for tests. What it lacks is a process per replica: a replica that hangs or loses
 process, and nothing remembers a row that killed it.
 """
 
+import logging
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
@@ -55,6 +56,8 @@ class LocalRuntime:
 
     def start(self, say: Callable[[str], None]) -> float:
         """See `Runtime.start`: all replicas share the GPU that torch takes by default."""
+        if self._config.run.verbose:  # on Ray, actors have logs of their own
+            logging.getLogger("pipeline").setLevel(logging.INFO)
         if self._config.run.max_gpu_hours is None or self._config.engine.device == "cpu":
             return 0.0
         import torch

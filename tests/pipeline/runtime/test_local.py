@@ -110,12 +110,13 @@ def test_sigterm_drains_a_local_run_and_the_next_one_goes_on(tmp_path: Path, cli
         write_manifest(tmp_path / "m.parquet", rows(14, 3.0)),
     )
     storage = open_storage(output)
-    running = cli.start(*cli.job("run", manifest, output, local=True))
+    running = cli.start(*cli.job("run", manifest, output, local=True, verbose=True))
     wait_until(lambda: len(committed_ids(storage)) >= 4)
     os.kill(running.pid, signal.SIGTERM)
 
     assert running.wait(timeout=60) == 5, cli.said(running)
     assert "draining (SIGTERM" in cli.said(running)
+    assert " ready on cpu" in cli.said(running), "a log line, which --verbose shows"
     n_drained = len(committed_ids(storage))
     assert f"{n_drained} of 14 clips made" in cli.said(running)
     assert 4 <= n_drained < 14
