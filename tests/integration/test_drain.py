@@ -16,7 +16,7 @@ N_ROWS = 14
 
 @pytest.fixture(scope="module")
 def manifest(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    rows = [{"id": f"r{i:02d}", "prompt": f"song {i}", "duration_s": 6.0} for i in range(N_ROWS)]
+    rows = [{"id": f"r{i:02d}", "prompt": f"song {i}", "duration_s": 3.0} for i in range(N_ROWS)]
     return write_manifest(tmp_path_factory.mktemp("drain") / "m.parquet", rows)
 
 

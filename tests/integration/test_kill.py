@@ -11,7 +11,7 @@ from pipeline.storage import open_storage
 from tests.integration.jobs import Cli, clips, problems, run_here, wait_until, write_manifest
 from tests.pipeline.outputs import committed_ids
 
-N_ROWS, PART_CLIPS, SLOTS, REPLICAS = 48, 6, 2, 2
+N_ROWS, PART_CLIPS, SLOTS, REPLICAS = 30, 4, 2, 2
 SETTINGS = {
     "replicas": REPLICAS, "slots": SLOTS, "part_clips": PART_CLIPS, "block_rows": 4,
     "lease_ttl_s": 3.0,
@@ -21,7 +21,7 @@ SETTINGS = {
 @pytest.fixture(scope="module")
 def manifest(tmp_path_factory: pytest.TempPathFactory) -> Path:
     rows = [
-        {"id": f"r{i:02d}", "prompt": f"song {i}", "duration_s": 3.0 + 0.6 * (i % 7)}
+        {"id": f"r{i:02d}", "prompt": f"song {i}", "duration_s": 1.0 + 0.3 * (i % 7)}
         for i in range(N_ROWS)
     ]
     return write_manifest(tmp_path_factory.mktemp("kill") / "m.parquet", rows)
@@ -43,7 +43,6 @@ def n_committed(output: str) -> int:
     return len(committed_ids(open_storage(output)))
 
 
-@pytest.mark.timeout(600)  # three runs of 48 clips each
 def test_kill_of_the_driver_and_then_of_a_replica(
     manifest: Path, uninterrupted: dict[str, str], tmp_path: Path, cli: Cli
 ) -> None:
@@ -52,12 +51,12 @@ def test_kill_of_the_driver_and_then_of_a_replica(
     slots of each replica that died."""
     output = f"file://{tmp_path}/out"
     first = cli.start(*cli.job("run", manifest, output, **SETTINGS))
-    wait_until(lambda: n_committed(output) >= N_ROWS // 3)
+    wait_until(lambda: n_committed(output) >= N_ROWS // 5)
     assert first.poll() is None, "it must be killed in the middle"
     os.killpg(first.pid, signal.SIGKILL)
     first.wait()
     before, n_admitted = parts(output), len(cli.admissions())
-    assert N_ROWS // 3 <= n_committed(output) < N_ROWS
+    assert N_ROWS // 5 <= n_committed(output) < N_ROWS
     assert len(cli.replica_pids()) == REPLICAS
 
     second = cli.start(*cli.job("run", manifest, output, **SETTINGS))

@@ -75,6 +75,7 @@ def test_the_death_of_ray_is_said_in_a_sentence_and_costs_no_clip(
     assert problems(output) == []
 
 
+@pytest.mark.long  # tests/pipeline/test_job.py does it without Ray
 def test_an_output_that_is_deleted_is_said_to_be_deleted(tmp_path: Path, cli: Cli) -> None:
     output = f"file://{tmp_path}/out"
     rows = [{"id": f"r{i:02d}", "prompt": "x", "duration_s": 3.0} for i in range(N_ROWS)]

@@ -17,10 +17,10 @@ from pipeline.ledger.verify import verify
 from pipeline.storage import Storage, open_storage
 from tests.pipeline.outputs import clip, commit, committed_ids, hex_id
 
-CLIPS = [f"clip {n}" for n in range(36)]
+CLIPS = [f"clip {n}" for n in range(27)]
 PART_CLIPS = 3
 TTL_S = 1.0
-LIVES = 3
+LIVES = 2
 
 
 def write_until_done(root: str, environment: dict[str, str]) -> None:
