@@ -2,8 +2,8 @@
 
 Each figure is of a process of its own, over a manifest and the parts of a run that are written
 first and stay in out/bench/scale-ROWS. 99.9 % of the clips are done, in parts of 256; `unchanged`
-is the second run after the rest was made. Memory is the sum of what all processes hold at their
-fullest moment (pages that they share count for each), and that of the driver alone.
+is the second run after the rest was made. Memory is what all processes hold at their fullest
+moment, pages that several have in common counted once (PSS), and the RSS of the driver alone.
 """
 
 import argparse
@@ -131,17 +131,17 @@ class Memory(threading.Thread):
     def run(self) -> None:
         """Looks until `is_over` is set."""
         while not self.is_over.wait(LOOK_S):
-            own = _rss_mb(os.getpid())
-            self.most_of_driver_mb = max(self.most_of_driver_mb, own)
-            self.most_mb = max(self.most_mb, own + sum(map(_rss_mb, [*self._pool.pids])))
+            self.most_of_driver_mb = max(self.most_of_driver_mb, _memory_mb(os.getpid(), "Rss:"))
+            pids = [os.getpid(), *self._pool.pids]
+            self.most_mb = max(self.most_mb, sum(_memory_mb(pid, "Pss:") for pid in pids))
 
 
-def _rss_mb(pid: int) -> int:
+def _memory_mb(pid: int, kind: str) -> int:
     try:
-        pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
-    except (OSError, IndexError):  # it has just ended
+        lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+    except OSError:  # it has just ended
         return 0
-    return pages * os.sysconf("SC_PAGE_SIZE") // 10**6
+    return sum(int(line.split()[1]) for line in lines if line.startswith(kind)) * 1024 // 10**6
 
 
 if __name__ == "__main__":
