@@ -9,6 +9,7 @@ moment, pages that several have in common counted once (PSS), and the RSS of the
 import argparse
 import json
 import os
+import resource
 import shutil
 import subprocess
 import sys
@@ -31,7 +32,7 @@ from tests.bench.scale_output import (
 OUT = Path("out/bench")
 ROWS = (1_000_000, 10_000_000)
 WORKERS = (1, 2)
-LOOK_S = 0.1  # between readings of the memory
+LOOK_S = 0.5  # between readings of the memory, which take milliseconds of the driver each
 
 
 def main() -> None:
@@ -114,7 +115,7 @@ def plan_once(folder: Path, workers: int) -> dict[str, Any]:
         "cpu_s": round(spent.user + spent.system, 2),
         "workers_cpu_s": round(spent.children_user + spent.children_system, 2),
         "rss_mb": memory.most_mb,
-        "driver_rss_mb": memory.most_of_driver_mb,
+        "driver_rss_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 // 10**6,
         "outcomes": dict(found.plan.outcomes),
         "row_groups_with_work": len(found.plan.row_groups),
     }
@@ -126,22 +127,21 @@ class Memory(threading.Thread):
     def __init__(self, pool: LocalPool) -> None:
         super().__init__(daemon=True)
         self._pool, self.is_over = pool, threading.Event()
-        self.most_mb = self.most_of_driver_mb = 0
+        self.most_mb = 0
 
     def run(self) -> None:
         """Looks until `is_over` is set."""
         while not self.is_over.wait(LOOK_S):
-            self.most_of_driver_mb = max(self.most_of_driver_mb, _memory_mb(os.getpid(), "Rss:"))
             pids = [os.getpid(), *self._pool.pids]
-            self.most_mb = max(self.most_mb, sum(_memory_mb(pid, "Pss:") for pid in pids))
+            self.most_mb = max(self.most_mb, sum(map(_pss_mb, pids)))
 
 
-def _memory_mb(pid: int, kind: str) -> int:
+def _pss_mb(pid: int) -> int:
     try:
         lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
     except OSError:  # it has just ended
         return 0
-    return sum(int(line.split()[1]) for line in lines if line.startswith(kind)) * 1024 // 10**6
+    return sum(int(line.split()[1]) for line in lines if line.startswith("Pss:")) * 1024 // 10**6
 
 
 if __name__ == "__main__":

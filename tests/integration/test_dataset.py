@@ -60,9 +60,11 @@ def audio_folder(output_root: str) -> str:
 def test_a_mixed_manifest_becomes_a_dataset(
     output_root: str, audio_folder: str, tmp_path: Path
 ) -> None:
+    """On a disk without Ray, on S3 with it."""
     manifest = write_manifest(tmp_path / "mixed.parquet", mixed_rows(audio_folder))
 
-    summary = run_in_process(manifest, output_root, replicas=2)
+    run = run_here if output_root.startswith("file://") else run_in_process
+    summary = run(manifest, output_root, replicas=2)
 
     assert (summary.tally.clips, summary.dead_letters_standing) == (7, 2)
     assert problems(output_root) == []
