@@ -83,7 +83,7 @@ def measure(n_rows: int) -> dict[str, Any]:
     write_rest(folder / "out", folder / "m.parquet")
     _in_a_process(folder, workers)
     unchanged = _in_a_process(folder, workers)
-    found |= {f"{name}_unchanged": unchanged, "plan_unchanged_s": unchanged["seconds"]}
+    found |= {f"{name}_unchanged": unchanged, f"{name}_unchanged_s": unchanged["seconds"]}
     return found
 
 

@@ -21,5 +21,5 @@ def test_the_figures_of_a_small_manifest(tmp_path: Path, monkeypatch: pytest.Mon
     assert found["plan_2e4_s"] == first["seconds"] > 0
     assert found["plan_2e4_rss_mb"] > 50
     assert found["plan_2e4_driver_rss_mb"] > 50
-    assert found["plan_unchanged_s"] == unchanged["seconds"]
+    assert found["plan_2e4_unchanged_s"] == unchanged["seconds"]
     assert len([*(tmp_path / "scale-20000/out/clips").iterdir()]) == 79 + 1
