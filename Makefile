@@ -60,8 +60,9 @@ tiny: setup
 eval-tiny: setup
 	$(BIN)/python -m musicgen.tiny.evaluation.evaluate --card musicgen/tiny/checkpoint
 
+# Two processes: one for all that starts Ray, which leaves the other core free while it waits.
 test: setup
-	RAY_AUTH_MODE=disabled $(BIN)/python -m pytest -m "not long"
+	RAY_AUTH_MODE=disabled $(BIN)/python -m pytest -m "not long" -n 2 --dist loadgroup
 
 # Within 90 s on 2 idle cores: no Ray, no server, no browser. Tests that need one fail in this run
 # unless they are marked.

@@ -57,6 +57,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         fixtures = getattr(item, "fixturenames", ())
         if item.path.is_relative_to(HERE / "integration") or "ray_cluster" in fixtures:
             item.add_marker("ray")
+        if item.get_closest_marker("ray"):  # one process, so that there is one cluster
+            item.add_marker(pytest.mark.xdist_group("ray"))
         if item.path in slow:
             item.add_marker("slow")
 
