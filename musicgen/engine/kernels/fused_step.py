@@ -1,0 +1,120 @@
+"""The decode step with fused kernels between its matrix products.
+
+The same function of weights and state as `musicgen.engine.step.decode_step`, in 13 launches a layer
+with cross-attention and 8 without, and 4 beside them. No launch depends on how long rows are, on
+how long their texts are or on what their filters keep, so that one graph serves all steps of an
+engine, except for those in which a clip filters by top-p.
+"""
+
+from dataclasses import dataclass, replace
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from musicgen.engine.kernels.attention import attend, attend_text
+from musicgen.engine.kernels.layer import add_and_norm, embed_rows, gelu_
+from musicgen.engine.kernels.sampling import decide
+from musicgen.engine.kernels.table import Configuration, capability_of, configuration
+from musicgen.engine.step import DecodeState, StepShape
+from musicgen.engine.step import decide as decide_eagerly
+from musicgen.engine.weights import LayerTensors, LayerWeights, NormTensors, StepWeights
+from musicgen.lm.sampling import FilterShape
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """The rows that a step computes: their indices, where they begin to have no text, and the cell
+    that each appends."""
+
+    index: Tensor
+    n_texts: int
+    position: Tensor
+
+
+class FusedStep:
+    """Runs decode steps over one state; the alternative to `musicgen.engine.step.EagerDecode`.
+
+    Args:
+        weights: The model, its linear maps not packed.
+        state: The rows.
+        launch: How kernels are launched; None takes the table's entry for the device.
+    """
+
+    def __init__(
+        self, weights: StepWeights, state: DecodeState, launch: Configuration | None = None
+    ) -> None:
+        assert weights.head_tensor is not None
+        self._weights, self._state, self._heads = weights, state, weights.head_tensor
+        self._launch = launch or configuration(capability_of(weights.device))
+        self._every = torch.arange(len(state.step), device=weights.device)
+
+    def static_part(self, shape: StepShape) -> StepShape:
+        """What launches depend on: lengths are read on the device, filters too but for top-p."""
+        filters = shape.filters if shape.filters.top_p else FilterShape()
+        cross = self._state.cross_caches
+        return replace(
+            shape,
+            n_keys=self._state.caches[0].n_cells,
+            n_cross_keys=cross[0].n_cells if cross else 0,
+            filters=filters,
+            double=True,
+        )
+
+    def __call__(self, shape: StepShape) -> None:
+        """One decode step, in place."""
+        state = self._state
+        logits = self._logits(shape)
+        if shape.filters.top_p:
+            decide_eagerly(state, shape, logits.float())
+        else:
+            decide(state, logits, shape.n_leads, self._launch)
+        state.step += state.running
+
+    def _logits(self, shape: StepShape) -> Tensor:
+        """Logits [R, K, card] in the products' format; 0 in rows that are not computed."""
+        weights, state = self._weights, self._state
+        index = self._every if shape.n_rows is None else state.rows[: shape.n_rows]
+        norms = [layer.norm1 for layer in weights.layers[1:]] + [weights.out_norm]
+        x, normed, position = embed_rows(
+            *(weights, state, index, len(index), weights.layers[0].norm1, self._launch)
+        )
+        rows = _Rows(index, shape.n_texts, position)
+        for i, (layer, norm) in enumerate(zip(weights.layers, norms, strict=True)):
+            normed = self._layer(i, layer, x, normed, rows, norm)
+        logits = F.linear(normed, self._heads)
+        logits = logits.view(len(x), weights.cfg.n_codebooks, weights.cfg.card)
+        if shape.n_rows is None:
+            return logits
+        return logits.new_zeros(len(state.step), *logits.shape[1:]).index_copy_(0, index, logits)
+
+    def _layer(
+        self,
+        i: int,
+        layer: LayerWeights,
+        x: Tensor,
+        normed: Tensor,
+        rows: _Rows,
+        norm: NormTensors,
+    ) -> Tensor:
+        """Layer `i` from `normed`, the first norm of `x`; adds to `x` in place and returns `norm`
+        of the sum."""
+        state, launch, tensors = self._state, self._launch, _tensors(layer)
+        qkv = F.linear(normed, tensors.qkv)
+        branch = F.linear(
+            attend(qkv, state.caches[i], rows.index, rows.position, launch), tensors.out
+        )
+        if layer.cross is not None and tensors.cross_query is not None:
+            assert tensors.cross_out is not None
+            normed = add_and_norm(x, branch, layer.cross.norm, launch)[: rows.n_texts]
+            query = F.linear(normed, tensors.cross_query)
+            seen = attend_text(query, state.cross_caches[i], rows.index, state.n_cross, launch)
+            branch = F.linear(seen, tensors.cross_out)
+        normed = add_and_norm(x, branch, layer.norm2, launch)
+        hidden = gelu_(F.linear(normed, tensors.linear1), launch)
+        return add_and_norm(x, F.linear(hidden, tensors.linear2), norm, launch)
+
+
+def _tensors(layer: LayerWeights) -> LayerTensors:
+    assert layer.tensors is not None
+    return layer.tensors
