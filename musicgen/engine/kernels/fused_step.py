@@ -1,7 +1,7 @@
 """The decode step with fused kernels between its matrix products.
 
 The same function of weights and state as `musicgen.engine.step.decode_step`, in 13 launches a layer
-with cross-attention and 8 without, and 4 beside them. No launch depends on how long rows are, on
+with cross-attention and 9 without, and 4 beside them. No launch depends on how long rows are, on
 how long their texts are or on what their filters keep, so that one graph serves all steps of an
 engine, except for those in which a clip filters by top-p.
 """
@@ -14,10 +14,9 @@ from torch import Tensor
 
 from musicgen.engine.kernels.attention import attend, attend_text
 from musicgen.engine.kernels.layer import add_and_norm, embed_rows, gelu_
-from musicgen.engine.kernels.sampling import decide
+from musicgen.engine.kernels.sampling import decide_tokens
 from musicgen.engine.kernels.table import Configuration, capability_of, configuration
-from musicgen.engine.step import DecodeState, StepShape
-from musicgen.engine.step import decide as decide_eagerly
+from musicgen.engine.step import DecodeState, StepShape, decide
 from musicgen.engine.weights import LayerTensors, LayerWeights, NormTensors, StepWeights
 from musicgen.lm.sampling import FilterShape
 
@@ -63,16 +62,20 @@ class FusedStep:
 
     def __call__(self, shape: StepShape) -> None:
         """One decode step, in place."""
+        self.decide(shape, self.logits(shape))
+
+    def decide(self, shape: StepShape, logits: Tensor) -> None:
+        """Decide the next tokens by `logits` [R, K, card], write them, go to the next step."""
         state = self._state
-        logits = self._logits(shape)
         if shape.filters.top_p:
-            decide_eagerly(state, shape, logits.float())
+            decide(state, shape, logits.float())
         else:
-            decide(state, logits, shape.n_leads, self._launch)
+            decide_tokens(state, logits, shape.n_leads, self._launch)
         state.step += state.running
 
-    def _logits(self, shape: StepShape) -> Tensor:
-        """Logits [R, K, card] in the products' format; 0 in rows that are not computed."""
+    def logits(self, shape: StepShape) -> Tensor:
+        """Logits [R, K, card] of the current step, in the products' format; 0 in rows that are not
+        computed."""
         weights, state = self._weights, self._state
         index = self._every if shape.n_rows is None else state.rows[: shape.n_rows]
         norms = [layer.norm1 for layer in weights.layers[1:]] + [weights.out_norm]

@@ -120,7 +120,9 @@ def _decide_token(
         _write_token(sequence, row_null, k, following, token, n_steps, n_codebooks)
 
 
-def decide(state: DecodeState, logits: Tensor, n_leads: int, configuration: Configuration) -> None:
+def decide_tokens(
+    state: DecodeState, logits: Tensor, n_leads: int, configuration: Configuration
+) -> None:
     """Decide and write the next tokens of all clips, none of which filters by top-p.
 
     Args:
