@@ -42,6 +42,9 @@ class GraphedStep:
         state: The rows; its tensors must keep their addresses until `forget`.
         capture: Records the kernels that a function launches, without running them.
         decode: What is launched; None takes the eager step.
+
+    Attributes:
+        kernels: `triton` or `eager`: what is launched.
     """
 
     def __init__(
@@ -52,6 +55,7 @@ class GraphedStep:
         decode: Decode | None = None,
     ) -> None:
         self._capture, self._decode = capture, decode or EagerDecode(weights, state)
+        self.kernels = self._decode.name
         self._graphs: OrderedDict[StepShape, Graph | None] = OrderedDict()
 
     def __call__(self, shape: StepShape) -> None:
@@ -99,6 +103,7 @@ class EagerStep:
         self, weights: StepWeights, state: DecodeState, decode: Decode | None = None
     ) -> None:
         self._decode = decode or EagerDecode(weights, state)
+        self.kernels = self._decode.name
 
     @torch.inference_mode()
     def __call__(self, shape: StepShape) -> None:

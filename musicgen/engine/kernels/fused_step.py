@@ -38,7 +38,12 @@ class FusedStep:
         weights: The model, its linear maps not packed.
         state: The rows.
         launch: How kernels are launched; None takes the table's entry for the device.
+
+    Raises:
+        Exception: A first small kernel did not run; what, is Triton's to say.
     """
+
+    name = "triton"
 
     def __init__(
         self, weights: StepWeights, state: DecodeState, launch: Configuration | None = None
@@ -47,6 +52,8 @@ class FusedStep:
         self._weights, self._state, self._heads = weights, state, weights.head_tensor
         self._launch = launch or configuration(capability_of(weights.device))
         self._every = torch.arange(len(state.step), device=weights.device)
+        with torch.cuda.device_of(self._every):
+            gelu_(torch.zeros(16, device=weights.device), self._launch)
 
     def static_part(self, shape: StepShape) -> StepShape:
         """What launches depend on: lengths are read on the device, filters too but for top-p."""
@@ -62,7 +69,8 @@ class FusedStep:
 
     def __call__(self, shape: StepShape) -> None:
         """One decode step, in place."""
-        self.decide(shape, self.logits(shape))
+        with torch.cuda.device_of(self._every):  # Triton launches on the current one
+            self.decide(shape, self.logits(shape))
 
     def decide(self, shape: StepShape, logits: Tensor) -> None:
         """Decide the next tokens by `logits` [R, K, card], write them, go to the next step."""

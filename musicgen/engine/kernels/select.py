@@ -1,19 +1,29 @@
 """The one place that decides between the fused kernels and the eager step."""
 
+import logging
 from importlib.util import find_spec
 from typing import Literal, Protocol, get_args
 
 import torch
 
+from musicgen.engine.device_errors import is_broken_cuda, is_out_of_memory
 from musicgen.engine.kernels.table import OLDEST, capability_of
 from musicgen.engine.step import DecodeState, StepShape, decode_step
 from musicgen.engine.weights import StepWeights
+
+logger = logging.getLogger(__name__)
 
 Kernels = Literal["auto", "triton", "eager"]
 
 
 class Decode(Protocol):
-    """Runs decode steps over one state."""
+    """Runs decode steps over one state.
+
+    Attributes:
+        name: `triton` or `eager`.
+    """
+
+    name: str
 
     def __call__(self, shape: StepShape) -> None:
         """One decode step, in place."""
@@ -24,6 +34,8 @@ class Decode(Protocol):
 
 class EagerDecode:
     """Runs the step of torch's own operators; its launches depend on all of a shape."""
+
+    name = "eager"
 
     def __init__(self, weights: StepWeights, state: DecodeState) -> None:
         self._weights, self._state = weights, state
@@ -53,14 +65,29 @@ def make_decode(weights: StepWeights, state: DecodeState, kernels: str) -> Decod
         raise ValueError(f"kernels={kernels!r} must be one of {', '.join(get_args(Kernels))}")
     if kernels == "eager" or (kernels == "auto" and weights.device.type != "cuda"):
         return EagerDecode(weights, state)
-    missing = why_not_triton(weights)
-    if missing and kernels == "triton":
-        raise ValueError(f"kernels='triton' {missing}; take 'auto' or 'eager'")
-    if missing:
-        return EagerDecode(weights, state)
+    made = why_not_triton(weights) or fused(weights, state)
+    if not isinstance(made, str):
+        return made
+    if kernels == "triton":
+        raise ValueError(f"kernels='triton' {made}; take 'auto' or 'eager'")
+    logger.warning("the Triton kernels are left out: kernels='auto' %s", made)
+    return EagerDecode(weights, state)
+
+
+def fused(weights: StepWeights, state: DecodeState) -> Decode | str:
+    """The fused step, tried out on the device; or why Triton can't run there.
+
+    On a machine without a compiler for C, headers of Python or a folder for its cache, Triton is
+    installed and yet no kernel runs.
+    """
     from musicgen.engine.kernels.fused_step import FusedStep  # needs Triton
 
-    return FusedStep(weights, state)
+    try:
+        return FusedStep(weights, state)
+    except Exception as error:
+        if is_out_of_memory(error) or is_broken_cuda(error):
+            raise
+        return f"needs a Triton that can run, and its first kernel ended as {error!r}"
 
 
 def why_not_triton(weights: StepWeights) -> str | None:

@@ -191,6 +191,7 @@ def test_an_engine_gives_the_tokens_of_the_eager_step_from_one_graph() -> None:
         if kernels == "triton":
             decode = make_decode(engine.weights, engine.state, kernels)
             engine.run_step = GraphedStep(engine.weights, engine.state, captures, decode)
+            assert engine.run_step.kernels == "triton"
         rng = random.Random(2)
         requests = [random_request(rng, lm, str(i), 3) for i in range(4)]
         requests = [
@@ -211,7 +212,6 @@ def test_a_step_launches_few_kernels(fuse: FuseMethod, monkeypatch: pytest.Monke
     monkeypatch.setattr(GridExecutor, "__call__", lambda self, *_, **__: names.append(str(self.fn)))
     counts = []
     for n_layers in (2, 4):
-        names.clear()
         weights = prepare(
             small("text" if fuse == "cross" else "melody", n_layers=n_layers),
             "bf16",
@@ -220,6 +220,7 @@ def test_a_step_launches_few_kernels(fuse: FuseMethod, monkeypatch: pytest.Monke
         )
         state = DecodeState.idle(weights, 4, 64, 40)
         step = FusedStep(weights, state, LAUNCH)
+        names.clear()
         with Launches() as launched:
             step(StepShape(64, 64, 4, 4, FilterShape.of([SamplingParams()])))
         torch_names = [name for name in launched.names if "empty" not in name]

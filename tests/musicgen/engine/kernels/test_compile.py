@@ -70,9 +70,9 @@ def launches(capability: int, dtype: str) -> set[Launch]:
         lm = LMModel(MEDIUM)
     weights = prepare(lm, dtype, N_CELLS)
     state = DecodeState.idle(weights, 16, N_CELLS, 1504)
-    step = FusedStep(weights, state, CONFIGURATIONS[capability])
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(JITFunction, "run", record)
+        step = FusedStep(weights, state, CONFIGURATIONS[capability])
         step(step.static_part(StepShape(64, 64, 16, 16, FilterShape())))
     return found
 

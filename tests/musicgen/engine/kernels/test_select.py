@@ -53,6 +53,25 @@ def test_triton_needs_a_gpu_or_its_interpreter(plain: tuple[StepWeights, DecodeS
         make_decode(*plain, "triton")
 
 
+def test_a_triton_that_does_not_run_is_left_out_with_a_warning(
+    plain: tuple[StepWeights, DecodeState],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """As on a GPU where Triton finds no C compiler; here it finds no GPU."""
+    pytest.importorskip("triton")
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU")
+    monkeypatch.setattr(select, "why_not_triton", lambda _: None)
+    with pytest.raises(ValueError, match=r"its first kernel ended as RuntimeError.*driver"):
+        make_decode(*plain, "triton")
+    with monkeypatch.context() as patch:
+        patch.setattr(StepWeights, "device", torch.device("cuda"))
+        patch.setattr(select, "fused", lambda *_: "needs a Triton that can run")
+        assert make_decode(*plain, "auto").name == "eager"
+    assert "left out: kernels='auto' needs a Triton that can run" in caplog.text
+
+
 def test_a_gpu_gets_the_newest_configuration_that_is_not_newer_than_itself() -> None:
     for capability, known in [(80, 80), (86, 80), (89, 80), (90, 90), (100, 100), (120, 100)]:
         assert configuration(capability) is CONFIGURATIONS[known]
