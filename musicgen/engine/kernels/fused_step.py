@@ -52,7 +52,7 @@ class FusedStep:
         self._weights, self._state, self._heads = weights, state, weights.head_tensor
         self._launch = launch or configuration(capability_of(weights.device))
         self._every = torch.arange(len(state.step), device=weights.device)
-        with torch.cuda.device_of(self._every):
+        with torch.cuda.device_of(self._every):  # type: ignore[no-untyped-call]
             gelu_(torch.zeros(16, device=weights.device), self._launch)
 
     def static_part(self, shape: StepShape) -> StepShape:
@@ -69,7 +69,8 @@ class FusedStep:
 
     def __call__(self, shape: StepShape) -> None:
         """One decode step, in place."""
-        with torch.cuda.device_of(self._every):  # Triton launches on the current one
+        # Triton launches on the current device.
+        with torch.cuda.device_of(self._every):  # type: ignore[no-untyped-call]
             self.decide(shape, self.logits(shape))
 
     def decide(self, shape: StepShape, logits: Tensor) -> None:
