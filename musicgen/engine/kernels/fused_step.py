@@ -6,7 +6,7 @@ how long their texts are or on what their filters keep, so that one graph serves
 engine, except for those in which a clip filters by top-p.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -23,7 +23,7 @@ from musicgen.lm.sampling import FilterShape
 
 @dataclass(frozen=True)
 class _Rows:
-    """The rows that a step computes: their indices, where they begin to have no text, and the cell
+    """The rows of a step: their indices, how many from the first one may see a text, and the cell
     that each appends."""
 
     index: Tensor
@@ -56,15 +56,15 @@ class FusedStep:
             gelu_(torch.zeros(16, device=weights.device), self._launch)
 
     def static_part(self, shape: StepShape) -> StepShape:
-        """What launches depend on: lengths are read on the device, filters too but for top-p."""
-        filters = shape.filters if shape.filters.top_p else FilterShape()
-        cross = self._state.cross_caches
-        return replace(
-            shape,
+        """What launches depend on, which is top-p alone: all rows are launched, and programs of
+        those without a clip, a text or a token to decide leave after a cell or at once."""
+        n_rows, cross = len(self._every), self._state.cross_caches
+        return StepShape(
             n_keys=self._state.caches[0].n_cells,
             n_cross_keys=cross[0].n_cells if cross else 0,
-            filters=filters,
-            double=True,
+            n_leads=n_rows,
+            n_texts=n_rows,
+            filters=shape.filters if shape.filters.top_p else FilterShape(),
         )
 
     def __call__(self, shape: StepShape) -> None:
@@ -83,22 +83,17 @@ class FusedStep:
         state.step += state.running
 
     def logits(self, shape: StepShape) -> Tensor:
-        """Logits [R, K, card] of the current step, in the products' format; 0 in rows that are not
-        computed."""
+        """Logits [R, K, card] of the current step, in the products' format."""
         weights, state = self._weights, self._state
-        index = self._every if shape.n_rows is None else state.rows[: shape.n_rows]
         norms = [layer.norm1 for layer in weights.layers[1:]] + [weights.out_norm]
         x, normed, position = embed_rows(
-            *(weights, state, index, len(index), weights.layers[0].norm1, self._launch)
+            *(weights, state, self._every, weights.layers[0].norm1, self._launch)
         )
-        rows = _Rows(index, shape.n_texts, position)
+        rows = _Rows(self._every, shape.n_texts, position)
         for i, (layer, norm) in enumerate(zip(weights.layers, norms, strict=True)):
             normed = self._layer(i, layer, x, normed, rows, norm)
         logits = F.linear(normed, self._heads)
-        logits = logits.view(len(x), weights.cfg.n_codebooks, weights.cfg.card)
-        if shape.n_rows is None:
-            return logits
-        return logits.new_zeros(len(state.step), *logits.shape[1:]).index_copy_(0, index, logits)
+        return logits.view(len(x), weights.cfg.n_codebooks, weights.cfg.card)
 
     def _layer(
         self,

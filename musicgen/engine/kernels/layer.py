@@ -109,7 +109,6 @@ def embed_rows(
     weights: StepWeights,
     state: DecodeState,
     rows: Tensor,
-    n: int,
     norm: NormTensors,
     configuration: Configuration,
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -118,8 +117,7 @@ def embed_rows(
     Args:
         weights: The model.
         state: The rows, each of which feeds its current step.
-        rows: Which of them are computed: int64, its first n entries are read.
-        n: How many.
+        rows: Which of them are computed: int64 [n].
         norm: The first norm of the first layer.
         configuration: How kernels are launched.
 
@@ -128,7 +126,7 @@ def embed_rows(
         of each row int32 [n].
     """
     _, n_codebooks, n_steps = state.sequence.shape
-    width = weights.cfg.dim
+    n, width = len(rows), weights.cfg.dim
     x = torch.empty(n, width, device=rows.device)
     normed = torch.empty(n, width, dtype=weights.cache_dtype, device=rows.device)
     position = torch.empty(n, dtype=torch.int32, device=rows.device)

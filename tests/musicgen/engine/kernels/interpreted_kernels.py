@@ -141,7 +141,7 @@ def test_rows_start_from_their_tokens_and_positions() -> None:
     state.n_prefix[:] = torch.tensor([0, 100, 5, 11])
     rows = torch.tensor([2, 0, 3])
     norm = random_norm(32)
-    x, normed, position = embed_rows(weights, state, rows, 3, norm, LAUNCH)
+    x, normed, position = embed_rows(weights, state, rows, norm, LAUNCH)
     tokens = state.sequence[rows, :, state.step[rows]]
     expected = weights.embed(tokens) + weights.positions[position.long()]
     torch.testing.assert_close(x, expected)

@@ -91,8 +91,8 @@ def differences(seed: int) -> list[str]:
     ours, shape = random_state(rng, weights, rng.randint(1, 3))
     twin = copy.deepcopy(ours)
     fused = FusedStep(weights, ours, LAUNCH)
-    logits = fused.logits(fused.static_part(shape))
-    fused.decide(fused.static_part(shape), logits)
+    logits = fused.logits(shape)
+    fused.decide(shape, logits)
     expected = step_logits(weights, twin, shape, current_tokens(twin))
     decode_step(weights, twin, shape)
     same = {
@@ -168,19 +168,19 @@ def test_a_fault_in_a_kernel_is_seen(
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("kind", ["text", "style"])
-def test_rows_that_are_left_out_change_nothing(kind: Kind) -> None:
+def test_launches_depend_on_nothing_but_top_p() -> None:
     rng = random.Random(5)
-    weights = prepare(small(kind), "fp32", N_CELLS, packed=False)
-    whole, shape = random_state(rng, weights, 5)
-    some = copy.deepcopy(whole)
-    rows = [3, 0, 4]
-    some.rows[:3] = torch.tensor(rows)
-    shape = replace(shape, n_texts=5)
-    every = FusedStep(weights, whole, LAUNCH).logits(shape)
-    picked = FusedStep(weights, some, LAUNCH).logits(replace(shape, n_rows=3, n_texts=3))
-    assert close(picked[rows], every[rows])
-    assert not picked[[1, 2]].any()
+    weights = prepare(small("text"), "fp32", N_CELLS, packed=False)
+    state, shape = random_state(rng, weights, 5)
+    step = FusedStep(weights, state, LAUNCH)
+    plain = [SamplingParams(), SamplingParams(top_k=7), SamplingParams(use_sampling=False)]
+    shapes = {
+        step.static_part(replace(shape, n_keys=n, n_rows=n_rows, filters=FilterShape.of([params])))
+        for n, n_rows, params in zip((64, 128, 640), (None, 3, 4), plain, strict=True)
+    }
+    assert len(shapes) == 1
+    nucleus = FilterShape.of([SamplingParams(top_p=0.9)])
+    assert step.static_part(replace(shape, filters=nucleus)).filters == nucleus
 
 
 def test_an_engine_gives_the_tokens_of_the_eager_step_from_one_graph() -> None:
