@@ -89,7 +89,7 @@ class Engine:
         self.weights = weights or prepare(lm, options.dtype, n_cells, packed=options.packed)
         self.state = DecodeState.idle(self.weights, self.n_rows, n_cells, n_steps)
         self.run_step: GraphedStep | EagerStep = make_step(
-            self.weights, self.state, graphs=options.graphs
+            self.weights, self.state, graphs=options.graphs, kernels=options.kernels
         )
         self.scheduler = Scheduler(self.n_rows, longest_first=options.longest_first)
         self.shape = self._next_shape()
