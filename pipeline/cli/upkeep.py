@@ -141,7 +141,8 @@ def verify(storage: Storage, fast: bool, repair: bool, dry_run: bool, wait: bool
     clips = f"{clips} would be taken out" if dry_run else f"{clips} taken out"
     answer(
         f"{_found(done.found)}\n{clips} because the audio is damaged or missing, "
-        f"{counted(len(done.parts_moved), 'unreadable part')}; `run` makes again what is missing; "
+        f"{counted(len(done.parts_moved), 'unreadable part')} "
+        f"{'would be moved' if dry_run else 'moved'}; `run` makes again what is missing; "
         f"left: {counted(done.left, 'problem')}",
         asdict(done) | {"ok": not done.left, "dry_run": dry_run},
     )
