@@ -27,19 +27,37 @@ def declared_faults() -> dict[str, Declared]:
         source = path.read_text()
         if "@fault(" not in source and "=fault(" not in source:
             continue
-        for node in ast.walk(ast.parse(source)):
+        tree = ast.parse(source)
+        constants = _constants(tree)
+        for node in ast.walk(tree):
             if isinstance(node, ast.FunctionDef):
-                for each in _faults_of(node):
+                for each in _faults_of(node, constants):
                     assert each.key not in found, f"two tests declare {each.key}"
                     name = f"{path.relative_to(ROOT).as_posix()}::{node.name}"
                     found[each.key] = Declared(each, name, _is_long(node))
     return found
 
 
-def _faults_of(function: ast.FunctionDef) -> list[Fault]:
+def _constants(tree: ast.Module) -> dict[str, str]:
+    """The texts that a file names, such as `WHEN = "..."`."""
+    return {
+        node.targets[0].id: node.value.value
+        for node in tree.body
+        if isinstance(node, ast.Assign)
+        and isinstance(node.targets[0], ast.Name)
+        and isinstance(node.value, ast.Constant)
+        and isinstance(node.value.value, str)
+    }
+
+
+def _text(node: ast.expr, constants: dict[str, str]) -> str:
+    return constants[node.id] if isinstance(node, ast.Name) else str(ast.literal_eval(node))
+
+
+def _faults_of(function: ast.FunctionDef, constants: dict[str, str]) -> list[Fault]:
     calls = [call for mark in function.decorator_list for call in ast.walk(mark)]
     return [
-        Fault(*(ast.literal_eval(argument) for argument in call.args))
+        Fault(*(_text(argument, constants) for argument in call.args))
         for call in calls
         if isinstance(call, ast.Call)
         and isinstance(call.func, ast.Name)

@@ -68,7 +68,8 @@ class Measured:
 
 
 def fault(key: str, what: str, when: str) -> pytest.MarkDecorator:
-    """Declares the fault that a test causes; its arguments are literals, which the page reads."""
+    """Declares the fault that a test causes. The page reads its arguments from the source: they are
+    literals, or names of texts of the same file."""
     return pytest.mark.fault(Fault(key, what, when))
 
 

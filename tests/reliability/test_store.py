@@ -25,6 +25,10 @@ pytestmark = [pytest.mark.s3, pytest.mark.slow]
 
 IDS = [f"r{i}" for i in range(6)]
 SETTINGS = {"part_clips": 2, "slots": 2, "lease_ttl_s": 2.0}
+WRITES = "at each kind of write, twice"
+READS = "at each kind of read, twice"
+AGAIN = "after the first part; mended, the same command again"
+NOT_RECOVERED = "(the store did not recover: check the endpoint and the network, then run again)"
 AT_RISK = 4  # an uncommitted part and the clips in the slots
 
 
@@ -85,20 +89,20 @@ def all_goes_wrong(proxy: FaultProxy, how: StoreFault, for_s: float = math.inf) 
     ("how", "method"),
     [
         pytest.param(
-            "slow_down", "PUT", marks=fault("store/busy", "the store refuses (503)", "at each kind of write, twice")
+            "slow_down", "PUT", marks=fault("store/busy", "the store refuses (503)", WRITES)
         ),
         pytest.param(
-            "reset", "PUT", marks=fault("store/reset", "connections are reset", "at each kind of write, twice")
+            "reset", "PUT", marks=fault("store/reset", "connections are reset", WRITES)
         ),
         pytest.param(
-            "stall", "PUT", marks=fault("store/stall", "the store falls silent", "at each kind of write, twice")
+            "stall", "PUT", marks=fault("store/stall", "the store falls silent", WRITES)
         ),
         pytest.param(
             "drop_response", "PUT",
-            marks=fault("store/lost-reply", "the store writes, but its reply is lost", "at each kind of write, twice"),
+            marks=fault("store/lost-reply", "the store writes, but its reply is lost", WRITES),
         ),
         pytest.param(
-            "truncate", "GET", marks=fault("store/truncated", "replies are cut short", "at each kind of read, twice")
+            "truncate", "GET", marks=fault("store/truncated", "replies are cut short", READS)
         ),
     ],
 )  # fmt: skip
@@ -123,13 +127,13 @@ def test_a_store_that_is_away_briefly(proxy: FaultProxy, job: Job, outcome: Outc
 
 
 @pytest.mark.long  # as long as it says
-@fault("store/away", "the store is away for a minute", "after the first part; the same command again")
+@fault("store/away", "the store is away for a minute", AGAIN)
 def test_a_store_that_is_away_for_a_minute(proxy: FaultProxy, job: Job, outcome: Outcome) -> None:
     with all_goes_wrong(proxy, "reset", for_s=60):
         code, said = job.run(proxy)
     again, _ = job.run(proxy)
 
-    outcome.told("error: cannot …(the store did not recover: check the endpoint and the network, then run again)", said)
+    outcome.told(f"error: cannot …{NOT_RECOVERED}", said)
     outcome.ended(job.output, IDS, exits=[code, again], redone_at_most=AT_RISK)
 
 
@@ -138,16 +142,17 @@ def test_a_store_that_is_away_for_a_minute(proxy: FaultProxy, job: Job, outcome:
     ("how", "says"),
     [
         pytest.param(
-            "slow_down", "(the store did not recover: check the endpoint and the network, then run again)",
-            marks=fault("store/stays-busy", "the store refuses (503) for good", "after the first part; mended, the same command again"),
+            "slow_down", NOT_RECOVERED,
+            marks=fault("store/stays-busy", "the store refuses (503) for good", AGAIN),
         ),
         pytest.param(
-            "expire", "(the credentials have expired: renew them, then run the same command again)",
-            marks=fault("store/expired", "the credentials expire", "after the first part; renewed, the same command again"),
+            "expire",
+            "(the credentials have expired: renew them, then run the same command again)",
+            marks=fault("store/expired", "the credentials expire", AGAIN),
         ),
         pytest.param(
             "deny", "(access was denied: check the credentials and the permissions on this path)",
-            marks=fault("store/denied", "the permission to write is taken away", "after the first part; given back, the same command again"),
+            marks=fault("store/denied", "the right to write is taken away", AGAIN),
         ),
     ],
 )  # fmt: skip
