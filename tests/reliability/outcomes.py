@@ -63,7 +63,7 @@ class Measured:
     doubled: int
     letters: int
     redone_at_most: int
-    exits: list[int]
+    exits: list[int | str]
     words: str
 
 
@@ -92,7 +92,7 @@ class Outcome:
         output: str | Storage,
         wanted: Rows,
         *,
-        exits: Sequence[int],
+        exits: Sequence[int | str],
         letters: Collection[str] = (),
         admitted: int | None = None,
         redone_at_most: int = 0,
@@ -102,7 +102,7 @@ class Outcome:
         Args:
             output: The output, which `verify` must find whole.
             wanted: Ids of rows with one take each, or pairs of id and take.
-            exits: Exit codes of the commands.
+            exits: Exit codes of the commands; "killed" for one that had no chance to have any.
             letters: Ids of the rows that must stand as dead letters.
             admitted: Clips that were begun in all; counted where runs were in this process.
             redone_at_most: How many of them may have been begun in vain.

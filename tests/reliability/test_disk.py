@@ -124,3 +124,27 @@ def test_what_was_committed_stands_and_the_same_command_goes_on(
     assert "ERROR" not in said, "it is said once, in a sentence"
     outcome.told(f"error: cannot …{says}", said)
     outcome.ended(output, IDS, exits=[code, again], redone_at_most=AT_RISK)
+
+
+@fault("disk/deleted", "the output is deleted", "after the first part; the same command again")
+def test_an_output_that_is_deleted_is_made_anew(
+    tmp_path: Path, outcome: Outcome, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = [{"id": id, "prompt": f"song {id}", "duration_s": 0.1} for id in IDS]
+    manifest, folder = write_manifest(tmp_path / "m.parquet", rows), tmp_path / "out"
+
+    def publish_then_delete(*arguments: Any, **named: Any) -> str:
+        path = publish_part(*arguments, **named)
+        while folder.exists():
+            shutil.rmtree(folder, ignore_errors=True)
+        return path
+
+    with monkeypatch.context() as patch:
+        patch.setattr("pipeline.ledger.reader.publish_part", publish_then_delete)
+        code, said = attempt(run_here, manifest, f"file://{folder}", **SETTINGS)
+    again, _ = attempt(run_here, manifest, f"file://{folder}", **SETTINGS)
+
+    assert said.count("error: ") == 1
+    assert "took over" not in said
+    outcome.told("error: …was deleted, or moved away, while this run was writing to it", said)
+    outcome.ended(f"file://{folder}", IDS, exits=[code, again], redone_at_most=6)
