@@ -131,7 +131,13 @@ def test_a_second_manifest_may_bring_a_new_column(tmp_path: Path) -> None:
     first = write_manifest(tmp_path / "monday.parquet", rows(2, genre="jazz"))
     run_here(first, output)
     second = [{**row, "id": f"t{i}", "mood": "calm"} for i, row in enumerate(rows(2))]
-    run_here(write_manifest(tmp_path / "tuesday.parquet", second), output)
+    said: list[str] = []
+    tuesday = write_manifest(tmp_path / "tuesday.parquet", second)
+    run_here(tuesday, output, say=said.append)
+    assert said[0].startswith("new column mood: null in the clips that stand")
+    assert "musicgen-batch compact" in said[0]
+    run_here(tuesday, output, say=said.append)
+    assert len([text for text in said if "new column" in text]) == 1
 
     table = ledger.read_clips(open_storage(output), ["id", "genre", "mood"]).sort_by("id")
     assert table.to_pylist() == [
