@@ -130,6 +130,7 @@ def verify(storage: Storage, fast: bool, repair: bool, dry_run: bool, wait: bool
         _say_problems(report)
         answer(_found(report), asdict(report) | {"ok": report.ok})
         if not report.ok:
+            say(_way_out(report))
             raise click.exceptions.Exit(EXIT_CRASH)
         return
     with _lease(storage, wait, "verify") as lease:
@@ -154,6 +155,22 @@ def _say_problems(report: "VerifyReport") -> None:
     for problem in report.problems:
         if not wants_json():
             warn(str(problem))
+
+
+def _way_out(report: "VerifyReport") -> str:
+    """What mends the problems that were found."""
+    kinds = {problem.kind for problem in report.problems}
+    ways = []
+    if kinds - {"doubled", "unreadable audio"}:
+        ways.append(
+            "`verify --repair` takes damaged clips and parts out, and the next `run` makes those clips "
+            "again"
+        )
+    if "unreadable audio" in kinds:
+        ways.append("audio that can't be read may be whole: check the store, then verify again")
+    if "doubled" in kinds:
+        ways.append("`compact` drops the second copies")
+    return "; ".join(ways)
 
 
 def _found(report: "VerifyReport") -> str:

@@ -87,6 +87,16 @@ def test_the_document_of_verify_names_every_problem(folder: Path) -> None:
     found = document(result)
     assert not found["ok"]
     assert len(found["problems"]) == 1
+    assert "`verify --repair` takes damaged clips and parts out" in result.stderr
+
+
+def test_a_clip_that_stands_twice_has_its_own_way_out(folder: Path) -> None:
+    commit(open_storage(str(folder)), [clip("a")], 0, replica="bbbbbb")
+
+    result = invoke(ANSWERS["verify"], folder)
+
+    assert result.exit_code == 1
+    assert result.stderr.endswith("`compact` drops the second copies\n")
 
 
 def test_one_is_singular(folder: Path) -> None:
