@@ -163,8 +163,7 @@ def _way_out(report: "VerifyReport") -> str:
     ways = []
     if kinds - {"doubled", "unreadable audio"}:
         ways.append(
-            "`verify --repair` takes damaged clips and parts out, and the next `run` makes those clips "
-            "again"
+            "`verify --repair` takes damaged clips and parts out; the next `run` makes them again"
         )
     if "unreadable audio" in kinds:
         ways.append("audio that can't be read may be whole: check the store, then verify again")

@@ -107,9 +107,9 @@ def check_schema(
     if new:
         names = ", ".join(field.name for field in new)
         on_message(
-            f"new {'column' if len(new) == 1 else 'columns'} {names}: null in the clips that stand; "
-            "for readers that expect the same columns in every part, run `musicgen-batch compact` "
-            "afterwards"
+            f"new {'column' if len(new) == 1 else 'columns'} {names}: null in the clips that "
+            "stand; for readers that expect the same columns in every part, run "
+            "`musicgen-batch compact` afterwards"
         )
     return clip_schema(pa.schema([*fixed.values(), *new]), audio_mode)
 
