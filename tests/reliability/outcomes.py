@@ -26,6 +26,9 @@ STORED = Path(__file__).with_name("outcomes.json")
 WRITE = "MUSICGEN_WRITE_FAULTS"
 """While this variable is set, tests write down what they measure instead of comparing it."""
 
+# Declared, and waiting for a run of `make faults-table` on an idle machine; not on the page.
+UNMEASURED: frozenset[str] = frozenset()
+
 Rows = Collection[str] | Collection[tuple[str, int]]
 
 
@@ -138,6 +141,8 @@ class Outcome:
             write_stored(stored)
             return
         before = stored.get(self.fault.key)
+        if before is None and self.fault.key in UNMEASURED:
+            return
         assert measured == before, (
             f"fault {self.fault.key}: measured {measured}, stored {before}; where the change is "
             "meant, `make faults-table` stores it and writes the page"
