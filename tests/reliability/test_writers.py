@@ -119,7 +119,7 @@ def test_clocks_may_be_a_day_apart(
 @fault(
     "writers/late-upload",
     "the part of a killed run lands in the store",
-    "after the next run has made its clips (1)",
+    "after the next run has made its clips; `compact`",
 )
 def test_an_upload_that_lands_late_is_found_and_dropped(tmp_path: Path, outcome: Outcome) -> None:
     manifest, output = write_manifest(tmp_path / "m.parquet", rows()), f"file://{tmp_path}/out"
