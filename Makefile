@@ -20,7 +20,7 @@ export RAY_raylet_start_wait_time_s := 120
 # and each of the hundred processes that it starts half a second.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: setup demo test test-fast test-long test-s3 bench bench-gpu bench-pipeline bench-scale bench-table lint pictures errors-table columns-table settings-reference format lock clean
+.PHONY: setup demo test test-fast test-long test-s3 bench bench-gpu bench-pipeline bench-scale bench-table lint pictures errors-table faults-table columns-table settings-reference format lock clean
 
 setup: $(STAMP)
 
@@ -112,6 +112,12 @@ pictures: demo
 # The tables of docs/reference/errors.md, from the tests' own.
 errors-table: setup
 	$(BIN)/python -m tests.errors.page
+
+# The tables of docs/reliability.md: causes every fault, those of `make test-long` too, stores what the
+# tests measure, and writes it down.
+faults-table: setup
+	RAY_AUTH_MODE=disabled MUSICGEN_WRITE_FAULTS=1 $(BIN)/python -m pytest -m fault
+	$(BIN)/python -m tests.reliability.page
 
 # The columns of docs/dataset-schema.md, from the schema of the ledger.
 columns-table: setup

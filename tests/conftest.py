@@ -10,7 +10,7 @@ import pytest
 # machine with other work makes two threads ten times as slow as one.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
-pytest_plugins = ["tests.s3", "tests.job_fixtures"]
+pytest_plugins = ["tests.s3", "tests.job_fixtures", "tests.reliability.outcomes"]
 
 HERE = Path(__file__).parent
 # Files that are too long for `make test-fast` as a whole; longer tests of other files are marked.

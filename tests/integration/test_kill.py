@@ -10,6 +10,7 @@ from pipeline import ledger
 from pipeline.storage import open_storage
 from tests.integration.jobs import Cli, clips, problems, run_here, wait_until, write_manifest
 from tests.pipeline.outputs import committed_ids
+from tests.reliability.outcomes import Outcomes, fault
 
 N_ROWS, PART_CLIPS, SLOTS, REPLICAS = 30, 4, 2, 2
 SETTINGS = {
@@ -43,8 +44,10 @@ def n_committed(output: str) -> int:
     return len(committed_ids(open_storage(output)))
 
 
+@fault("process/driver-killed", "kill -9 of the driver and of its Ray", "in mid-run")
+@fault("process/replica-killed", "kill -9 of a replica", "in mid-run")
 def test_kill_of_the_driver_and_then_of_a_replica(
-    manifest: Path, uninterrupted: dict[str, str], tmp_path: Path, cli: Cli
+    manifest: Path, uninterrupted: dict[str, str], tmp_path: Path, cli: Cli, outcomes: Outcomes
 ) -> None:
     """The same command again, and it bears the loss of a replica: one row per clip, the same bytes,
     parts that stood untouched, and made again at most one uncommitted part and the clips in the
@@ -57,6 +60,7 @@ def test_kill_of_the_driver_and_then_of_a_replica(
     first.wait()
     before, n_admitted = parts(output), len(cli.admissions())
     assert N_ROWS // 5 <= n_committed(output) < N_ROWS
+    in_vain = n_admitted - n_committed(output)
     assert len(cli.replica_pids()) == REPLICAS
 
     second = cli.start(*cli.job("run", manifest, output, **SETTINGS))
@@ -73,3 +77,15 @@ def test_kill_of_the_driver_and_then_of_a_replica(
     assert len(cli.replica_pids()) == 2 * REPLICAS + 1  # Ray started another one
     deaths = REPLICAS + 1
     assert 0 <= len(cli.admissions()) - N_ROWS <= deaths * (PART_CLIPS + SLOTS)
+
+    wanted, at_risk = [f"r{i:02d}" for i in range(N_ROWS)], PART_CLIPS + SLOTS
+    outcomes["process/driver-killed"].told(
+        "took over from run on …, which stopped", cli.said(second)
+    )
+    outcomes["process/driver-killed"].ended(
+        output, wanted, exits=["killed", 0], admitted=N_ROWS + in_vain,
+        redone_at_most=REPLICAS * at_risk,
+    )  # fmt: skip
+    outcomes["process/replica-killed"].ended(
+        output, wanted, exits=[0], admitted=len(cli.admissions()) - in_vain, redone_at_most=at_risk
+    )

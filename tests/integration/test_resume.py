@@ -165,5 +165,8 @@ def test_a_second_run_exits_4_and_with_wait_follows(tmp_path: Path, cli: Cli) ->
     code, _, said = cli.run(*cli.job("run", second, output, wait=True, **settings))
     assert code == 3, said
     assert running.wait(timeout=120) == 0, cli.said(running)
+    ours = ("10 rows: ", "progress: ", "this job waits")
+    said = cli.said(running).splitlines()
+    assert [text for text in said if not text.startswith(ours)] == [], "a line of Ray's own"
     assert len(clips(output)) == 10
     assert problems(output) == []

@@ -36,6 +36,7 @@ from tests.pipeline.prepare.references import (
     write_bomb,
 )
 from tests.pipeline.prepare.test_prepared import SPEC
+from tests.reliability.outcomes import Outcome, fault
 
 
 def prepare_all(manifest: Path, kind: type[Prepare] = Prepare, **flags: Any) -> tuple[Any, Any]:
@@ -48,9 +49,13 @@ def prepare_all(manifest: Path, kind: type[Prepare] = Prepare, **flags: Any) -> 
     return kind(PrepareSettings(spec, info, {}, False), lambda: (NO_IDS, NO_IDS)), table
 
 
+@fault(
+    "rows/references", "references that crash, hang or fill the process that reads them",
+    "3 of 20 rows",
+)  # fmt: skip
 @pytest.mark.slow
 def test_harmful_references_are_kept_out_of_a_local_run_and_check_says_the_same(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, outcome: Outcome
 ) -> None:
     monkeypatch.setattr(job, "Prepare", HarmedPrepare)
     rows = harmful_rows(tmp_path)
@@ -64,6 +69,9 @@ def test_harmful_references_are_kept_out_of_a_local_run_and_check_says_the_same(
     assert problems(output) == []
     letters = {row["id"]: row for row in ledger.read_dead_letters(open_storage(output)).to_pylist()}
     assert {row["stage"] for row in letters.values()} == {"prepare"}
+    outcome.told("(id=r03): …reading it ended two processes", letters["r03"]["message"])
+    wanted = [row["id"] for row in rows]
+    outcome.ended(output, wanted, exits=[summary.exit_code], letters=letters.keys())
     access = ReferenceAccess(ReferencePolicy(**LIMITS))
     listener = "tests.manifests.isolation.handlers:make_harmed_listener"
     with closing(ReferenceOpener(access, listener)) as opener:

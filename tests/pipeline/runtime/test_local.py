@@ -13,6 +13,7 @@ import pyarrow as pa
 import pytest
 
 from pipeline import JobConfig, ledger, run
+from pipeline.cli.errors import exit_code_of
 from pipeline.runtime.local import in_blocks
 from pipeline.storage import open_storage
 from tests.integration.jobs import (
@@ -26,6 +27,7 @@ from tests.integration.jobs import (
     write_manifest,
 )
 from tests.pipeline.outputs import committed_ids
+from tests.reliability.outcomes import Outcome, fault
 
 
 def rows(n: int, duration_s: float = 0.1) -> list[dict[str, object]]:
@@ -87,7 +89,10 @@ def test_run_writes_the_report_and_sums_up(tmp_path: Path) -> None:
     assert run(tolerant).exit_code == 0
 
 
-def test_a_manifest_that_is_damaged_ends_the_job_with_its_own_error(tmp_path: Path) -> None:
+@fault("data/manifest", "the manifest is replaced", "after the scan; the same command again")
+def test_a_manifest_that_is_damaged_ends_the_job_with_its_own_error(
+    tmp_path: Path, outcome: Outcome
+) -> None:
     """What the reading thread meets is raised by `run`; here the file changes after the scan."""
     path = write_manifest(tmp_path / "m.parquet", rows(3))
 
@@ -97,14 +102,22 @@ def test_a_manifest_that_is_damaged_ends_the_job_with_its_own_error(tmp_path: Pa
     config = JobConfig.of(
         **(TINY | {"manifest": str(path), "output": str(tmp_path / "out"), "runtime": "local"})
     )
-    with pytest.raises(ValueError, match="was replaced while it was being read"):
+    with pytest.raises(ValueError, match="was replaced while it was being read") as caught:
         run(config, say=replace_it)
     (record,) = ledger.read_runs(open_storage(str(tmp_path / "out")))
     assert record["state"] == "failed"
+    ended = exit_code_of(caught.value)
+    assert ended is not None
+    outcome.told("m.parquet: was replaced while it was being read", ended[1])
+    exits = [ended[0], run(config).exit_code]
+    outcome.ended(str(tmp_path / "out"), ["r00", "r01"], exits=exits)
 
 
 @pytest.mark.slow
-def test_sigterm_drains_a_local_run_and_the_next_one_goes_on(tmp_path: Path, cli: Cli) -> None:
+@fault("process/sigterm", "SIGTERM to the driver", "in mid-run; the same command again")
+def test_sigterm_drains_a_local_run_and_the_next_one_goes_on(
+    tmp_path: Path, cli: Cli, outcome: Outcome
+) -> None:
     output, manifest = (
         f"file://{tmp_path}/out",
         write_manifest(tmp_path / "m.parquet", rows(14, 3.0)),
@@ -123,7 +136,12 @@ def test_sigterm_drains_a_local_run_and_the_next_one_goes_on(tmp_path: Path, cli
     (record,) = ledger.read_runs(storage)
     assert (record["state"], record["done"]) == ("drained", n_drained)
 
-    assert run_here(manifest, output).clips == 14 - n_drained
+    again = run_here(manifest, output)
+    assert again.clips == 14 - n_drained
+    outcome.told("drained (SIGTERM): …; the same command goes on from there", cli.said(running))
+    begun = cli.said(running).count("admitted run=") + outcome.admissions.n
+    wanted = [f"r{i:02d}" for i in range(14)]
+    outcome.ended(output, wanted, exits=[5, again.exit_code], admitted=begun)
     assert ids_and_takes(output) == [(f"r{i:02d}", 0) for i in range(14)]
     assert problems(output) == []
 
