@@ -63,7 +63,7 @@ def holder(storage: Storage) -> int:
 
 @pytest.mark.slow
 @pytest.mark.timeout(120)
-@fault("process/writers-killed", "kill -9 of the writing process, three times", "at random moments")
+@fault("process/writers-killed", "kill -9 of the writing process, twice", "at random moments")
 def test_writers_killed_at_random_lose_nothing_and_double_nothing(
     output_root: str, tmp_path: Path, outcome: Outcome
 ) -> None:
