@@ -8,10 +8,11 @@ combinations of sampling filters that clips ask for.
 
 from collections import OrderedDict
 from collections.abc import Callable
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 
+from musicgen.engine.cuda import DeviceStream, Graph
 from musicgen.engine.step import DecodeState, StepShape, decode_step
 from musicgen.engine.weights import StepWeights
 
@@ -20,14 +21,14 @@ MAX_GRAPHS = 256  # all lengths of a window with ten sampling filters; the least
 Step = Callable[[StepShape], None]
 
 
-class Graph(Protocol):
-    """A captured sequence of kernel launches."""
+class Capture(Protocol):
+    """Records the kernels that a function launches, without running them."""
 
-    def replay(self) -> None:
-        """Launch it again."""
+    def __call__(self, launch: Callable[[], None]) -> Graph:
+        """The graph of what `launch` launches."""
 
-
-Capture = Callable[[Callable[[], None]], Graph]
+    def forget(self) -> None:
+        """All graphs so far are gone: give the memory behind them back."""
 
 
 class GraphedStep:
@@ -38,7 +39,7 @@ class GraphedStep:
     Args:
         weights: The model.
         state: The rows; its tensors must keep their addresses until `forget`.
-        capture: Records the kernels that a function launches, without running them.
+        capture: Makes the graphs.
     """
 
     def __init__(self, weights: StepWeights, state: DecodeState, capture: Capture) -> None:
@@ -60,26 +61,34 @@ class GraphedStep:
         self._graphs.move_to_end(shape)
         graph.replay()
 
+    @property
+    def n_graphs(self) -> int:
+        """Shapes that were captured and are kept."""
+        return sum(graph is not None for graph in self._graphs.values())
+
     def forget(self) -> None:
         """Drop all graphs: a tensor of the state was replaced."""
         self._graphs.clear()
+        self._capture.forget()
 
 
 class CudaCapture:
-    """Captures CUDA graphs that share one memory pool.
+    """Captures CUDA graphs that share one memory pool, on the stream of their engine: torch keeps
+    a workspace for products per stream, which graphs of different engines must not share."""
 
-    Other threads use the GPU meanwhile (codec, text encoder), so the capture restricts only the
-    calls of this thread.
-    """
-
-    def __init__(self) -> None:
-        self._pool = torch.cuda.graph_pool_handle()
+    def __init__(self, stream: DeviceStream) -> None:
+        self._stream = stream
+        self._pool: Any = None
 
     def __call__(self, launch: Callable[[], None]) -> Graph:
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
-            launch()
-        return graph
+        """The graph of what `launch` launches."""
+        if self._pool is None:
+            self._pool = torch.cuda.graph_pool_handle()
+        return self._stream.capture(launch, self._pool)
+
+    def forget(self) -> None:
+        """The next graph gets a pool of its own, and the old one's memory is free."""
+        self._pool = None
 
 
 class EagerStep:
@@ -98,7 +107,11 @@ class EagerStep:
 
 
 def make_step(
-    weights: StepWeights, state: DecodeState, *, graphs: bool | None = None
+    weights: StepWeights,
+    state: DecodeState,
+    *,
+    graphs: bool | None = None,
+    stream: DeviceStream | None = None,
 ) -> GraphedStep | EagerStep:
     """The function that runs steps over `state`.
 
@@ -106,6 +119,7 @@ def make_step(
         weights: The model.
         state: The rows.
         graphs: Whether steps run as CUDA graphs; None where the model is on CUDA.
+        stream: On which they are captured; None makes one.
 
     Raises:
         ValueError: `graphs` is True and the model is not on CUDA.
@@ -114,5 +128,5 @@ def make_step(
     if graphs and not on_cuda:
         raise ValueError("graphs=True needs CUDA; leave it out")
     if on_cuda if graphs is None else graphs:
-        return GraphedStep(weights, state, CudaCapture())
+        return GraphedStep(weights, state, CudaCapture(stream or DeviceStream(weights.device)))
     return EagerStep(weights, state)
