@@ -8,7 +8,6 @@ from itertools import chain
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from torchaudio.transforms import Resample
 
 from musicgen.config import resampling_ratio
 
@@ -142,6 +141,8 @@ class _Source:
 
 @lru_cache(maxsize=4)
 def _kernel(from_hz: int, to_hz: int, dtype: torch.dtype) -> Callable[[Tensor], Tensor]:
+    from torchaudio.transforms import Resample  # where nothing is resampled, it may be missing
+
     resampler: Callable[[Tensor], Tensor] = Resample(
         from_hz, to_hz, lowpass_filter_width=ZEROS, rolloff=ROLLOFF, dtype=dtype
     )

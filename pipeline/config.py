@@ -19,11 +19,12 @@ from pydantic.fields import FieldInfo
 from manifests.schema import GenerationDefaults
 from manifests.uris.policy import ReferencePolicy
 from musicgen.config import ModelSource
+from musicgen.registry import AUTO_SLOTS_AT_MOST
 from pipeline.audio.settings import AudioSettings, QualitySettings
 from pipeline.ledger.settings import PartsSettings
 from pipeline.telemetry.settings import PriceSettings
 
-MOST_SLOTS, AUTO_SLOTS_AT_MOST = 1024, 64
+MOST_SLOTS = 1024
 EXIT_DEAD_LETTERS, EXIT_DRAINED = 3, 5  # how a run can end in order, besides 0
 DType = Literal["auto", "fp32", "bf16", "fp16"]
 Device = Literal["auto", "cpu", "cuda"]

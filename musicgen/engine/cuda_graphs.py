@@ -9,10 +9,11 @@ lengths (`musicgen.engine.kernels.fused_step`).
 
 from collections import OrderedDict
 from collections.abc import Callable
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 
+from musicgen.engine.cuda import DeviceStream, Graph
 from musicgen.engine.kernels.select import Decode, EagerDecode, make_decode
 from musicgen.engine.step import DecodeState, StepShape
 from musicgen.engine.weights import StepWeights
@@ -22,14 +23,14 @@ MAX_GRAPHS = 256  # all lengths of a window with ten sampling filters; the least
 Step = Callable[[StepShape], None]
 
 
-class Graph(Protocol):
-    """A captured sequence of kernel launches."""
+class Capture(Protocol):
+    """Records the kernels that a function launches, without running them."""
 
-    def replay(self) -> None:
-        """Launch it again."""
+    def __call__(self, launch: Callable[[], None]) -> Graph:
+        """The graph of what `launch` launches."""
 
-
-Capture = Callable[[Callable[[], None]], Graph]
+    def forget(self) -> None:
+        """All graphs so far are gone: give the memory behind them back."""
 
 
 class GraphedStep:
@@ -40,7 +41,7 @@ class GraphedStep:
     Args:
         weights: The model.
         state: The rows; its tensors must keep their addresses until `forget`.
-        capture: Records the kernels that a function launches, without running them.
+        capture: Makes the graphs.
         decode: What is launched; None takes the eager step.
 
     Attributes:
@@ -74,26 +75,34 @@ class GraphedStep:
         self._graphs.move_to_end(shape)
         graph.replay()
 
+    @property
+    def n_graphs(self) -> int:
+        """Shapes that were captured and are kept."""
+        return sum(graph is not None for graph in self._graphs.values())
+
     def forget(self) -> None:
         """Drop all graphs: a tensor of the state was replaced."""
         self._graphs.clear()
+        self._capture.forget()
 
 
 class CudaCapture:
-    """Captures CUDA graphs that share one memory pool.
+    """Captures CUDA graphs that share one memory pool, on the stream of their engine: torch keeps
+    a workspace for products per stream, which graphs of different engines must not share."""
 
-    Other threads use the GPU meanwhile (codec, text encoder), so the capture restricts only the
-    calls of this thread.
-    """
-
-    def __init__(self) -> None:
-        self._pool = torch.cuda.graph_pool_handle()
+    def __init__(self, stream: DeviceStream) -> None:
+        self._stream = stream
+        self._pool: Any = None
 
     def __call__(self, launch: Callable[[], None]) -> Graph:
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
-            launch()
-        return graph
+        """The graph of what `launch` launches."""
+        if self._pool is None:
+            self._pool = torch.cuda.graph_pool_handle()
+        return self._stream.capture(launch, self._pool)
+
+    def forget(self) -> None:
+        """The next graph gets a pool of its own, and the old one's memory is free."""
+        self._pool = None
 
 
 class EagerStep:
@@ -120,6 +129,7 @@ def make_step(
     *,
     graphs: bool | None = None,
     kernels: str = "auto",
+    stream: DeviceStream | None = None,
 ) -> GraphedStep | EagerStep:
     """The function that runs steps over `state`.
 
@@ -128,6 +138,7 @@ def make_step(
         state: The rows.
         graphs: Whether steps run as CUDA graphs; None where the model is on CUDA.
         kernels: `auto`, `triton` or `eager`, as `EngineOptions.kernels`.
+        stream: On which they are captured; None makes one.
 
     Raises:
         ValueError: `graphs` is True and the model is not on CUDA, or Triton can't run here.
@@ -137,5 +148,6 @@ def make_step(
         raise ValueError("graphs=True needs CUDA; leave it out")
     decode = make_decode(weights, state, kernels)
     if on_cuda if graphs is None else graphs:
-        return GraphedStep(weights, state, CudaCapture(), decode)
+        capture = CudaCapture(stream or DeviceStream(weights.device))
+        return GraphedStep(weights, state, capture, decode)
     return EagerStep(weights, state, decode)

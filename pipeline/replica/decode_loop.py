@@ -67,7 +67,7 @@ class DecodeLoop:
     ) -> None:
         self._model, self._config, self._observer = model, config, observer
         self._times, self._watchdog = times, watchdog
-        self.engine = make_engine(model, config)
+        self.engine = make_engine(model, config.engine.slots)
         self.engine.on_admit = self._on_admit
         self.tasks: dict[str, ClipTask] = {}
         self.ready: queue.Queue[tuple[ClipTask, Request]] = queue.Queue(maxsize=self.engine.n_rows)

@@ -2,13 +2,14 @@
 run out of memory."""
 
 import logging
+from typing import Literal
 
 import torch
 
 from musicgen.engine.device_errors import is_out_of_memory
 from musicgen.engine.engine import ROWS_PER_SLOT, Engine
-from musicgen.model import MusicGen
-from pipeline.config import AUTO_SLOTS_AT_MOST, JobConfig
+from musicgen.loaded import LoadedModel
+from musicgen.registry import AUTO_SLOTS_AT_MOST
 
 AUTO_SLOTS_ON_CPU = 8
 RESERVE_BYTES = 3 << 30  # for the codec, text encoding and the activations of a step
@@ -16,14 +17,12 @@ RESERVE_BYTES = 3 << 30  # for the codec, text encoding and the activations of a
 log = logging.getLogger(__name__)
 
 
-def make_engine(model: MusicGen, config: JobConfig) -> Engine:
+def make_engine(model: LoadedModel, slots: int | Literal["auto"]) -> Engine:
     """The engine of a replica, with fewer slots than asked for where they do not fit."""
-    return _largest(
-        model, auto_slots(model) if config.engine.slots == "auto" else config.engine.slots
-    )
+    return _largest(model, auto_slots(model) if slots == "auto" else slots)
 
 
-def auto_slots(model: MusicGen) -> int:
+def auto_slots(model: LoadedModel) -> int:
     """`--slots auto`: what a GPU has room for; a fixed number on a CPU, which is busy with that."""
     fit = model.slots_that_fit(RESERVE_BYTES)
     if fit is None:
@@ -31,20 +30,20 @@ def auto_slots(model: MusicGen) -> int:
     return min(max(fit, 1), AUTO_SLOTS_AT_MOST)
 
 
-def smaller_engine(model: MusicGen, n_rows: int, error: BaseException) -> Engine:
+def smaller_engine(model: LoadedModel, n_rows: int, error: BaseException) -> Engine:
     """An engine of half as many slots as the one of `n_rows` rows, which ran out of memory and of
     which nothing may be left by now."""
     _empty_cache(model)
     return _largest(model, halve(n_rows // ROWS_PER_SLOT, error))
 
 
-def _empty_cache(model: MusicGen) -> None:
+def _empty_cache(model: LoadedModel) -> None:
     """Gives memory that torch holds and does not use back to the device."""
     if model.device.type == "cuda":
         torch.cuda.empty_cache()
 
 
-def _largest(model: MusicGen, slots: int) -> Engine:
+def _largest(model: LoadedModel, slots: int) -> Engine:
     """An engine of `slots`, or of as many halves of them as it takes to fit."""
     while True:
         try:

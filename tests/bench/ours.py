@@ -72,18 +72,15 @@ class Ours:
         self._run([Clip(f"first {i}", 0.2, i) for i in range(slots)], engine)
         return self._run([Clip(f"then {i}", seconds, i) for i in range(slots)], engine).told()
 
-    def steps(
-        self, n_clips: int, lengths: Sequence[int], repeats: int, **switches: bool
-    ) -> dict[str, float]:
+    def steps(self, n_clips: int, lengths: Sequence[int], repeats: int) -> dict[str, float]:
         """Median seconds of a whole engine step by tokens in the caches, all slots busy.
 
         Args:
             n_clips: Slots, and clips in them.
             lengths: Tokens that each clip opens with.
             repeats: Steps that are timed.
-            switches: Of the engine.
         """
-        engine = self.model.make_engine(n_clips, **switches)
+        engine = self.model.make_engine(n_clips)
         return {str(n): self._step_s(engine, n_clips, n, repeats) for n in lengths}
 
     def _step_s(self, engine: Engine, n_clips: int, n_tokens: int, repeats: int) -> float:

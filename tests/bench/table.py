@@ -119,21 +119,32 @@ def _notes(found: Result, dtypes: Sequence[str]) -> Iterable[str]:
         yield f"- {dtype}: {'; '.join(said)}."
 
 
-def gpu(found: Result) -> list[str]:
-    """Step times with and without CUDA graphs."""
-    plan, shapes = found["run"]["plan"], [name for name in found if name != "run"]
-    ways = tuple(plan["switches"])
-    lines = [machine_line(found["run"]), f"One step in ms, {plan['dtype']}:", ""]
-    header = ("shape", "clips", "tokens", "transformers", *ways, "floor", "engine / floor")
-    cells = ((shape, cell) for shape in shapes for cell in found[shape]["steps"])
-    lines += table(header, (_step(shape, cell, *ways) for shape, cell in cells))
-    versus = (
-        f"- {shape}: {found[shape]['vs_arrival']:.1f} times the audio-seconds per second of "
-        f"`generate()` in order of arrival, {found[shape]['vs_sorted']:.1f} times sorted"
-        for shape in shapes
-        if "vs_arrival" in found[shape]
-    )
-    return [*lines, "", *versus]
+def gpu_check(found: Result) -> list[str]:
+    """Verdicts, and step times beside the measured bandwidth."""
+    told, checks = found["machine"], {each["name"]: each for each in found["outcomes"]}
+    verdicts = [each["verdict"] for each in checks.values()]
+    counts = ", ".join(f"{verdicts.count(v)} {v}" for v in ("PASS", "FAIL", "SKIP"))
+    rows = [
+        (
+            name.removeprefix("steps of "),
+            cell["n_clips"],
+            cell["n_tokens"],
+            f"{cell['ms']:.2f}",
+            f"{cell['audio_s_per_s']:.0f}",
+            f"{cell['gb_per_s']:.0f}",
+            f"{cell['of_bandwidth']:.2f}",
+        )
+        for name, each in checks.items()
+        for cell in each["figures"].get("steps", [])
+    ]
+    header = ("shape", "clips", "tokens", "ms / step", "audio-s/s", "GB/s", "of bandwidth")
+    where = told.get("card", told["device"])
+    return [
+        f"`make gpu-check` on {where}; torch {told['torch']}, CUDA {told['cuda']}: {counts} in "
+        f"{found['seconds']:.0f} s.",
+        "",
+        *table(header, rows),
+    ]
 
 
 def pipeline(found: Result) -> list[str]:
@@ -168,7 +179,7 @@ def _beside(found: Result) -> float:
 
 def figures(folder: Path) -> list[str]:
     """Everything that has been measured, as lines of Markdown."""
-    parts = {"engine": engine, "gpu": gpu, "pipeline": pipeline}
+    parts = {"engine": engine, "gpu-check": gpu_check, "pipeline": pipeline}
     lines: list[str] = []
     for name, write in parts.items():
         path = folder / f"{name}.json"

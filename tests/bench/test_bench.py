@@ -15,7 +15,7 @@ from transformers import MusicgenForConditionalGeneration
 from musicgen.registry import CODEC_PARAMETERS, FAMILY, T5_PARAMETERS
 from pipeline.cli.root import main as musicgen_batch
 from pipeline.config_file import load_config
-from tests.bench import engine, gpu, machine, pipeline, scale_ledger, table
+from tests.bench import engine, machine, pipeline, scale_ledger, table
 from tests.bench.shapes import SHAPES
 from tests.bench.workers import Inline, Process, Side
 from tests.bench.workload import Workload, batches, longest_first
@@ -79,32 +79,6 @@ def test_a_piece_leaves_the_others_as_they_were(out: Path) -> None:
 
     assert found["fp32"]["vs_arrival"] == 1.0
     assert found["fp32"]["in_flight_vs_static"] > 0
-
-
-def test_the_gpu_benchmark_on_a_cpu(out: Path) -> None:
-    plan = gpu.Plan(
-        ("tiny",), dtype="fp32", device="cpu", batches=(1, 2), lengths=(10,), repeats=1,
-        threads=1, switches={"eager": {"graphs": False}}, workload=FEW, slots=2, warm_up_frames=5,
-        limits=SMALL_LIMITS,
-    )  # fmt: skip
-
-    found = gpu.bench(plan, inline, out / "gpu.json")
-
-    assert found["tiny"]["vs_arrival"] > 0
-    assert any("tiny | 2 | 10" in line for line in table.figures(out))
-    for cell in found["tiny"]["steps"]:
-        assert cell["roofline"] == cell["floor_s"] / cell["eager_s"]
-        assert cell["peer_s"] > 0
-
-
-def test_what_does_not_fit_is_left_out(out: Path) -> None:
-    class Full:
-        def ask(self, question: str, **arguments: Any) -> Any:
-            if arguments["lengths"] != [10]:
-                raise MemoryError(question)
-            return {"10": 0.5}
-
-    assert gpu.step_times(Full(), gpu.Plan(lengths=(10, 700, 1400)), 64) == {"10": 0.5}
 
 
 def test_the_pipeline_benchmark_asks_the_command_line_for_64_clips(out: Path) -> None:

@@ -26,11 +26,14 @@ class Captures:
     """Counts captures; a real one records the launch without running it, and so does this."""
 
     def __init__(self) -> None:
-        self.count = 0
+        self.count = self.forgotten = 0
 
     def __call__(self, launch: Callable[[], None]) -> Recorded:
         self.count += 1
         return Recorded(launch)
+
+    def forget(self) -> None:
+        self.forgotten += 1
 
 
 def tokens_of(
@@ -71,6 +74,7 @@ def test_a_shape_runs_eagerly_then_is_captured_and_replayed_and_forgotten() -> N
     step(shape)
     step(shape)
     assert captures.count == 2
+    assert captures.forgotten == 1
 
 
 def test_cached_graphs_are_dropped_when_the_cross_caches_move(

@@ -7,7 +7,8 @@ import torch
 
 from musicgen.engine.engine import Engine
 from musicgen.model import MusicGen
-from pipeline.config import AUTO_SLOTS_AT_MOST, ConfigError, JobConfig
+from musicgen.registry import AUTO_SLOTS_AT_MOST
+from pipeline.config import ConfigError, JobConfig
 from pipeline.config_file import load_config
 from pipeline.replica import slots as module
 from pipeline.replica.slots import (
@@ -58,14 +59,14 @@ def test_auto_takes_what_the_gpu_has_room_for(room: int, slots: int) -> None:
 
 
 def test_auto_on_a_cpu_is_a_fixed_number() -> None:
-    engine = make_engine(MusicGen.get_pretrained("tiny", "cpu"), config("auto"))
+    engine = make_engine(MusicGen.get_pretrained("tiny", "cpu"), "auto")
     assert isinstance(engine, Engine)
     assert engine.n_rows == 2 * AUTO_SLOTS_ON_CPU
 
 
 def test_slots_that_do_not_fit_are_halved_until_they_do() -> None:
     gpu = Gpu(room=5)
-    assert make_engine(gpu, config(32)) == 4  # type: ignore[arg-type, comparison-overlap]
+    assert make_engine(gpu, 32) == 4  # type: ignore[arg-type, comparison-overlap]
     assert gpu.asked == [32, 16, 8, 4]
 
 
@@ -80,4 +81,4 @@ def test_an_engine_that_ran_out_of_memory_shrinks_until_it_fits(
 
 def test_a_model_that_does_not_fit_with_one_slot_says_so() -> None:
     with pytest.raises(torch.OutOfMemoryError):
-        make_engine(Gpu(room=0), config(4))  # type: ignore[arg-type]
+        make_engine(Gpu(room=0), 4)  # type: ignore[arg-type]
