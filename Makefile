@@ -62,7 +62,7 @@ eval-tiny: setup
 
 # Two processes: one for all that starts Ray, which leaves the other core free while it waits.
 test: setup
-	RAY_AUTH_MODE=disabled $(BIN)/python -m pytest -m "not long" -n 2 --dist loadgroup
+	RAY_AUTH_MODE=disabled $(BIN)/python -m pytest -m "not long" -n 2
 
 # Within 90 s on 2 idle cores: no Ray, no server, no browser. Tests that need one fail in this run
 # unless they are marked.

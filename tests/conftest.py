@@ -3,8 +3,11 @@
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+
+from tests.processes import RayApart, may_start_ray
 
 # Before torch is loaded: threads that wait for each other sleep instead of spinning, which on a
 # machine with other work makes two threads ten times as slow as one.
@@ -57,10 +60,16 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         fixtures = getattr(item, "fixturenames", ())
         if item.path.is_relative_to(HERE / "integration") or "ray_cluster" in fixtures:
             item.add_marker("ray")
-        if item.get_closest_marker("ray"):  # one process, so that there is one cluster
-            item.add_marker(pytest.mark.xdist_group("ray"))
+        if item.get_closest_marker("ray") and not may_start_ray(item.nodeid):
+            raise pytest.UsageError(f"{item.nodeid} starts Ray: name its file in RAY_FILES")
         if item.path in slow:
             item.add_marker("slow")
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> RayApart:
+    """Of `make test`, which runs in two processes."""
+    return RayApart(config, log)
 
 
 NO_BF16 = "needs a CPU with AVX-512, which this one lacks"
