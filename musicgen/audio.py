@@ -28,6 +28,7 @@ def resample(wav: Tensor, from_hz: int, to_hz: int) -> Tensor:
         ValueError: A rate is not positive, or their ratio would need a kernel of over 120 MB.
     """
     n_samples = wav.shape[-1]
+    _check_rates(from_hz, to_hz)
     if n_samples == 0:
         return wav
     flat = wav.reshape(-1, n_samples)  # [C, N]
@@ -61,8 +62,7 @@ def resampled_pieces(
     Raises:
         ValueError: As `resample`, or the blocks hold less than `n_samples`.
     """
-    if from_hz <= 0 or to_hz <= 0:
-        raise ValueError(f"sample rates are positive, got {from_hz} Hz and {to_hz} Hz")
+    _check_rates(from_hz, to_hz)
     source = _Source(blocks, n_samples)
     if from_hz == to_hz:
         yield from source.as_it_is()
@@ -74,10 +74,8 @@ def resampled_pieces(
     n_out = n_samples * to_hz // from_hz
     n_periods = -(-n_out // up)
     held = source.take(0, 0)
-    step, kernel = (
-        _step(held, n_samples, n_periods, (down, up)),
-        _kernel(from_hz, to_hz, held.dtype),
-    )
+    step = _step(held, n_samples, n_periods, (down, up))
+    kernel = _kernel(from_hz, to_hz, held.dtype)
     for first in range(0, n_periods, step):
         last = min(first + step, n_periods)
         begin = (first - n_edge) * down
@@ -87,6 +85,11 @@ def resampled_pieces(
         made = kernel(F.pad(piece[None], edges, mode="replicate"))[0, :, n_edge * up :]
         yield made[:, : min(last * up, n_out) - first * up]
     source.finish()
+
+
+def _check_rates(from_hz: int, to_hz: int) -> None:
+    if from_hz <= 0 or to_hz <= 0:
+        raise ValueError(f"sample rates are positive, got {from_hz} Hz and {to_hz} Hz")
 
 
 def _step(like: Tensor, n_samples: int, n_periods: int, ratio: tuple[int, int]) -> int:

@@ -24,6 +24,18 @@ from musicgen.engine.kv_cache import Cache
 
 
 @triton.jit
+def _add_tile(score, value, largest, total, summed):
+    """The running softmax with one tile more: score [tile], -inf where a cell is not seen, and
+    value [tile, block_dim]. The largest score is never -inf, as the first cell is seen."""
+    peak = tl.maximum(largest, tl.max(score, axis=0))
+    share = tl.exp(score - peak)
+    keep = tl.exp(largest - peak)
+    total = total * keep + tl.sum(share, axis=0)
+    summed = summed * keep + tl.sum(share[:, None] * value, axis=0)
+    return peak, total, summed
+
+
+@triton.jit
 def _attend_split(
     qkv,
     keys,
@@ -73,13 +85,7 @@ def _attend_split(
         value = tl.where(is_new, new_value[None, :], value).to(tl.float32)
         score = tl.sum(query[None, :] * key, axis=1)
         score = tl.where(cell <= last, score, float("-inf"))
-        # Not -inf: the first cell of the first tile is seen.
-        peak = tl.maximum(largest, tl.max(score, axis=0))
-        share = tl.exp(score - peak)
-        keep = tl.exp(largest - peak)
-        total = total * keep + tl.sum(share, axis=0)
-        summed = summed * keep + tl.sum(share[:, None] * value, axis=0)
-        largest = peak
+        largest, total, summed = _add_tile(score, value, largest, total, summed)
 
     at_part = (i * n_heads + head) * tl.num_programs(2) + part
     tl.store(sums + at_part * head_dim + dim, summed, mask=in_head)
@@ -170,12 +176,7 @@ def _attend_text(
         value = tl.load(values + at, mask=mask, other=0.0).to(tl.float32)
         score = tl.sum(q[None, :] * key, axis=1)
         score = tl.where(cell < seen, score, float("-inf"))
-        peak = tl.maximum(largest, tl.max(score, axis=0))
-        share = tl.exp(score - peak)
-        keep = tl.exp(largest - peak)
-        total = total * keep + tl.sum(share, axis=0)
-        summed = summed * keep + tl.sum(share[:, None] * value, axis=0)
-        largest = peak
+        largest, total, summed = _add_tile(score, value, largest, total, summed)
     tl.store(out + own, (summed / total).to(out.dtype.element_ty), mask=in_head)
 
 

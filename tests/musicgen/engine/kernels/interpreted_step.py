@@ -26,6 +26,8 @@ from musicgen.engine.weights import StepWeights, prepare
 from musicgen.lm.delay_pattern import UNKNOWN
 from musicgen.lm.model import LMModel
 from musicgen.lm.sampling import FilterShape
+from tests.gpu import numerics
+from tests.gpu.case import CheckFailed, Context
 from tests.musicgen.engine.test_cuda_graphs import Captures
 from tests.musicgen.engine.test_launches import Launches
 from tests.musicgen.toy import KINDS, Kind, random_request, randomise, run, toy_kind
@@ -165,6 +167,19 @@ def test_a_fault_in_a_kernel_is_seen(
 ) -> None:
     monkeypatch.setattr(fused_step, name, fault)
     assert any(differences(seed) for seed in range(6))
+
+
+def test_gpu_check_compares_the_kernels_with_float64(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(numerics, "KINDS", ("text", "melody"))
+    monkeypatch.setattr(numerics, "N_STEPS", 9)
+
+    found = numerics.step_against_float64(Context(torch.device("cpu"), tiny=True))
+
+    assert found.keys() == {f"{p} {k}" for p in ("eager", "triton") for k in ("text", "melody")}
+    assert 0 < max(found.values()) < numerics.EXACT
+    monkeypatch.setattr(fused_step, "attend", one_cell_too_many)
+    with pytest.raises(CheckFailed, match=r"fp32 logits are .* off"):
+        numerics.step_against_float64(Context(torch.device("cpu"), tiny=True))
 
 
 @torch.no_grad()
