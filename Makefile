@@ -68,7 +68,7 @@ test: setup
 # unless they are marked.
 FAST := not (long or ray or s3 or slow)
 test-fast: setup
-	MUSICGEN_TEST_S3=none $(BIN)/python -m pytest -m "$(FAST)" --ignore=tests/integration
+	MUSICGEN_TEST_S3=none $(BIN)/python -m pytest -m "$(FAST)" -n 2 --ignore=tests/integration
 
 # What takes too long for every change.
 test-long: setup

@@ -166,6 +166,7 @@ class ReplicaWorker:
         for thread in self._threads:
             thread.join(timeout=10)
         self.finisher.close()
+        self.attempts.close()
         self.storage.close()
 
     def _let_in(self, task: ClipTask) -> None:

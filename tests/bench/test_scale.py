@@ -7,7 +7,7 @@ import pytest
 from tests.bench import scale
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_figures_of_a_small_manifest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(scale, "OUT", tmp_path.absolute())
     monkeypatch.setattr(scale, "WORKERS", (1,))

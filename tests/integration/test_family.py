@@ -104,6 +104,7 @@ def test_a_model_of_every_kind(
         assert made["two"]["separation"] is None
 
 
+@pytest.mark.long
 def test_a_35_second_row_and_a_row_of_its_own_stride(tmp_path: Path) -> None:
     rows = [
         {"id": "35", "prompt": "long", "duration_s": 35.0},

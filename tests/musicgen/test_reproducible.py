@@ -2,7 +2,7 @@
 
 Mixed lengths, guidance, parameters, prompts, melodies, styles and windows, submitted at any moment,
 in two orders and beside caches of two sizes; once with one thread and once with two. `make test`
-runs 12 workloads per number format, `make test-long` 200.
+runs 12 workloads per number format with two threads, `make test-long` 200 with either.
 """
 
 import random
@@ -23,7 +23,7 @@ N_WORKLOADS, N_LONG = 12, 200
 DTYPES = ["fp32", "bf16"]
 
 
-@pytest.fixture(params=[1, 2], ids=["1 thread", "2 threads"])
+@pytest.fixture(params=[pytest.param(1, marks=pytest.mark.long), 2], ids=["1 thread", "2 threads"])
 def threads(request: pytest.FixtureRequest) -> Iterator[int]:
     before = torch.get_num_threads()
     torch.set_num_threads(request.param)

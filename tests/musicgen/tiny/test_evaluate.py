@@ -134,7 +134,7 @@ def _chroma_rotated(model: MusicGen) -> None:
         pytest.param(_text_ignored, ("by_text",), marks=pytest.mark.long),
         pytest.param(_melody_ignored, ("by_melody",), marks=pytest.mark.long),
         (_delays_shifted, ("likelihood",)),
-        (_chroma_rotated, ("by_melody",)),
+        pytest.param(_chroma_rotated, ("by_melody",), marks=pytest.mark.long),
     ],
 )
 def test_a_broken_path_is_caught(evaluation: Evaluation, plant, figures) -> None:  # type: ignore[no-untyped-def]

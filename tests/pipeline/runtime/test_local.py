@@ -14,6 +14,9 @@ import pytest
 
 from pipeline import JobConfig, ledger, run
 from pipeline.cli.errors import exit_code_of
+from pipeline.ledger.attempts import ActorIdentity, AttemptLog
+from pipeline.replica import actor
+from pipeline.replica.messages import ReplicaSettings
 from pipeline.runtime.local import in_blocks
 from pipeline.storage import open_storage
 from tests.integration.jobs import (
@@ -65,6 +68,25 @@ def test_threads_of_a_job_end_with_it(tmp_path: Path) -> None:
     run_here(manifest, f"file://{tmp_path}/out", replicas=2)
 
     wait_until(lambda: not {t.name for t in set(threading.enumerate()) - before}, timeout_s=30)
+
+
+def test_a_job_that_ends_while_a_replica_loads_leaves_no_attempt_record(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output = f"file://{tmp_path}/out"
+    manifest = write_manifest(tmp_path / "m.parquet", rows(2))
+    begin = actor.begin_attempts
+
+    def begin_late(settings: ReplicaSettings, identity: ActorIdentity) -> AttemptLog:
+        time.sleep(2)  # until the drain is over
+        return begin(settings, identity)
+
+    monkeypatch.setattr(actor, "begin_attempts", begin_late)
+
+    summary = run_here(manifest, output, max_runtime="1s", drain_s=0.1)
+
+    assert (summary.drained, summary.clips) == ("--max-runtime 1s", 0)
+    assert open_storage(output).list("attempts") == []
 
 
 def test_run_writes_the_report_and_sums_up(tmp_path: Path) -> None:
@@ -120,7 +142,7 @@ def test_sigterm_drains_a_local_run_and_the_next_one_goes_on(
 ) -> None:
     output, manifest = (
         f"file://{tmp_path}/out",
-        write_manifest(tmp_path / "m.parquet", rows(14, 3.0)),
+        write_manifest(tmp_path / "m.parquet", rows(12, 2.0)),
     )
     storage = open_storage(output)
     running = cli.start(*cli.job("run", manifest, output, local=True, verbose=True))
@@ -131,18 +153,18 @@ def test_sigterm_drains_a_local_run_and_the_next_one_goes_on(
     assert "draining (SIGTERM" in cli.said(running)
     assert " ready on cpu" in cli.said(running), "a log line, which --verbose shows"
     n_drained = len(committed_ids(storage))
-    assert f"{n_drained} of 14 clips made" in cli.said(running)
-    assert 4 <= n_drained < 14
+    assert f"{n_drained} of 12 clips made" in cli.said(running)
+    assert 4 <= n_drained < 12
     (record,) = ledger.read_runs(storage)
     assert (record["state"], record["done"]) == ("drained", n_drained)
 
     again = run_here(manifest, output)
-    assert again.clips == 14 - n_drained
+    assert again.clips == 12 - n_drained
     outcome.told("drained (SIGTERM): …; the same command goes on from there", cli.said(running))
     begun = cli.said(running).count("admitted run=") + outcome.admissions.n
-    wanted = [f"r{i:02d}" for i in range(14)]
+    wanted = [f"r{i:02d}" for i in range(12)]
     outcome.ended(output, wanted, exits=[5, again.exit_code], admitted=begun)
-    assert ids_and_takes(output) == [(f"r{i:02d}", 0) for i in range(14)]
+    assert ids_and_takes(output) == [(f"r{i:02d}", 0) for i in range(12)]
     assert problems(output) == []
 
 

@@ -169,6 +169,7 @@ def test_a_fault_in_a_kernel_is_seen(
     assert any(differences(seed) for seed in range(6))
 
 
+@pytest.mark.long
 def test_gpu_check_compares_the_kernels_with_float64(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(numerics, "KINDS", ("text", "melody"))
     monkeypatch.setattr(numerics, "N_STEPS", 9)
