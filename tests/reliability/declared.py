@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,10 +32,10 @@ def declared_faults() -> dict[str, Declared]:
         constants = _constants(tree)
         for node in ast.walk(tree):
             if isinstance(node, ast.FunctionDef):
-                for each in _faults_of(node, constants):
+                for each, is_long in _faults_of(node, constants):
                     assert each.key not in found, f"two tests declare {each.key}"
                     name = f"{path.relative_to(ROOT).as_posix()}::{node.name}"
-                    found[each.key] = Declared(each, name, _is_long(node))
+                    found[each.key] = Declared(each, name, is_long)
     return found
 
 
@@ -54,16 +55,27 @@ def _text(node: ast.expr, constants: dict[str, str]) -> str:
     return constants[node.id] if isinstance(node, ast.Name) else str(ast.literal_eval(node))
 
 
-def _faults_of(function: ast.FunctionDef, constants: dict[str, str]) -> list[Fault]:
-    calls = [call for mark in function.decorator_list for call in ast.walk(mark)]
-    return [
-        Fault(*(_text(argument, constants) for argument in call.args))
-        for call in calls
-        if isinstance(call, ast.Call)
-        and isinstance(call.func, ast.Name)
-        and call.func.id == fault.__name__
-    ]
+def _faults_of(
+    function: ast.FunctionDef, constants: dict[str, str]
+) -> Iterator[tuple[Fault, bool]]:
+    """The faults of a test or of one of its cases, and whether that is marked as long."""
+    nodes = [node for mark in function.decorator_list for node in ast.walk(mark)]
+    beside = {
+        id(mark): _has_long(node.elts)
+        for node in nodes
+        if isinstance(node, ast.List)
+        for mark in node.elts
+    }
+    for call in nodes:
+        if (
+            isinstance(call, ast.Call)
+            and isinstance(call.func, ast.Name)
+            and call.func.id == fault.__name__
+        ):
+            words = (_text(argument, constants) for argument in call.args)
+            is_long = _has_long(function.decorator_list) or beside.get(id(call), False)
+            yield Fault(*words), is_long
 
 
-def _is_long(function: ast.FunctionDef) -> bool:
-    return any(ast.unparse(mark) == "pytest.mark.long" for mark in function.decorator_list)
+def _has_long(marks: Iterable[ast.expr]) -> bool:
+    return any(ast.unparse(mark) == "pytest.mark.long" for mark in marks)

@@ -22,7 +22,6 @@ from tests.reliability.outcomes import Outcome, fault
 from tests.s3 import S3Server
 
 pytestmark = [pytest.mark.s3, pytest.mark.slow]
-LONG = pytest.mark.long
 
 IDS = [f"r{i}" for i in range(6)]
 SETTINGS = {"part_clips": 2, "slots": 2, "lease_ttl_s": 2.0}
@@ -93,10 +92,12 @@ def all_goes_wrong(proxy: FaultProxy, how: StoreFault, for_s: float = math.inf) 
             "slow_down", "PUT", marks=fault("store/busy", "the store refuses (503)", WRITES)
         ),
         pytest.param(
-            "reset", "PUT", marks=[LONG, fault("store/reset", "connections are reset", WRITES)]
+            "reset", "PUT",
+            marks=[pytest.mark.long, fault("store/reset", "connections are reset", WRITES)],
         ),
         pytest.param(
-            "stall", "PUT", marks=[LONG, fault("store/stall", "the store falls silent", WRITES)]
+            "stall", "PUT",
+            marks=[pytest.mark.long, fault("store/stall", "the store falls silent", WRITES)],
         ),
         pytest.param(
             "drop_response", "PUT",
@@ -118,7 +119,7 @@ def test_what_passes_is_borne(
     outcome.ended(job.output, IDS, exits=[code])
 
 
-@LONG
+@pytest.mark.long
 @fault("store/away-briefly", "the store is away for 4 seconds", "after the first part")
 def test_a_store_that_is_away_briefly(proxy: FaultProxy, job: Job, outcome: Outcome) -> None:
     with all_goes_wrong(proxy, "reset", for_s=4):
@@ -145,12 +146,15 @@ def test_a_store_that_is_away_for_a_minute(proxy: FaultProxy, job: Job, outcome:
     [
         pytest.param(
             "slow_down", NOT_RECOVERED,
-            marks=[LONG, fault("store/stays-busy", "the store refuses (503) for good", AGAIN)],
+            marks=[
+                pytest.mark.long,
+                fault("store/stays-busy", "the store refuses (503) for good", AGAIN),
+            ],
         ),
         pytest.param(
             "expire",
             "(the credentials have expired: renew them, then run the same command again)",
-            marks=[LONG, fault("store/expired", "the credentials expire", AGAIN)],
+            marks=[pytest.mark.long, fault("store/expired", "the credentials expire", AGAIN)],
         ),
         pytest.param(
             "deny", "(access was denied: check the credentials and the permissions on this path)",
