@@ -88,3 +88,34 @@ def mark(device: torch.device) -> Any:
     event = torch.cuda.Event()  # type: ignore[no-untyped-call]
     event.record(torch.cuda.current_stream(device))
     return event
+
+
+def use_repeatable_numerics(on: bool = True) -> None:
+    """Let products and convolutions of this process give the same bits again, or as fast as can be.
+
+    Repeatable: convolutions in full float32 by algorithms that do not race, half-precision products
+    summed in float32 and not split along the sum (split-K), for which the libraries get no
+    workspace. So a row of a product may have the same bits among any number of rows, which
+    `invariance` then looks at. `make gpu-check` measures the price.
+    """
+    torch.backends.cudnn.allow_tf32 = not on
+    torch.backends.cudnn.deterministic = on
+    torch.backends.cudnn.benchmark = False
+    torch.backends.cuda.matmul.allow_tf32 = False
+    matmul, sizes = torch.backends.cuda.matmul, WORKSPACES
+    for name in ("fp16", "bf16"):
+        switch = f"allow_{name}_reduced_precision_reduction"
+        try:
+            setattr(matmul, switch, (not on, not on))
+        except TypeError:  # torch before 2.10 knows no second switch
+            setattr(matmul, switch, not on)
+    for name in ("cublas_workspace_size", "cublaslt_workspace_size"):
+        resize = getattr(torch.backends.cuda, name, None)
+        if resize is None:  # torch before 2.14: see what CUBLAS_WORKSPACE_CONFIG does
+            continue
+        if name not in sizes:
+            sizes[name] = resize()
+        resize(0 if on else sizes[name])
+
+
+WORKSPACES: dict[str, int] = {}  # bytes that torch gives the libraries of its own accord

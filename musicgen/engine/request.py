@@ -2,13 +2,16 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
+import torch
 from torch import Tensor
 
 from musicgen.conditioning.fuser import ClipConditions
 from musicgen.config import GUIDANCE_ROWS, LMConfig, SamplingParams
 from musicgen.engine.step import round_up
 from musicgen.lm import delay_pattern
+from musicgen.lm.sampling import uniform
 from musicgen.windows import Window
 
 ROWS_PER_SLOT = 2
@@ -32,6 +35,9 @@ class Request:
         windows: The windows that it is made in; an empty tuple is one window over the whole clip.
         later_conditions: Conditions of the window with a given index >= 1, computed when that
             window begins; None keeps those of the first.
+        start: What `window_start` makes for the first window; None leaves that to the engine.
+        ready: On a GPU, the event (`cuda.mark`) after which the conditions are there; None takes
+            the moment of `Engine.submit`.
     """
 
     key: str
@@ -42,6 +48,8 @@ class Request:
     prompt_codes: Tensor | None = None
     windows: tuple[Window, ...] = ()
     later_conditions: Callable[[int], ClipConditions] | None = None
+    start: Tensor | None = None
+    ready: Any = None
 
     @property
     def plan(self) -> tuple[Window, ...]:
@@ -67,6 +75,26 @@ class Request:
     def n_rows(self) -> int:
         """Rows that the clip occupies."""
         return GUIDANCE_ROWS[self.sampling.guidance]
+
+
+def window_start(
+    cfg: LMConfig, seed: int, window: Window, opening: Tensor | None, device: torch.device
+) -> Tensor:
+    """Tokens and noise that a window begins with: int64 [2, K, S] on the host, the noise by its
+    bits, in memory from which a GPU copies without waiting.
+
+    Args:
+        cfg: Shape of the model.
+        seed: The clip's.
+        window: Which one.
+        opening: The codes [K, T0] that it begins with, or None.
+        device: The engine's.
+    """
+    tokens = delay_pattern.open_sequence(opening, window.n_frames, cfg.delays, cfg.special_token)
+    noise = uniform(seed, cfg.n_codebooks, window.n_frames, window.first_frame)
+    noise = delay_pattern.build(noise, cfg.delays, 0)  # float64 [K, S]
+    both = torch.stack([tokens, noise.view(torch.int64)])
+    return both.pin_memory() if device.type == "cuda" else both
 
 
 @dataclass(frozen=True)

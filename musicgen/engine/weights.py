@@ -30,11 +30,12 @@ Attend = Callable[[Tensor], Tensor]
 
 @dataclass(frozen=True)
 class CrossWeights:
-    """The cross-attention of one layer: query and output D to D, keys and values D to 2 D."""
+    """The cross-attention of one layer: query and output D to D, keys and values D to 2 D (None
+    where `StepWeights.text_kv` makes those of all layers)."""
 
     norm: Norm
     query: Linear
-    key_value: Linear
+    key_value: Linear | None
     out: ResidualLinear
 
 
@@ -84,6 +85,8 @@ class StepWeights:
         layers: The transformer.
         out_norm: The norm before the heads.
         heads: All K heads as one map, D to K * card.
+        text_kv: The cross-attention's keys and values of all layers as one map, D to layers * 2 D;
+            None where each layer has its own, which packed weights need to keep their bits.
     """
 
     cfg: LMConfig
@@ -96,6 +99,7 @@ class StepWeights:
     layers: tuple[LayerWeights, ...]
     out_norm: Norm
     heads: Linear
+    text_kv: Linear | None = None
 
     @property
     def text_block(self) -> int:
@@ -163,6 +167,7 @@ def prepare(
         layers=layers,
         out_norm=_norm(lm.out_norm, device),
         heads=heads,
+        text_kv=_text_kv(lm, maps),
     )
 
 
@@ -237,7 +242,7 @@ def _layer(layer: Layer, maps: _Maps) -> LayerWeights:
         cross = CrossWeights(
             norm=maps.norm(layer.norm_cross),
             query=maps.plain(cross_query),
-            key_value=maps.plain(cross_key_value),
+            key_value=maps.plain(cross_key_value) if maps.packed else None,
             out=maps.residual(layer.cross_attention.out_proj.weight),
         )
     return LayerWeights(
@@ -249,6 +254,13 @@ def _layer(layer: Layer, maps: _Maps) -> LayerWeights:
         linear1=maps.gelu(layer.linear1.weight),
         linear2=maps.residual(layer.linear2.weight),
     )
+
+
+def _text_kv(lm: LMModel, maps: _Maps) -> Linear | None:
+    if maps.packed or lm.cfg.fuse != "cross":
+        return None
+    layers = (cast(Layer, layer).cross_attention for layer in lm.transformer.layers)
+    return maps.plain(torch.cat([_scaled_query(x)[1] for x in layers if x is not None]))
 
 
 def _scaled_query(attention: Attention) -> tuple[Tensor, Tensor]:
