@@ -20,7 +20,7 @@ from musicgen.conditioning.text import TextEncoder
 from musicgen.config import SamplingParams
 from musicgen.engine.cuda import mark
 from musicgen.engine.engine import Request
-from musicgen.engine.request import window_start
+from musicgen.engine.request import WindowStart
 from musicgen.lm.model import LMModel
 from musicgen.windows import Window, plan_windows, stride_frames
 
@@ -126,7 +126,7 @@ class RequestBuilder:
             prompt_codes=opening,
             windows=windows,
             later_conditions=None if same else conditions,
-            start=window_start(self._lm_cfg, clip.seed, first, opening, self.device),
+            start=WindowStart.of(self._lm_cfg, clip.seed, first, opening, self.device),
             ready=mark(self.device),
         )
 

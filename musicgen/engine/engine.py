@@ -27,9 +27,9 @@ from musicgen.engine.request import (
     Limits,
     NonFiniteLogitsError,
     Request,
+    WindowStart,
     check_conditions,
     check_request,
-    window_start,
 )
 from musicgen.engine.scheduler import ClipProgress, RunningClip, Scheduler
 from musicgen.engine.step import DecodeState, StepShape, round_up
@@ -222,11 +222,10 @@ class Engine:
         request, window = clip.request, clip.window
         self.stream.receive((given.text, given.audio, given.null_audio), request.ready)
         conditions = guidance_rows(given, cfg.fuse, request.sampling.guidance)
-        start = None if clip.n_windows else request.start
-        if start is None:
-            opening = clip.opening()
-            start = window_start(cfg, request.seed, window, opening, weights.device)
-        on_device = start.to(weights.device, non_blocking=True)  # [2, K, S]
+        start = request.start
+        if start is None or not start.fits(request.seed, window, clip.codes):
+            start = WindowStart.of(cfg, request.seed, window, clip.codes, weights.device)
+        on_device = start.table.to(weights.device, non_blocking=True)  # [2, K, S]
         sequence, noise = on_device[0], on_device[1].view(torch.float64)  # [K, S] each
         prefix = conditions[0].prefix
         n_prefix = 0 if prefix is None else len(prefix)

@@ -21,6 +21,49 @@ class NonFiniteLogitsError(RuntimeError):
     """The logits of a clip became NaN or infinite."""
 
 
+@dataclass(frozen=True, eq=False)
+class WindowStart:
+    """What a window's row begins with, and what it was made of.
+
+    Attributes:
+        seed: The clip's.
+        window: Which one.
+        codes: All codes of the clip so far [K, known], or None.
+        table: Tokens and noise, int64 [2, K, S] on the host, the noise by its bits, in memory from
+            which a GPU copies without waiting.
+    """
+
+    seed: int
+    window: Window
+    codes: Tensor | None
+    table: Tensor
+
+    @classmethod
+    def of(
+        cls,
+        cfg: LMConfig,
+        seed: int,
+        window: Window,
+        codes: Tensor | None,
+        device: torch.device,
+    ) -> "WindowStart":
+        """That of a window of a model of that shape, for an engine on `device`."""
+        opening = None if codes is None else codes[:, window.first_frame :]  # [K, T0]
+        tokens = delay_pattern.open_sequence(
+            opening, window.n_frames, cfg.delays, cfg.special_token
+        )
+        noise = uniform(seed, cfg.n_codebooks, window.n_frames, window.first_frame)
+        noise = delay_pattern.build(noise, cfg.delays, 0)  # float64 [K, S]
+        table = torch.stack([tokens, noise.view(torch.int64)])
+        if device.type == "cuda":
+            table = table.pin_memory()
+        return cls(seed, window, codes, table)
+
+    def fits(self, seed: int, window: Window, codes: Tensor | None) -> bool:
+        """Whether it was made of these; a request that was copied with changes may differ."""
+        return (seed, window) == (self.seed, self.window) and codes is self.codes
+
+
 @dataclass(frozen=True)
 class Request:
     """One clip to generate.
@@ -35,7 +78,8 @@ class Request:
         windows: The windows that it is made in; an empty tuple is one window over the whole clip.
         later_conditions: Conditions of the window with a given index >= 1, computed when that
             window begins; None keeps those of the first.
-        start: What `window_start` makes for the first window; None leaves that to the engine.
+        start: The beginning of the first window, made beforehand; the engine makes one where it is
+            None or does not fit.
         ready: On a GPU, the event (`cuda.mark`) after which the conditions are there; None takes
             the moment of `Engine.submit`.
     """
@@ -48,7 +92,7 @@ class Request:
     prompt_codes: Tensor | None = None
     windows: tuple[Window, ...] = ()
     later_conditions: Callable[[int], ClipConditions] | None = None
-    start: Tensor | None = None
+    start: WindowStart | None = None
     ready: Any = None
 
     @property
@@ -75,26 +119,6 @@ class Request:
     def n_rows(self) -> int:
         """Rows that the clip occupies."""
         return GUIDANCE_ROWS[self.sampling.guidance]
-
-
-def window_start(
-    cfg: LMConfig, seed: int, window: Window, opening: Tensor | None, device: torch.device
-) -> Tensor:
-    """Tokens and noise that a window begins with: int64 [2, K, S] on the host, the noise by its
-    bits, in memory from which a GPU copies without waiting.
-
-    Args:
-        cfg: Shape of the model.
-        seed: The clip's.
-        window: Which one.
-        opening: The codes [K, T0] that it begins with, or None.
-        device: The engine's.
-    """
-    tokens = delay_pattern.open_sequence(opening, window.n_frames, cfg.delays, cfg.special_token)
-    noise = uniform(seed, cfg.n_codebooks, window.n_frames, window.first_frame)
-    noise = delay_pattern.build(noise, cfg.delays, 0)  # float64 [K, S]
-    both = torch.stack([tokens, noise.view(torch.int64)])
-    return both.pin_memory() if device.type == "cuda" else both
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ from musicgen.config import SamplingParams
 from musicgen.engine import step as step_module
 from musicgen.engine.cuda import DeviceStream, mark
 from musicgen.engine.engine import Engine, EngineOptions, Request
-from musicgen.engine.request import window_start
+from musicgen.engine.request import WindowStart
 from musicgen.engine.step import StepShape, decode_step, round_up
 from musicgen.lm.model import LMModel
 from tests.bench.shapes import SHAPES
@@ -121,7 +121,7 @@ def launches_of_an_admission(kind: Kind, n_layers: int) -> int:
     with dry_run() as found:
         engine = engine_of(lm.to(CUDA))
         request = clip(lm, "a")
-        start = window_start(lm.cfg, 1, request.plan[0], None, CUDA)
+        start = WindowStart.of(lm.cfg, 1, request.plan[0], None, CUDA)
         request = replace(request, sampling=SamplingParams(), start=start, ready=mark(CUDA))
         engine.submit(request)
         shape_only: list[StepShape] = []
