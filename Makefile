@@ -20,7 +20,7 @@ export RAY_raylet_start_wait_time_s := 120
 # and each of the hundred processes that it starts half a second.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: setup demo test test-fast test-long test-s3 bench gpu-check bench-pipeline bench-scale bench-table lint pictures errors-table columns-table settings-reference format lock clean
+.PHONY: setup demo test test-fast test-long test-s3 bench gpu-check bench-pipeline bench-scale bench-table lint pictures errors-table faults-table columns-table settings-reference format lock clean
 
 setup: $(STAMP)
 
@@ -60,14 +60,15 @@ tiny: setup
 eval-tiny: setup
 	$(BIN)/python -m musicgen.tiny.evaluation.evaluate --card musicgen/tiny/checkpoint
 
+# Two processes: one for all that starts Ray, which leaves the other core free while it waits.
 test: setup
-	RAY_AUTH_MODE=disabled $(BIN)/python -m pytest -m "not long"
+	RAY_AUTH_MODE=disabled $(BIN)/python -m pytest -m "not long" -n 2
 
 # Within 90 s on 2 idle cores: no Ray, no server, no browser. Tests that need one fail in this run
 # unless they are marked.
 FAST := not (long or ray or s3 or slow)
 test-fast: setup
-	MUSICGEN_TEST_S3=none $(BIN)/python -m pytest -m "$(FAST)" --ignore=tests/integration
+	MUSICGEN_TEST_S3=none $(BIN)/python -m pytest -m "$(FAST)" -n 2 --ignore=tests/integration
 
 # What takes too long for every change.
 test-long: setup
@@ -112,6 +113,12 @@ pictures: demo
 # The tables of docs/reference/errors.md, from the tests' own.
 errors-table: setup
 	$(BIN)/python -m tests.errors.page
+
+# The tables of docs/reliability.md: causes every fault, those of `make test-long` too, stores what the
+# tests measure, and writes it down.
+faults-table: setup
+	RAY_AUTH_MODE=disabled MUSICGEN_WRITE_FAULTS=1 $(BIN)/python -m pytest -m fault
+	$(BIN)/python -m tests.reliability.page
 
 # The columns of docs/dataset-schema.md, from the schema of the ledger.
 columns-table: setup

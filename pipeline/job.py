@@ -169,7 +169,7 @@ def _run(
         storage = lease.storage
         lease.start_heartbeat()
         finish_compaction(storage, lease)
-        schema = ledger.check_schema(storage, manifest.extra_schema, config.parts.audio)
+        schema = ledger.check_schema(storage, manifest.extra_schema, config.parts.audio, say)
         run_id = config.run.run_id or ledger.new_run_id()
         spec = _spec(config, manifest, info)
         watch = _watch(config, manifest, lease, drain, say, progress)

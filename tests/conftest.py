@@ -3,20 +3,24 @@
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+
+from tests.processes import RayApart, may_start_ray
 
 # Before torch is loaded: threads that wait for each other sleep instead of spinning, which on a
 # machine with other work makes two threads ten times as slow as one.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
-pytest_plugins = ["tests.s3", "tests.job_fixtures"]
+pytest_plugins = ["tests.s3", "tests.job_fixtures", "tests.reliability.outcomes"]
 
 HERE = Path(__file__).parent
 # Files that are too long for `make test-fast` as a whole; longer tests of other files are marked.
 SLOW_FILES = (
     "bench/test_bench.py",
     "deploy/test_deploy.py",
+    "examples/test_examples.py",
     "manifests/isolation/test_pool.py",
     "musicgen/checkpoints/test_audiocraft.py",
     "musicgen/checkpoints/test_convert.py",
@@ -24,6 +28,7 @@ SLOW_FILES = (
     "musicgen/codec/test_codec.py",
     "musicgen/conditioning/test_style_model.py",
     "musicgen/engine/test_invariance.py",
+    "musicgen/lm/test_lm.py",
     "musicgen/test_generation.py",
     "musicgen/test_model.py",
     "musicgen/test_parity.py",
@@ -31,11 +36,14 @@ SLOW_FILES = (
     "musicgen/tiny/test_evaluate.py",
     "musicgen/tiny/test_music.py",
     "musicgen/tiny/test_train.py",
+    "pipeline/audio/test_file_level.py",
     "pipeline/ledger/test_lease.py",
+    "pipeline/ledger/test_maintain.py",
     "pipeline/planning/test_judge.py",
     "pipeline/planning/test_survey.py",
     "pipeline/replica/test_faults.py",
     "pipeline/replica/test_worker.py",
+    "pipeline/report/test_page.py",
     "pipeline/report/test_report_browser.py",
     "pipeline/runtime/test_local.py",
 )
@@ -52,8 +60,16 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         fixtures = getattr(item, "fixturenames", ())
         if item.path.is_relative_to(HERE / "integration") or "ray_cluster" in fixtures:
             item.add_marker("ray")
+        if item.get_closest_marker("ray") and not may_start_ray(item.nodeid):
+            raise pytest.UsageError(f"{item.nodeid} starts Ray: name its file in RAY_FILES")
         if item.path in slow:
             item.add_marker("slow")
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> RayApart:
+    """Of `make test`, which runs in two processes."""
+    return RayApart(config, log)
 
 
 NO_BF16 = "needs a CPU with AVX-512, which this one lacks"

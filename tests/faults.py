@@ -21,6 +21,7 @@ from urllib.parse import urlsplit
 Fault = Literal[
     "slow_down",  # 503, the store did nothing
     "deny",  # 403, likewise
+    "expire",  # 400, likewise: the credentials are no longer valid
     "reset",  # the connection breaks before the store saw the request
     "stall",  # the store did it and then says nothing, for ten seconds
     "drop_response",  # the store did it, the client never hears of it
@@ -29,6 +30,7 @@ Fault = Literal[
 REFUSALS: dict[str | None, tuple[int, bytes]] = {
     "slow_down": (503, b"<Error><Code>SlowDown</Code><Message>Slow down.</Message></Error>"),
     "deny": (403, b"<Error><Code>AccessDenied</Code><Message>Access Denied</Message></Error>"),
+    "expire": (400, b"<Error><Code>ExpiredToken</Code><Message>It has expired.</Message></Error>"),
 }
 STALL_S = 10
 Headers = list[tuple[str, str]]

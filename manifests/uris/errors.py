@@ -35,6 +35,9 @@ PASSING_S3_ERRORS = frozenset(
     {"RequestTimeout", "BadDigest", "XAmzContentSHA256Mismatch", "OperationAborted"}
 )
 PASSING_ERRNOS = frozenset({errno.EIO, errno.ESTALE, errno.EAGAIN, errno.EBUSY, errno.EINTR})
+EXPIRED = frozenset(
+    {"ExpiredToken", "ExpiredTokenException", "RequestExpired", "TokenRefreshRequired"}
+)
 _DISK_IS_FULL = "the disk is full: make room and run the same command again"
 LOCAL_WAYS_OUT = {
     errno.ENOSPC: _DISK_IS_FULL,
@@ -153,6 +156,10 @@ def explain(error: Exception, doing: str, uri: str, secrets: Iterable[str]) -> S
             "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY or a profile, "
             "or pass --storage-option anon=true for a public bucket"
         )
+    elif _error_code(error) in EXPIRED:
+        way_out = "the credentials have expired: renew them, then run the same command again"
+    elif _error_code(error) == "RequestTimeTooSkewed":
+        way_out = "the clocks of this machine and of the store differ too much: set this one"
     elif isinstance(error, PermissionError) or status in (401, 403):
         way_out = "access was denied: check the credentials and the permissions on this path"
     elif isinstance(error, OSError) and error.errno in LOCAL_WAYS_OUT:

@@ -3,7 +3,8 @@
 A GPU finishes most kernels of a step sooner than Python can launch the next one; a graph launches
 all of them at once. `decode_step` depends on nothing but the step's shape and on tensors that stay
 at their addresses, so one graph per shape is enough: one per 64 cache cells, times the few
-combinations of sampling filters that clips ask for.
+combinations of sampling filters that clips ask for. With the Triton kernels one graph serves all
+lengths (`musicgen.engine.kernels.fused_step`).
 """
 
 from collections import OrderedDict
@@ -13,7 +14,8 @@ from typing import Any, Protocol
 import torch
 
 from musicgen.engine.cuda import DeviceStream, Graph
-from musicgen.engine.step import DecodeState, StepShape, decode_step
+from musicgen.engine.kernels.select import Decode, EagerDecode, make_decode
+from musicgen.engine.step import DecodeState, StepShape
 from musicgen.engine.weights import StepWeights
 
 MAX_GRAPHS = 256  # all lengths of a window with ten sampling filters; the least recent goes first
@@ -40,23 +42,35 @@ class GraphedStep:
         weights: The model.
         state: The rows; its tensors must keep their addresses until `forget`.
         capture: Makes the graphs.
+        decode: What is launched; None takes the eager step.
+
+    Attributes:
+        kernels: `triton` or `eager`: what is launched.
     """
 
-    def __init__(self, weights: StepWeights, state: DecodeState, capture: Capture) -> None:
-        self._weights, self._state, self._capture = weights, state, capture
+    def __init__(
+        self,
+        weights: StepWeights,
+        state: DecodeState,
+        capture: Capture,
+        decode: Decode | None = None,
+    ) -> None:
+        self._capture, self._decode = capture, decode or EagerDecode(weights, state)
+        self.kernels = self._decode.name
         self._graphs: OrderedDict[StepShape, Graph | None] = OrderedDict()
 
     def __call__(self, shape: StepShape) -> None:
         """One decode step."""
+        shape = self._decode.static_part(shape)
         if shape not in self._graphs:
-            decode_step(self._weights, self._state, shape)
+            self._decode(shape)
             self._graphs[shape] = None
             if len(self._graphs) > MAX_GRAPHS:
                 self._graphs.popitem(last=False)
             return
         graph = self._graphs[shape]
         if graph is None:
-            graph = self._capture(lambda: decode_step(self._weights, self._state, shape))
+            graph = self._capture(lambda: self._decode(shape))
             self._graphs[shape] = graph
         self._graphs.move_to_end(shape)
         graph.replay()
@@ -94,13 +108,16 @@ class CudaCapture:
 class EagerStep:
     """Launches every kernel of every step from Python; the alternative to `GraphedStep`."""
 
-    def __init__(self, weights: StepWeights, state: DecodeState) -> None:
-        self._weights, self._state = weights, state
+    def __init__(
+        self, weights: StepWeights, state: DecodeState, decode: Decode | None = None
+    ) -> None:
+        self._decode = decode or EagerDecode(weights, state)
+        self.kernels = self._decode.name
 
     @torch.inference_mode()
     def __call__(self, shape: StepShape) -> None:
         """One decode step."""
-        decode_step(self._weights, self._state, shape)
+        self._decode(self._decode.static_part(shape))
 
     def forget(self) -> None:
         """Do nothing: an eager step keeps no graphs."""
@@ -111,6 +128,7 @@ def make_step(
     state: DecodeState,
     *,
     graphs: bool | None = None,
+    kernels: str = "auto",
     stream: DeviceStream | None = None,
 ) -> GraphedStep | EagerStep:
     """The function that runs steps over `state`.
@@ -119,14 +137,17 @@ def make_step(
         weights: The model.
         state: The rows.
         graphs: Whether steps run as CUDA graphs; None where the model is on CUDA.
-        stream: On which they are captured; None makes one.
+        kernels: `auto`, `triton` or `eager`, as `EngineOptions.kernels`.
+        stream: On which graphs are captured: that of the work over `state`; None takes a new one.
 
     Raises:
-        ValueError: `graphs` is True and the model is not on CUDA.
+        ValueError: `graphs` is True and the model is not on CUDA, or Triton can't run here.
     """
     on_cuda = weights.device.type == "cuda"
     if graphs and not on_cuda:
         raise ValueError("graphs=True needs CUDA; leave it out")
+    decode = make_decode(weights, state, kernels)
     if on_cuda if graphs is None else graphs:
-        return GraphedStep(weights, state, CudaCapture(stream or DeviceStream(weights.device)))
-    return EagerStep(weights, state)
+        capture = CudaCapture(stream or DeviceStream(weights.device))
+        return GraphedStep(weights, state, capture, decode)
+    return EagerStep(weights, state, decode)

@@ -94,7 +94,11 @@ class Engine:
         with self.stream.running():
             self.state = DecodeState.idle(self.weights, self.n_rows, n_cells, n_steps)
         self.run_step: GraphedStep | EagerStep = make_step(
-            self.weights, self.state, graphs=options.graphs, stream=self.stream
+            self.weights,
+            self.state,
+            graphs=options.graphs,
+            kernels=options.kernels,
+            stream=self.stream,
         )
         self.scheduler = Scheduler(self.n_rows, longest_first=options.longest_first)
         self.shape = self._next_shape()

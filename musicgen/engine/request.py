@@ -150,6 +150,8 @@ class EngineOptions:
         dtype: fp32, bf16, or (GPU only) fp16.
         packed: Whether linear layers run from packed weights; None where the device can.
         graphs: Whether steps run as CUDA graphs; None where there is CUDA.
+        kernels: What computes a step: `eager`, torch's own operators; `triton`, fused kernels;
+            `auto`, those where the device is a CUDA GPU and Triton is installed.
         longest_first: Whether the longest waiting clip is admitted next; else the first one.
     """
 
@@ -160,6 +162,7 @@ class EngineOptions:
     dtype: str = "fp32"
     packed: bool | None = None
     graphs: bool | None = None
+    kernels: str = "auto"
     longest_first: bool = False
 
     def __post_init__(self) -> None:

@@ -141,7 +141,12 @@ class DecodeState:
 def decode_step(weights: StepWeights, state: DecodeState, shape: StepShape) -> None:
     """Run one decode step in place: feed each row's current step and decide its next tokens."""
     tokens = _column(state.sequence, state.step)  # [R, K]
-    logits = step_logits(weights, state, shape, tokens)  # [R, K, card]
+    decide(state, shape, step_logits(weights, state, shape, tokens))
+    state.step += state.running
+
+
+def decide(state: DecodeState, shape: StepShape, logits: Tensor) -> None:
+    """Decide each row's next tokens by `logits` float32 [R, K, card] and write them."""
     leads = slice(shape.n_leads)
     mixed = mix(logits, state.guidance, shape.n_leads, double=shape.double)  # [leads, K, card]
     state.failed[leads] |= ~mixed.isfinite().flatten(1).all(1)
@@ -152,7 +157,6 @@ def decode_step(weights: StepWeights, state: DecodeState, shape: StepShape) -> N
     known = _column(state.sequence, following)
     decided = torch.where(known == UNKNOWN, chosen, known)
     state.sequence.scatter_(2, _index(following, decided), decided[..., None])
-    state.step += state.running
 
 
 def step_logits(

@@ -1,7 +1,7 @@
 """The language model's weights in the form that the engine uses: fused, converted, packed."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import cast
 
 import torch
@@ -24,8 +24,35 @@ from musicgen.transformer import Attention, Layer, sinusoid
 
 PROBED_ROWS = (2, 3, 4, 6, 7, 8, 12, 16, 24, 32, 48, 64)
 
-Norm = Callable[[Tensor], Tensor]
 Attend = Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class NormTensors:
+    """A layer norm: float32 [D] each."""
+
+    weight: Tensor
+    bias: Tensor
+    eps: float
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """The norm of `x` [..., D]."""
+        return F.layer_norm(x, self.weight.shape, self.weight, self.bias, self.eps)
+
+
+@dataclass(frozen=True)
+class LayerTensors:
+    """The matrices of one layer, [out, in] each, for kernels that fuse what surrounds a product.
+
+    They share memory with the linear maps of the same layer.
+    """
+
+    qkv: Tensor
+    out: Tensor
+    linear1: Tensor
+    linear2: Tensor
+    cross_query: Tensor | None = None
+    cross_out: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -33,7 +60,7 @@ class CrossWeights:
     """The cross-attention of one layer: query and output D to D, keys and values D to 2 D (None
     where `StepWeights.text_kv` makes those of all layers)."""
 
-    norm: Norm
+    norm: NormTensors
     query: Linear
     key_value: Linear | None
     out: ResidualLinear
@@ -41,15 +68,19 @@ class CrossWeights:
 
 @dataclass(frozen=True)
 class LayerWeights:
-    """One layer: D to 3 D (query, key, value), D to D, and the feed-forward pair."""
+    """One layer: D to 3 D (query, key, value), D to D, and the feed-forward pair.
 
-    norm1: Norm
+    `tensors` is None where the maps run from packed weights.
+    """
+
+    norm1: NormTensors
     qkv: Linear
     out: ResidualLinear
     cross: CrossWeights | None
-    norm2: Norm
+    norm2: NormTensors
     linear1: Linear
     linear2: ResidualLinear
+    tensors: LayerTensors | None = None
 
     def __call__(self, x: Tensor, attend: Attend, attend_cross: Attend, n_texts: int) -> Tensor:
         """One layer over `x` float32 [rows, ..., D].
@@ -87,6 +118,7 @@ class StepWeights:
         heads: All K heads as one map, D to K * card.
         text_kv: The cross-attention's keys and values of all layers as one map, D to layers * 2 D;
             None where each layer has its own, which packed weights need to keep their bits.
+        head_tensor: Their matrix [K * card, D]; None where the maps run from packed weights.
     """
 
     cfg: LMConfig
@@ -97,9 +129,10 @@ class StepWeights:
     offsets: Tensor
     positions: Tensor
     layers: tuple[LayerWeights, ...]
-    out_norm: Norm
+    out_norm: NormTensors
     heads: Linear
     text_kv: Linear | None = None
+    head_tensor: Tensor | None = None
 
     @property
     def text_block(self) -> int:
@@ -154,7 +187,8 @@ def prepare(
             )
     maps = _Maps(compute, packed, device)
     embeddings = torch.cat([table.detach().float() for table in lm.emb.parameters()])
-    heads = maps.plain(torch.cat([head.detach() for head in lm.linears.parameters()]))
+    head_tensor = maps.moved(torch.cat([head.detach() for head in lm.linears.parameters()]))
+    heads = maps.plain(head_tensor)
     layers = tuple(_layer(cast(Layer, x), maps) for x in lm.transformer.layers)
     return StepWeights(
         cfg=cfg,
@@ -168,6 +202,7 @@ def prepare(
         out_norm=_norm(lm.out_norm, device),
         heads=heads,
         text_kv=_text_kv(lm, maps),
+        head_tensor=None if packed else head_tensor,
     )
 
 
@@ -218,41 +253,52 @@ class _Maps:
     packed: bool
     device: torch.device
 
+    def moved(self, weight: Tensor) -> Tensor:
+        """`weight` in the format and on the device of the steps; what is there already stays."""
+        return weight.detach().to(self.device, self.dtype).contiguous()
+
     def plain(self, weight: Tensor) -> Linear:
-        return make_linear(self._move(weight), self.dtype, packed=self.packed)
+        return make_linear(weight, self.dtype, packed=self.packed)
 
     def gelu(self, weight: Tensor) -> Linear:
-        return make_linear(self._move(weight), self.dtype, packed=self.packed, gelu=True)
+        return make_linear(weight, self.dtype, packed=self.packed, gelu=True)
 
     def residual(self, weight: Tensor) -> ResidualLinear:
-        return make_residual_linear(self._move(weight), self.dtype, packed=self.packed)
+        return make_residual_linear(weight, self.dtype, packed=self.packed)
 
-    def norm(self, norm: nn.LayerNorm) -> Norm:
+    def norm(self, norm: nn.LayerNorm) -> NormTensors:
         return _norm(norm, self.device)
-
-    def _move(self, weight: Tensor) -> Tensor:
-        return weight.detach().to(self.device, self.dtype)
 
 
 def _layer(layer: Layer, maps: _Maps) -> LayerWeights:
     attention, cross = layer.self_attn, None
     query, key_value = _scaled_query(attention)
+    tensors = LayerTensors(
+        qkv=maps.moved(torch.cat([query, key_value])),
+        out=maps.moved(attention.out_proj.weight),
+        linear1=maps.moved(layer.linear1.weight),
+        linear2=maps.moved(layer.linear2.weight),
+    )
     if layer.cross_attention is not None and layer.norm_cross is not None:
-        cross_query, cross_key_value = _scaled_query(layer.cross_attention)
+        query, key_value = _scaled_query(layer.cross_attention)
+        cross_query = maps.moved(query)
+        cross_out = maps.moved(layer.cross_attention.out_proj.weight)
+        tensors = replace(tensors, cross_query=cross_query, cross_out=cross_out)
         cross = CrossWeights(
             norm=maps.norm(layer.norm_cross),
             query=maps.plain(cross_query),
-            key_value=maps.plain(cross_key_value) if maps.packed else None,
-            out=maps.residual(layer.cross_attention.out_proj.weight),
+            key_value=maps.plain(maps.moved(key_value)) if maps.packed else None,
+            out=maps.residual(cross_out),
         )
     return LayerWeights(
         norm1=maps.norm(layer.norm1),
-        qkv=maps.plain(torch.cat([query, key_value])),
-        out=maps.residual(attention.out_proj.weight),
+        qkv=maps.plain(tensors.qkv),
+        out=maps.residual(tensors.out),
         cross=cross,
         norm2=maps.norm(layer.norm2),
-        linear1=maps.gelu(layer.linear1.weight),
-        linear2=maps.residual(layer.linear2.weight),
+        linear1=maps.gelu(tensors.linear1),
+        linear2=maps.residual(tensors.linear2),
+        tensors=None if maps.packed else tensors,
     )
 
 
@@ -271,6 +317,6 @@ def _scaled_query(attention: Attention) -> tuple[Tensor, Tensor]:
     return weight[:dim] * (dim // attention.n_heads) ** -0.5, weight[dim:]
 
 
-def _norm(norm: nn.LayerNorm, device: torch.device) -> Norm:
+def _norm(norm: nn.LayerNorm, device: torch.device) -> NormTensors:
     weight, bias = (p.detach().to(device, torch.float32) for p in (norm.weight, norm.bias))
-    return lambda x: F.layer_norm(x, weight.shape, weight, bias, norm.eps)
+    return NormTensors(weight, bias, norm.eps)

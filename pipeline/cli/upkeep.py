@@ -130,6 +130,7 @@ def verify(storage: Storage, fast: bool, repair: bool, dry_run: bool, wait: bool
         _say_problems(report)
         answer(_found(report), asdict(report) | {"ok": report.ok})
         if not report.ok:
+            say(_way_out(report))
             raise click.exceptions.Exit(EXIT_CRASH)
         return
     with _lease(storage, wait, "verify") as lease:
@@ -141,7 +142,8 @@ def verify(storage: Storage, fast: bool, repair: bool, dry_run: bool, wait: bool
     clips = f"{clips} would be taken out" if dry_run else f"{clips} taken out"
     answer(
         f"{_found(done.found)}\n{clips} because the audio is damaged or missing, "
-        f"{counted(len(done.parts_moved), 'unreadable part')}; `run` makes again what is missing; "
+        f"{counted(len(done.parts_moved), 'unreadable part')} "
+        f"{'would be moved' if dry_run else 'moved'}; `run` makes again what is missing; "
         f"left: {counted(done.left, 'problem')}",
         asdict(done) | {"ok": not done.left, "dry_run": dry_run},
     )
@@ -153,6 +155,21 @@ def _say_problems(report: "VerifyReport") -> None:
     for problem in report.problems:
         if not wants_json():
             warn(str(problem))
+
+
+def _way_out(report: "VerifyReport") -> str:
+    """What mends the problems that were found."""
+    kinds = {problem.kind for problem in report.problems}
+    ways = []
+    if kinds - {"doubled", "unreadable audio"}:
+        ways.append(
+            "`verify --repair` takes damaged clips and parts out; the next `run` makes them again"
+        )
+    if "unreadable audio" in kinds:
+        ways.append("audio that can't be read may be whole: check the store, then verify again")
+    if "doubled" in kinds:
+        ways.append("`compact` drops the second copies")
+    return "; ".join(ways)
 
 
 def _found(report: "VerifyReport") -> str:

@@ -168,6 +168,7 @@ class AttemptLog:
         self._storage, self._path, self._now = storage, path, now
         self.commits = commits
         self._lock = threading.Lock()
+        self._closed = False
 
     @classmethod
     def begin(
@@ -241,6 +242,11 @@ class AttemptLog:
         """Records that the process ends in order, so that no clip is suspected."""
         self._write(ended=why)
 
+    def close(self) -> None:
+        """From now on nothing is written: the run is over, and its records are removed."""
+        with self._lock:
+            self._closed = True
+
     def refusal(self, clip_id: str) -> QuarantinedError | None:
         """Why a clip is in quarantine; None if it is not."""
         deaths = self._now.deaths_alone.get(clip_id, [])
@@ -255,6 +261,8 @@ class AttemptLog:
     def _write(self, **changes: object) -> None:
         with self._lock:
             self._now = replace(self._now, **changes)  # type: ignore[arg-type]
+            if self._closed:
+                return
             # No fsync: the record must survive the process, and after the loss of the machine it is
             # not needed, since that counts against no row.
             self._storage.put(self._path, self._now.to_json(), sync=False)

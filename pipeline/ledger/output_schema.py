@@ -5,7 +5,8 @@ A later manifest may bring new extra columns; in parts that were written before 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import logging
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 
 import pyarrow as pa
@@ -22,6 +23,8 @@ from pipeline.ledger.schema import (
 )
 from pipeline.ledger.settings import AudioMode
 from pipeline.storage import THREADS, ObjectInfo, Storage
+
+logger = logging.getLogger(__name__)
 
 _OWN = frozenset({*CLIP_FIELDS.names, "audio"})
 
@@ -71,13 +74,19 @@ def unified(where: str, schemas: Iterable[pa.Schema]) -> pa.Schema:
     return clip_schema(pa.schema(list(extras.values())), inside.pop())
 
 
-def check_schema(storage: Storage, extras: pa.Schema, audio_mode: AudioMode) -> pa.Schema:
+def check_schema(
+    storage: Storage,
+    extras: pa.Schema,
+    audio_mode: AudioMode,
+    on_message: Callable[[str], None] = logger.info,
+) -> pa.Schema:
     """The schema to write with: that of the parts that stand, and the new columns of this run.
 
     Args:
         storage: root of the output.
         extras: the extra columns of this run's manifest.
         audio_mode: where this run puts the audio.
+        on_message: receives a sentence where a column is new.
 
     Raises:
         SchemaError: a column has another type than before, or the audio another place.
@@ -95,6 +104,13 @@ def check_schema(storage: Storage, extras: pa.Schema, audio_mode: AudioMode) -> 
     fixed = {field.name: field for field in standing if field.name not in _OWN}
     _refuse_other_types(where, fixed, extras)
     new = [field for field in extras if field.name not in fixed]
+    if new:
+        names = ", ".join(field.name for field in new)
+        on_message(
+            f"new {'column' if len(new) == 1 else 'columns'} {names}: null in the clips that "
+            "stand; for readers that expect the same columns in every part, run "
+            "`musicgen-batch compact` afterwards"
+        )
     return clip_schema(pa.schema([*fixed.values(), *new]), audio_mode)
 
 

@@ -14,7 +14,7 @@ from pipeline.ledger.columns import CLIP_COLUMNS, FAILED_COLUMNS
 from pipeline.ledger.order import ORDER_KEY, Span, order_metadata
 from pipeline.ledger.settings import AudioMode
 
-SCHEMA_VERSION = "3"
+SCHEMA_VERSION = "2"
 VERSION_KEY = b"musicgen_batch.schema_version"
 TOKEN_KEY = b"musicgen_batch.token"
 REPLACES_KEY = b"musicgen_batch.replaces"

@@ -30,12 +30,17 @@ from pipeline.prepare.references import READER, HeardRow, RowReferences, WindowP
 log = logging.getLogger(__name__)
 
 READ_ROWS = 2_000
+RAW_ROW_BYTES = 128 * 2**10  # so that a block of 256 rows holds about 32 MB
 PORTION_BYTES = 32 * 2**20  # of references in one table of prepared rows, or one row's
 
 
 def read_rows(manifest: Manifest, batch: pa.Table) -> Iterator[pa.Table]:
     """Ray task: the rows of some row groups. Columns: `row` (number over the whole manifest), `raw`
-    (the known columns, pickled: their types may differ between files) and the extra columns."""
+    (the known columns, pickled: their types may differ between files) and the extra columns.
+
+    A large row, with embedded audio for one, is followed by rows of nulls, one per RAW_ROW_BYTES:
+    Ray cuts blocks by rows, and so a block of n rows holds about n * RAW_ROW_BYTES at most.
+    """
     for index in batch["row_group"].to_pylist():
         row_group = manifest.row_groups[index]
         for first_row, rows in manifest.read_row_group(row_group, batch_rows=READ_ROWS):
@@ -44,7 +49,18 @@ def read_rows(manifest: Manifest, batch: pa.Table) -> Iterator[pa.Table]:
             table = pa.table({"row": numbers, "raw": pa.array(raws, pa.large_binary())})
             for field in manifest.extra_schema:
                 table = table.append_column(extra_field(field), rows[field.name])
-            yield table
+            yield with_empty_rows(table)
+
+
+def with_empty_rows(table: pa.Table) -> pa.Table:
+    """Rows as `read_rows` gives them, with rows of nulls behind large ones."""
+    if table.nbytes < RAW_ROW_BYTES:
+        return table
+    indexes: list[int | None] = []
+    for index in range(table.num_rows):
+        n_empty = table.slice(index, 1).nbytes // RAW_ROW_BYTES
+        indexes += [index, *[None] * n_empty]
+    return table if len(indexes) == table.num_rows else table.take(pa.array(indexes, pa.int64()))
 
 
 class Prepare:
@@ -93,6 +109,8 @@ class Prepare:
         found: list[tuple[int, _Item]] = []
         order: dict[object, int] = {}  # of first occurrence, by what is heard
         for index, raw in enumerate(table["raw"].to_pylist()):
+            if raw is None:  # it only took room
+                continue
             for item in self._expand_row(pickle.loads(raw), numbers[index]):
                 key = len(found) if item.heard is None else item.heard.key
                 rank = (-item.length_s, order.setdefault(key, len(order)))

@@ -6,14 +6,14 @@ gigabyte: the process from which readers are forked loads it, with the first ref
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from manifests.audio_file import AudioStream
-from musicgen.audio import resample, to_channels
+from musicgen.audio import resampled_pieces, to_channels
 from musicgen.checkpoints.describe import ModelInfo
 from musicgen.conditioning.chroma import ChromaExtractor
 from musicgen.conditioning.separation import Separator, load_separator, separation_name
@@ -22,7 +22,7 @@ from musicgen.windows import Window
 if TYPE_CHECKING:
     from pipeline.prepare.prepared import PitchClasses, Samples
 
-Mono = Tensor  # [1, N], float64
+Mono = Tensor  # [1, N], float64, at the rate of the chromagram
 
 
 class ReferenceAnalyzer:
@@ -46,26 +46,22 @@ class ReferenceAnalyzer:
         self._chroma = ChromaExtractor(info.chroma, separator) if info.chroma else None
 
     def mono(self, audio: AudioStream, windows: Sequence[Window]) -> Mono:
-        """What a melody is read from, mixed as it is decoded; samples that no window hears are
-        decoded and dropped."""
+        """What a melody is read from, mixed and resampled as it is decoded; samples that no window
+        hears are decoded and dropped."""
         assert self._chroma is not None  # the plan refuses melodies for other models
         n_heard = self._chroma.n_heard(audio.rate_hz, windows, **self._frames)
         n_kept = audio.n_declared if n_heard is None else min(n_heard, audio.n_declared)
-        mono = torch.empty((1, n_kept), dtype=torch.float64)
-        n_done = 0
-        for block in audio.blocks():
-            some = torch.from_numpy(block[:, : n_kept - n_done])  # [C, n]
-            mono[0, n_done : n_done + some.shape[1]] = some.double().mean(dim=0)
-            n_done += some.shape[1]
-        return mono[:, :n_done]
+        mixed = (torch.from_numpy(b).double().mean(dim=0, keepdim=True) for b in audio.blocks())
+        return _at_rate(mixed, n_kept, (audio.rate_hz, self._chroma.config.sample_rate_hz), 1)
 
-    def melody(self, mono: Mono, rate_hz: int, windows: Sequence[Window]) -> PitchClasses:
+    def melody(self, mono: Mono, windows: Sequence[Window]) -> PitchClasses:
         """The loudest pitch class of each chroma frame of what `mono` gave.
 
         Returns:
             uint8 [n], or [W, n] where the clip has W > 1 windows.
         """
         assert self._chroma is not None
+        rate_hz = self._chroma.config.sample_rate_hz
         if len(windows) == 1:
             bins = self._chroma(mono, rate_hz)
         else:
@@ -73,11 +69,29 @@ class ReferenceAnalyzer:
         classes: PitchClasses = bins.to(torch.uint8).numpy()
         return classes
 
-    def at_rate(self, samples: Samples, rate_hz: int) -> Samples:
-        """Samples [C, N] at `rate_hz`, at the model's own rate and channels."""
-        at_rate = resample(torch.from_numpy(samples), rate_hz, self._info.sample_rate_hz)
-        own: Samples = to_channels(at_rate, self._info.channels).contiguous().numpy()  # [C, N]
+    def samples(self, audio: AudioStream, n_kept: int) -> Samples:
+        """The first `n_kept` samples of each channel, at the model's own rate and channels [C, N];
+        the others are decoded and dropped."""
+        blocks = (torch.from_numpy(block) for block in audio.blocks())
+        rates = audio.rate_hz, self._info.sample_rate_hz
+        own: Samples = _at_rate(blocks, n_kept, rates, self._info.channels).numpy()
         return own
+
+
+def _at_rate(
+    blocks: Iterable[Tensor], n_samples: int, rates: tuple[int, int], channels: int
+) -> Tensor:
+    """The first samples of blocks [C, n] at another rate and number of channels, [channels, N];
+    beside the result one piece of the audio is held."""
+    from_hz, to_hz = rates
+    n_done, out = 0, torch.empty((channels, 0))
+    for piece in resampled_pieces(blocks, n_samples, from_hz, to_hz):
+        own = to_channels(piece, channels)
+        if not n_done:
+            out = own.new_empty((channels, n_samples * to_hz // from_hz))
+        out[:, n_done : n_done + own.shape[-1]] = own
+        n_done += own.shape[-1]
+    return out[:, :n_done]
 
 
 def _separator(wanted: str | None) -> Separator | None:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from manifests.audio_file import AudioStream, check_audible, name_of, open_reference
 from manifests.isolation.server import Note
-from manifests.row_errors import UnsuitableRowError
+from manifests.row_errors import RowError, UnsuitableRowError
 from manifests.schema import EffectiveParams
 from manifests.uris.policy import ReferenceAccess
 from musicgen.checkpoints.describe import ModelInfo
@@ -146,8 +146,7 @@ class ReferenceReader:
             separation = self.analyzer.separation
             with self._open(row, "melody", note) as audio:
                 mono = self.analyzer.mono(audio, windows)
-                self._check(row, "melody", audio)
-            melody = self.analyzer.melody(mono, audio.rate_hz, windows)
+            melody = self.analyzer.melody(mono, windows)
         if "style" in row.places:
             style = self._samples(row, "style", note)
         return HeardRow(frames, len(windows), separation, melody, continuation, style)
@@ -165,19 +164,28 @@ class ReferenceReader:
             n_kept = audio.n_declared
             if n_most is not None:
                 n_kept = min(n_kept, n_most * audio.rate_hz // self._info.sample_rate_hz + 1)
-            samples = audio.first(n_kept)
-            self._check(row, role, audio)
-        return self.analyzer.at_rate(samples, audio.rate_hz)
+            samples = self.analyzer.samples(audio, n_kept)
+        return samples
 
     @contextmanager
     def _open(self, row: RowReferences, role: str, note: Note) -> Iterator[AudioStream]:
+        """Opens a reference; what the model can't use for this clip is refused at the end, once all
+        of it is decoded."""
         place = row.places[role]
         note(name_of(place))
         with open_reference(place, self._access, row.tokens[role]) as audio:
-            yield audio
+            try:
+                yield audio
+            except RowError:
+                raise
+            except ValueError:  # its rate can't be resampled; another fault of it goes first
+                for _ in audio.blocks():
+                    continue
+                self._check(row, role, audio)
+                raise
+            self._check(row, role, audio)
 
     def _check(self, row: RowReferences, role: str, audio: AudioStream) -> None:
-        """Refuses what the model can't use for this clip, once all of it is decoded."""
         check_audible(role, audio.peak)
         check_audio(self._info, role, audio.n_samples, audio.rate_hz, row.params)
 

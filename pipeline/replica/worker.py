@@ -22,7 +22,7 @@ from musicgen.engine.device_errors import is_broken_cuda, retried_with_memory
 from musicgen.engine.engine import Engine
 from musicgen.engine.request import Request
 from pipeline.ledger.attempts import QUARANTINE, AttemptLog
-from pipeline.ledger.lease import check_held
+from pipeline.ledger.lease import LeaseLostError, check_held
 from pipeline.ledger.writer import PartLimits, PartOrigin, PartWriter
 from pipeline.prepare.prepared import Prepared, PreparedClip
 from pipeline.replica.admission import AdmissionQueue
@@ -33,7 +33,7 @@ from pipeline.replica.messages import ClipStatus, ReplicaSettings
 from pipeline.replica.model import load_model, pick_device, pick_dtype
 from pipeline.replica.task import ClipState, ClipTask, RayTask, TaskTable, request_of
 from pipeline.replica.watchdog import Watchdog
-from pipeline.storage import open_storage
+from pipeline.storage import StorageError, open_storage
 from pipeline.telemetry.logfmt import line
 from pipeline.telemetry.metrics import Sample
 from pipeline.telemetry.timing import ReplicaTimes
@@ -167,6 +167,7 @@ class ReplicaWorker:
         for thread in self._threads:
             thread.join(timeout=10)
         self.finisher.close()
+        self.attempts.close()
         self.storage.close()
 
     def _let_in(self, task: ClipTask) -> None:
@@ -184,7 +185,10 @@ class ReplicaWorker:
         try:
             work()
         except BaseException as error:
-            log.exception("replica=%s thread %s failed", self.name, work.__name__)
+            known = isinstance(error, StorageError | LeaseLostError)  # the driver says them
+            level = logging.INFO if known else logging.ERROR
+            what = "replica=%s thread %s failed"
+            log.log(level, what, self.name, work.__name__, exc_info=True)
             if is_broken_cuda(error):
                 self.attempts.blame([], f"{type(error).__name__}: {error}")
                 os._exit(1)  # Ray starts a new actor; a clean exit would leave a zombie slot

@@ -29,9 +29,12 @@ from pipeline.runtime.runtime import Work
 
 T = TypeVar("T")
 
+log = logging.getLogger(__name__)
+
 BLOCKS_PER_REPLICA = 2  # prepared and not yet taken
 BLOCK_BYTES = 64 * 2**20  # of a block with large references
 LOOK_S = 0.1  # between looks of a waiting thread at whether the job is over
+LOADING_S = 10.0  # that a job which is over waits for a replica that is loading its model
 
 Blocks = Queue[pa.Table | None]  # None comes after the last one
 Results = Queue[pa.Table | BaseException | None]
@@ -50,6 +53,7 @@ class LocalRuntime:
         self._prepare: Prepare | None = None  # set by `statuses`
         self._replicas: list[Replica] = []
         self._lock = threading.Lock()  # of the list, which `close` empties
+        self._loading = threading.Lock()  # held while replicas load
 
     def pool(self, n_rows: int) -> Pool:
         """See `Runtime.pool`."""
@@ -95,10 +99,14 @@ class LocalRuntime:
         """See `Runtime.check`: threads are there as long as their process is."""
 
     def close(self) -> None:
-        """See `Runtime.close`."""
+        """See `Runtime.close`. Afterwards no thread writes into the output any more."""
         self._over.set()
         if self._prepare is not None:
             self._prepare.close()
+        if self._loading.acquire(timeout=LOADING_S):
+            self._loading.release()
+        else:
+            log.warning("a replica is still loading its model after %g s", LOADING_S)
         with self._lock:
             replicas, self._replicas = self._replicas, []
         for each in replicas:
@@ -123,16 +131,8 @@ class LocalRuntime:
         self._put(None, blocks)
 
     def _run_replicas(self, work: Work, blocks: Blocks, results: Results) -> None:
-        """Loads the replicas and feeds each with as many calls at once as Ray would make."""
-        replicas: list[Replica] = []
-        for _ in range(self._config.cluster.replicas):
-            if self._over.is_set():
-                return
-            replicas.append(work.replica_class(replace(work.replica, find_identity=lone_identity)))
-            with self._lock:
-                self._replicas.append(replicas[-1])
-        if self._over.is_set():  # `close` may have come before the last of them
-            return self.close()
+        """Feeds each replica with as many calls at once as Ray would make."""
+        replicas = self._load_replicas(work)
         calls = [
             _start("call", partial(self._call, each, blocks, results), results)
             for _ in range(self._config.tasks_in_flight(on_gpu=has_gpu()))
@@ -141,6 +141,17 @@ class LocalRuntime:
         for call in calls:
             call.join()
         results.put(None)
+
+    def _load_replicas(self, work: Work) -> list[Replica]:
+        """All replicas, or those that were loaded when the job was over."""
+        replicas: list[Replica] = []
+        with self._loading:
+            while len(replicas) < self._config.cluster.replicas and not self._over.is_set():
+                settings = replace(work.replica, find_identity=lone_identity)
+                replicas.append(work.replica_class(settings))
+                with self._lock:
+                    self._replicas.append(replicas[-1])
+        return replicas
 
     def _call(self, replica: Replica, blocks: Blocks, results: Results) -> None:
         """Has a replica make one block after the other."""

@@ -2,13 +2,14 @@
 
 Each figure is of a process of its own, over a manifest and the parts of a run that are written
 first and stay in out/bench/scale-ROWS. 99.9 % of the clips are done, in parts of 256; `unchanged`
-is the second run after the rest was made. Memory is the sum of what all processes hold at their
-fullest moment (pages that they share count for each), and that of the driver alone.
+is the second run after the rest was made. Memory is what all processes hold at their fullest
+moment, pages that several have in common counted once (PSS), and the RSS of the driver alone.
 """
 
 import argparse
 import json
 import os
+import resource
 import shutil
 import subprocess
 import sys
@@ -31,7 +32,7 @@ from tests.bench.scale_output import (
 OUT = Path("out/bench")
 ROWS = (1_000_000, 10_000_000)
 WORKERS = (1, 2)
-LOOK_S = 0.1  # between readings of the memory
+LOOK_S = 0.5  # between readings of the memory, which take milliseconds of the driver each
 
 
 def main() -> None:
@@ -82,7 +83,7 @@ def measure(n_rows: int) -> dict[str, Any]:
     write_rest(folder / "out", folder / "m.parquet")
     _in_a_process(folder, workers)
     unchanged = _in_a_process(folder, workers)
-    found |= {f"{name}_unchanged": unchanged, "plan_unchanged_s": unchanged["seconds"]}
+    found |= {f"{name}_unchanged": unchanged, f"{name}_unchanged_s": unchanged["seconds"]}
     return found
 
 
@@ -114,7 +115,7 @@ def plan_once(folder: Path, workers: int) -> dict[str, Any]:
         "cpu_s": round(spent.user + spent.system, 2),
         "workers_cpu_s": round(spent.children_user + spent.children_system, 2),
         "rss_mb": memory.most_mb,
-        "driver_rss_mb": memory.most_of_driver_mb,
+        "driver_rss_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 // 10**6,
         "outcomes": dict(found.plan.outcomes),
         "row_groups_with_work": len(found.plan.row_groups),
     }
@@ -126,22 +127,21 @@ class Memory(threading.Thread):
     def __init__(self, pool: LocalPool) -> None:
         super().__init__(daemon=True)
         self._pool, self.is_over = pool, threading.Event()
-        self.most_mb = self.most_of_driver_mb = 0
+        self.most_mb = 0
 
     def run(self) -> None:
         """Looks until `is_over` is set."""
         while not self.is_over.wait(LOOK_S):
-            own = _rss_mb(os.getpid())
-            self.most_of_driver_mb = max(self.most_of_driver_mb, own)
-            self.most_mb = max(self.most_mb, own + sum(map(_rss_mb, [*self._pool.pids])))
+            pids = [os.getpid(), *self._pool.pids]
+            self.most_mb = max(self.most_mb, sum(map(_pss_mb, pids)))
 
 
-def _rss_mb(pid: int) -> int:
+def _pss_mb(pid: int) -> int:
     try:
-        pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
-    except (OSError, IndexError):  # it has just ended
+        lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+    except OSError:  # it has just ended
         return 0
-    return pages * os.sysconf("SC_PAGE_SIZE") // 10**6
+    return sum(int(line.split()[1]) for line in lines if line.startswith("Pss:")) * 1024 // 10**6
 
 
 if __name__ == "__main__":

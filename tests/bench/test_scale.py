@@ -7,7 +7,7 @@ import pytest
 from tests.bench import scale
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_figures_of_a_small_manifest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(scale, "OUT", tmp_path.absolute())
     monkeypatch.setattr(scale, "WORKERS", (1,))
@@ -19,6 +19,7 @@ def test_the_figures_of_a_small_manifest(tmp_path: Path, monkeypatch: pytest.Mon
     assert first["row_groups_with_work"] == 2
     assert unchanged["outcomes"] == {"done": 20_000}
     assert found["plan_2e4_s"] == first["seconds"] > 0
-    assert found["plan_2e4_rss_mb"] > found["plan_2e4_driver_rss_mb"] > 50
-    assert found["plan_unchanged_s"] == unchanged["seconds"]
+    assert found["plan_2e4_rss_mb"] > 50
+    assert found["plan_2e4_driver_rss_mb"] > 50
+    assert found["plan_2e4_unchanged_s"] == unchanged["seconds"]
     assert len([*(tmp_path / "scale-20000/out/clips").iterdir()]) == 79 + 1

@@ -9,6 +9,7 @@ from tests.bench import soak
 NOTHING_LEFT = {"actors_left": 0, "attempt_records_left": 0, "hidden_files_left": 0}
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("ray_cluster")
 def test_runs_on_one_output_leave_nothing_behind(tmp_path: Path) -> None:
     found = soak.runs_in_a_row(2, tmp_path, clips_per_run=2)

@@ -21,6 +21,7 @@ def test_every_example_is_tested() -> None:
     assert {path.stem for path in (ROOT / "examples").glob("*.py")} == TESTED
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("ray_cluster")
 def test_run_job_makes_a_dataset_and_its_report(tmp_path: Path) -> None:
     summary = example("run_job")["main"](str(tmp_path))

@@ -5,6 +5,8 @@ from copy import deepcopy
 import torch
 from torch import Tensor
 
+from musicgen.engine.kernels.select import interpreted
+from musicgen.engine.kernels.table import OLDEST, capability_of
 from musicgen.engine.linear import DTYPES, has_fast_bf16
 from musicgen.engine.prefill import fill_cross, fill_prefix
 from musicgen.engine.step import DecodeState, StepShape, round_up, step_logits
@@ -30,20 +32,26 @@ LIKE_AUTOCAST = 1.5  # times the error of torch's own mixed precision
 
 
 @torch.no_grad()
-def stepwise_logits(lm: LMModel, sequence: Tensor, dtype: str, n_text: int = 9) -> Tensor:
+def stepwise_logits(
+    lm: LMModel, sequence: Tensor, dtype: str, kernels: str = "eager", n_text: int = 9
+) -> Tensor:
     """Teacher-forced logits [3, K, S - N_PROMPT, card] of one clip's rows, step by step."""
     parts = guidance_rows(conditions(lm.cfg, sequence.device, n_text), lm.cfg.fuse, "double")
     n_prefix = 0 if parts[0].prefix is None else len(parts[0].prefix)
     n_rows, rows, n_cells = 4, [2, 0, 3], round_up(n_prefix + N_STEPS)
     plain = sequence.device.type == "cpu" and dtype == "bf16" and not has_fast_bf16()
-    weights = prepare(lm, dtype, n_cells, packed=False if plain else None)
+    weights = prepare(lm, dtype, n_cells, packed=False if plain or kernels == "triton" else None)
     state = DecodeState.idle(weights, n_rows, n_cells, N_STEPS + 1)
     state.sequence[rows, :, :N_STEPS] = sequence
     state.step[rows] = N_PROMPT
     state.n_prefix[rows] = n_prefix
     fill_cross(weights, state, rows, parts)
     fill_prefix(weights, state, rows, parts, sequence[:, :N_PROMPT])
-    logits = []
+    fused, logits = None, []
+    if kernels == "triton":
+        from musicgen.engine.kernels.fused_step import FusedStep  # needs Triton
+
+        fused = FusedStep(weights, state)
     for step in range(N_PROMPT, N_STEPS):
         shape = StepShape(
             n_keys=round_up(n_prefix + step + 1),
@@ -52,8 +60,12 @@ def stepwise_logits(lm: LMModel, sequence: Tensor, dtype: str, n_text: int = 9) 
             n_texts=n_rows,
             filters=FilterShape(),
         )
-        tokens = state.sequence[:, :, step].clamp(min=0)  # [R, K]
-        logits.append(step_logits(weights, state, shape, tokens)[rows])
+        if fused is not None:
+            found = fused.logits(fused.static_part(shape)).float()
+        else:
+            tokens = state.sequence[:, :, step].clamp(min=0)  # [R, K]
+            found = step_logits(weights, state, shape, tokens)
+        logits.append(found[rows])
         state.step[rows] += 1
     return torch.stack(logits, dim=2)
 
@@ -77,14 +89,22 @@ def sequence_of(lm: LMModel, device: torch.device) -> Tensor:
     return torch.randint(lm.cfg.card, (lm.cfg.n_codebooks, N_STEPS), generator=generator).to(device)
 
 
+def paths(context: Context) -> tuple[str, ...]:
+    """What computes steps here."""
+    runs_triton = context.on_cuda and capability_of(context.device) >= OLDEST
+    return ("eager", "triton") if runs_triton or interpreted() else ("eager",)
+
+
 def step_against_float64(context: Context) -> Figures:
-    """fp32 steps of every kind of model against the forward pass in float64."""
+    """fp32 steps of every kind of model, in torch's operators and in Triton's kernels, against the
+    forward pass in float64."""
     found: Figures = {}
     for kind in KINDS:
         lm = checked_lm(kind, context)
         sequence = sequence_of(lm, context.device)
         exact = reference_logits(lm, sequence, torch.float64)
-        found[kind] = off(stepwise_logits(lm, sequence, "fp32"), exact)
+        for path in paths(context):
+            found[f"{path} {kind}"] = off(stepwise_logits(lm, sequence, "fp32", path), exact)
         del lm, exact
     worst = max(found.values())
     require(worst < EXACT, f"fp32 logits are {worst:.1e} off, at most {EXACT:.0e}: {found}", found)
@@ -101,10 +121,13 @@ def step_against_autocast(context: Context) -> Figures:
             exact = reference_logits(lm, sequence, torch.float64)
             with torch.autocast(context.device.type, DTYPES[dtype]):
                 theirs = off(reference_logits(lm, sequence, torch.float32), exact)
-            ours = off(stepwise_logits(lm, sequence, dtype), exact)
-            found[f"{dtype} {kind}"] = {"ours": ours, "autocast": theirs}
-            if not context.tiny and (ours > LIKE_AUTOCAST * theirs or ours > ROUNDED[dtype]):
-                raise CheckFailed(f"{dtype} {kind}: {ours:.2e} off, autocast {theirs:.2e}", found)
+            for path in paths(context):
+                ours = off(stepwise_logits(lm, sequence, dtype, path), exact)
+                found[f"{dtype} {path} {kind}"] = {"ours": ours, "autocast": theirs}
+                if not context.tiny and (ours > LIKE_AUTOCAST * theirs or ours > ROUNDED[dtype]):
+                    raise CheckFailed(
+                        f"{dtype} {path} {kind}: {ours:.2e} off, autocast {theirs:.2e}", found
+                    )
             del lm, exact
     return found
 

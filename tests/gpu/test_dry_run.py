@@ -49,7 +49,8 @@ def clip(lm: LMModel, key: str, **given: Any) -> Request:
 
 
 def engine_of(lm: LMModel, dtype: str = "fp16") -> Engine:
-    return Engine(lm, EngineOptions(slots=2, max_frames=12, dtype=dtype, graphs=False))
+    options = EngineOptions(slots=2, max_frames=12, dtype=dtype, graphs=False, kernels="eager")
+    return Engine(lm, options)
 
 
 @torch.no_grad()

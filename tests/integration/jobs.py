@@ -68,6 +68,18 @@ def problems(output: str) -> list[str]:
     return [str(problem) for problem in verify.verify(open_storage(output)).problems]
 
 
+def admitted_on_ray(output: str, session: str) -> int:
+    """Clips that replicas of the last run of an output began, by their logs.
+
+    Args:
+        output: The output.
+        session: Folder of the session of Ray.
+    """
+    run_id = ledger.read_runs(open_storage(output))[-1]["run_id"]
+    logs = Path(session).glob("logs/worker-*.err")
+    return sum(path.read_text(errors="replace").count(f"admitted run={run_id}") for path in logs)
+
+
 def wait_until(what: Callable[[], bool], timeout_s: float = 120.0) -> None:
     deadline = time.monotonic() + timeout_s
     while not what():

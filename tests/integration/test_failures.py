@@ -59,7 +59,7 @@ class Raises(Replica):
         (run_in_process, LosesItsLease, 4, "another run took over"),
         (run_here, CannotWrite, 1, "No space left"),
         (run_here, CannotLoad, 1, "on this node holds other weights"),
-        (run_in_process, Raises, 1, "this escaped through Ray"),
+        pytest.param(run_in_process, Raises, 1, "this escaped through Ray", marks=pytest.mark.long),
     ],
 )
 def test_a_replica_that_cannot_go_on_ends_the_job(

@@ -13,7 +13,14 @@ from pipeline import job, ledger
 from pipeline.replica.actor import Replica
 from pipeline.replica.messages import ReplicaSettings
 from pipeline.storage import open_storage
-from tests.integration.jobs import ids_and_takes, problems, run_in_process, write_manifest
+from tests.integration.jobs import (
+    admitted_on_ray,
+    ids_and_takes,
+    problems,
+    run_in_process,
+    write_manifest,
+)
+from tests.reliability.outcomes import Outcome, fault
 
 HARMFUL = ("kills", "hangs", "fills the memory")
 
@@ -48,12 +55,15 @@ class Poisoned(Replica):
         return self.add_clip(job, codes)
 
 
+@fault("rows/harmful", "rows that kill, hang or fill the process that makes them", "3 of 20 rows")
 @pytest.mark.long  # seven starts of an actor; tests/pipeline/test_faults.py does it without Ray
 @pytest.mark.usefixtures("ray_cluster")
 def test_harmful_rows_are_kept_out_and_their_neighbours_live(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, outcome: Outcome
 ) -> None:
     """Two replicas: the harmful rows meet mates, make them suspects, and die alone."""
+    import ray
+
     monkeypatch.setattr(job, "Replica", Poisoned)
     table = [{"id": f"r{i:02d}", "prompt": f"song {i}", "duration_s": 0.2} for i in range(20)]
     for at, harm in zip((3, 10, 17), HARMFUL, strict=True):
@@ -74,3 +84,12 @@ def test_harmful_rows_are_kept_out_and_their_neighbours_live(
     assert stages == {"r03": "quarantine", "r10": "quarantine", "r17": "encode"}
     assert problems(output) == []
     assert open_storage(output).list("attempts") == []
+    letters = ledger.read_dead_letters(open_storage(output)).to_pylist()
+    (killed,) = (row["message"] for row in letters if row["id"] == "r03")
+    outcome.told("kept out after 2 attempts: …this row was the only one at work", killed)
+    session = ray._private.worker._global_node.get_session_dir_path()
+    outcome.ended(
+        output, [str(row["id"]) for row in table], exits=[summary.exit_code],
+        letters=["r03", "r10", "r17"], admitted=admitted_on_ray(output, session),
+        redone_at_most=40,
+    )  # fmt: skip

@@ -10,8 +10,16 @@ from typing import TYPE_CHECKING
 import pytest
 
 from pipeline.storage import open_storage
-from tests.integration.jobs import Cli, clips, problems, wait_until, write_manifest
+from tests.integration.jobs import (
+    Cli,
+    admitted_on_ray,
+    clips,
+    problems,
+    wait_until,
+    write_manifest,
+)
 from tests.pipeline.outputs import committed_ids
+from tests.reliability.outcomes import Outcome, fault
 
 if TYPE_CHECKING:
     from ray.cluster_utils import Cluster
@@ -44,7 +52,10 @@ def cluster() -> Iterator["Cluster"]:
 
 @pytest.mark.long
 @pytest.mark.timeout(600)
-def test_the_death_of_a_node(cluster: "Cluster", tmp_path: Path, cli: Cli) -> None:
+@fault("process/node-killed", "the death of one of two nodes", "in mid-run; nothing replaces it")
+def test_the_death_of_a_node(
+    cluster: "Cluster", tmp_path: Path, cli: Cli, outcome: Outcome
+) -> None:
     """No node takes its place: the survivor makes the rest. The bytes are those of one replica."""
     plain = {"object_store_memory": 100_000_000}
     nodes = [cluster.add_node(num_cpus=1, resources={"slot": 1}, **plain) for _ in range(2)]
@@ -58,6 +69,11 @@ def test_the_death_of_a_node(cluster: "Cluster", tmp_path: Path, cli: Cli) -> No
 
     assert n_clips(output) < N_ROWS, "it must die in the middle"
     assert running.wait(timeout=240) == 0, cli.said(running)
+    outcome.ended(
+        output, [str(row["id"]) for row in rows], exits=[0],
+        admitted=admitted_on_ray(output, cluster.head_node.get_session_dir_path()),
+        redone_at_most=SETTINGS["part_clips"] + SETTINGS["slots"],
+    )  # fmt: skip
     alone = SETTINGS | {"replicas": 1}
     undisturbed = cli.start(*cli.job("run", manifest, quiet, **alone), address=cluster.address)
     assert undisturbed.wait(timeout=240) == 0, cli.said(undisturbed)
@@ -75,7 +91,10 @@ def hashes(output: str) -> dict[str, str]:
 
 
 @pytest.mark.long
-def test_a_node_that_is_drained(cluster: "Cluster", tmp_path: Path, cli: Cli) -> None:
+@fault("process/node-drained", "a node goes away with notice (spot)", "in mid-run")
+def test_a_node_that_is_drained(
+    cluster: "Cluster", tmp_path: Path, cli: Cli, outcome: Outcome
+) -> None:
     """As before a spot node goes away: its replica commits what is finished and leaves; its rows
     are made elsewhere, nobody is suspected, and the run ends well."""
     import ray
@@ -100,3 +119,8 @@ def test_a_node_that_is_drained(cluster: "Cluster", tmp_path: Path, cli: Cli) ->
     assert running.wait(timeout=240) == 0, cli.said(running)
     assert sorted(row["id"] for row in clips(output)) == sorted(str(row["id"]) for row in rows)
     assert problems(output) == []
+    outcome.ended(
+        output, [str(row["id"]) for row in rows], exits=[0],
+        admitted=admitted_on_ray(output, cluster.head_node.get_session_dir_path()),
+        redone_at_most=SETTINGS["slots"],
+    )  # fmt: skip

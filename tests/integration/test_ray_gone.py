@@ -19,8 +19,10 @@ from tests.integration.jobs import (
     write_manifest,
 )
 from tests.pipeline.outputs import committed_ids
+from tests.reliability.outcomes import Outcome, fault
 
 N_ROWS = 12
+AGAIN = "in mid-run; the same command again"
 
 
 def processes_of(name: str, ray_tmp: Path) -> list[int]:
@@ -40,12 +42,18 @@ def processes_of(name: str, ray_tmp: Path) -> list[int]:
 @pytest.mark.parametrize(
     ("process", "said"),
     [
-        ("raylet", "Ray's raylet on this machine"),
-        ("gcs_server", "Ray's GCS server on this machine"),
+        pytest.param(
+            "raylet", "Ray's raylet on this machine",
+            marks=fault("process/raylet-killed", "kill -9 of Ray's raylet", AGAIN),
+        ),
+        pytest.param(
+            "gcs_server", "Ray's GCS server on this machine",
+            marks=fault("process/gcs-killed", "kill -9 of Ray's GCS server", AGAIN),
+        ),
     ],
-)
+)  # fmt: skip
 def test_the_death_of_ray_is_said_in_a_sentence_and_costs_no_clip(
-    process: str, said: str, tmp_path: Path, cli: Cli
+    process: str, said: str, tmp_path: Path, cli: Cli, outcome: Outcome
 ) -> None:
     output = f"file://{tmp_path}/out"
     rows = [{"id": f"r{i:02d}", "prompt": "x", "duration_s": 3.0} for i in range(N_ROWS)]
@@ -70,11 +78,19 @@ def test_the_death_of_ray_is_said_in_a_sentence_and_costs_no_clip(
     assert record["state"] == "failed"
 
     n_before = len(committed_ids(storage))
-    assert run_here(manifest, output, lease_ttl_s=1.0).clips == N_ROWS - n_before
+    begun = len(cli.admissions())
+    again = run_here(manifest, output, lease_ttl_s=1.0)
+    assert again.clips == N_ROWS - n_before
     assert ids_and_takes(output) == [(f"r{i:02d}", 0) for i in range(N_ROWS)]
     assert problems(output) == []
+    outcome.told(f"error: {said}…; the same command goes on from there", errors[0])
+    outcome.ended(
+        output, [f"r{i:02d}" for i in range(N_ROWS)], exits=[1, again.exit_code],
+        admitted=begun + again.clips, redone_at_most=2,
+    )  # fmt: skip
 
 
+@pytest.mark.long  # tests/pipeline/test_job.py does it without Ray
 def test_an_output_that_is_deleted_is_said_to_be_deleted(tmp_path: Path, cli: Cli) -> None:
     output = f"file://{tmp_path}/out"
     rows = [{"id": f"r{i:02d}", "prompt": "x", "duration_s": 3.0} for i in range(N_ROWS)]

@@ -141,14 +141,13 @@ class TestAfterwards:
 
 
 def test_a_second_run_exits_4_and_with_wait_follows(tmp_path: Path, cli: Cli) -> None:
-    long = [row | {"duration_s": 20.0} for row in rows(10)]
+    long = [row | {"duration_s": 4.0} for row in rows(10)]
     first = write_manifest(tmp_path / "first.parquet", long)
-    refused = [rows(1, start=20)[0] | {"duration_s": 9999.0}]  # a dead letter: takes no Ray
+    refused = [rows(1, start=20)[0] | {"duration_s": 9999.0}]  # a dead letter: takes no replica
     second = write_manifest(tmp_path / "second.parquet", refused)
     output = f"file://{tmp_path}/out"
-    settings = {"lease_ttl_s": 2.0}
 
-    running = cli.start(*cli.job("run", first, output, **settings))
+    running = cli.start(*cli.job("run", first, output, local=True))
     while not open_storage(output).list("lease"):
         time.sleep(0.05)
         assert running.poll() is None, cli.said(running)
@@ -158,12 +157,15 @@ def test_a_second_run_exits_4_and_with_wait_follows(tmp_path: Path, cli: Cli) ->
     assert code == 0, said
     assert read_json(out)["last_run"]["state"] == "running"
 
-    code, _, said = cli.run(*cli.job("run", second, output, **settings))
+    code, _, said = cli.run(*cli.job("run", second, output, local=True))
     assert code == 4, said
     assert "lease" in said
 
-    code, _, said = cli.run(*cli.job("run", second, output, wait=True, **settings))
+    code, _, said = cli.run(*cli.job("run", second, output, wait=True, local=True))
     assert code == 3, said
     assert running.wait(timeout=120) == 0, cli.said(running)
+    ours = ("10 rows: ", "progress: ", "this job waits")
+    said = cli.said(running).splitlines()
+    assert [text for text in said if not text.startswith(ours)] == [], "a line of Ray's own"
     assert len(clips(output)) == 10
     assert problems(output) == []

@@ -10,7 +10,15 @@ import pytest
 from pipeline import job
 from pipeline.replica.actor import Replica
 from pipeline.replica.messages import ReplicaSettings
-from tests.integration.jobs import clips, ids_and_takes, problems, run_in_process, write_manifest
+from tests.integration.jobs import (
+    admitted_on_ray,
+    clips,
+    ids_and_takes,
+    problems,
+    run_in_process,
+    write_manifest,
+)
+from tests.reliability.outcomes import Outcome, fault
 
 
 def audio_s(row: dict[str, Any]) -> float:
@@ -35,10 +43,13 @@ class StopsOnce(Replica):
         return self.step()
 
 
+@fault("process/replica-stopped", "a replica stands still (SIGSTOP)", "in mid-run")
 @pytest.mark.usefixtures("ray_cluster")
 def test_a_stopped_replica_is_replaced_and_every_clip_is_made_once(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, outcome: Outcome
 ) -> None:
+    import ray
+
     monkeypatch.setattr(job, "Replica", StopsOnce)
     rows = [{"id": f"r{i}", "prompt": f"song {i}", "duration_s": 0.2} for i in range(10)]
     rows[5]["prompt"] = "stop"
@@ -60,3 +71,9 @@ def test_a_stopped_replica_is_replaced_and_every_clip_is_made_once(
     (told,) = [text for text in said if "stood still" in text]
     assert f"(process {stopped})" in told
     assert not Path(f"/proc/{stopped}").exists()
+    outcome.told("replica … stood still", told)
+    session = ray._private.worker._global_node.get_session_dir_path()
+    outcome.ended(
+        output, [f"r{i}" for i in range(10)], exits=[summary.exit_code],
+        admitted=admitted_on_ray(output, session), redone_at_most=6,
+    )  # fmt: skip

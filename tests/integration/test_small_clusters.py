@@ -43,6 +43,7 @@ def manifest(tmp_path: Path) -> Path:
     return write_manifest(tmp_path / "m.parquet", ROWS)
 
 
+@pytest.mark.long
 def test_12_rows_on_2_cpus(two_cpus: str, manifest: Path, tmp_path: Path, cli: Cli) -> None:
     output = f"file://{tmp_path}/out"
 

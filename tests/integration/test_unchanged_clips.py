@@ -21,6 +21,8 @@ from pipeline.storage import open_storage
 from tests.integration.jobs import EXAMPLES, run_here, write_manifest
 from tests.integration.test_dataset import mixed_rows
 
+pytestmark = pytest.mark.long
+
 RECORDED = Path(__file__).parents[1] / "golden" / "clips.json"
 
 

@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from musicgen.audio import resample, to_channels
+from musicgen import audio
+from musicgen.audio import resample, resampled_pieces, to_channels
 from tests.musicgen.checkpoint_files import golden
 
 
@@ -34,6 +35,31 @@ def test_the_length_is_the_floor_and_a_constant_stays_one(
     ours = resample(torch.full((2, n_samples), 0.5), from_hz, to_hz)
     assert ours.shape == (2, n_samples * to_hz // from_hz)
     torch.testing.assert_close(ours, torch.full_like(ours, 0.5), atol=2e-3, rtol=0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize(("from_hz", "to_hz"), [(44_100, 32_000), (8_000, 48_000), (9_000, 9_000)])
+def test_audio_in_blocks_gives_the_samples_of_the_whole(
+    from_hz: int, to_hz: int, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wav = torch.rand((2, 30_011), dtype=dtype, generator=torch.Generator().manual_seed(0))
+    whole = resample(wav[:, :30_000], from_hz, to_hz)
+    for name in ("WHOLE_SAMPLES", "PIECE_SAMPLES", "COLUMNS_BYTES"):
+        monkeypatch.setattr(audio, name, 7_000)
+
+    pieces = list(resampled_pieces(wav.split(4_321, dim=1), 30_000, from_hz, to_hz))
+
+    assert len(pieces) > 3
+    torch.testing.assert_close(torch.cat(pieces, dim=1), whole, atol=1e-6, rtol=0)
+
+
+def test_blocks_are_taken_to_their_end_and_must_suffice() -> None:
+    wav, taken = torch.zeros(1, 100), list[int]()
+    blocks = (taken.append(at) or wav for at in range(5))
+    assert sum(piece.shape[1] for piece in resampled_pieces(blocks, 150, 8_000, 4_000)) == 75
+    assert taken == [0, 1, 2, 3, 4]
+    with pytest.raises(ValueError, match="ends 50 samples before its declared length"):
+        list(resampled_pieces([wav], 150, 8_000, 4_000))
 
 
 def test_rates_without_a_small_ratio_are_refused() -> None:

@@ -262,7 +262,7 @@ def test_windows_that_do_not_make_the_clip_are_refused(windows: list[Window], me
     ("longest", "edges"),
     [
         pytest.param(  # the reference dies of the last two
-            3_600, [1, 1_499, 1_500, 1_501, 1_503, 1_804], marks=pytest.mark.slow
+            3_600, [1, 1_499, 1_500, 1_501, 1_503, 1_804], marks=pytest.mark.long
         ),
         pytest.param(15_000, [15_000], marks=pytest.mark.long),
     ],

@@ -19,6 +19,7 @@ from pipeline.ledger.lease import OutputGoneError
 from pipeline.ledger.parts import publish_part
 from pipeline.storage import open_storage
 from tests.integration.jobs import TINY, ids_and_takes, problems, run_here, write_manifest
+from tests.reliability.outcomes import Outcome, fault
 
 RUN = "20260101T000000-abcdef"
 
@@ -29,7 +30,10 @@ def rows(n: int, **more: object) -> list[dict[str, object]]:
     return [{"id": f"r{i:02d}", "prompt": f"song {i}", "duration_s": 0.1, **more} for i in range(n)]
 
 
-def test_a_run_with_the_name_of_another_counts_only_its_own_clips(tmp_path: Path) -> None:
+@fault("writers/run-id", "a run gets the `--run-id` of an earlier one", "SIGTERM; again")
+def test_a_run_with_the_name_of_another_counts_only_its_own_clips(
+    tmp_path: Path, outcome: Outcome
+) -> None:
     """Drained before it made anything, it has five rows left, whatever the first one made."""
     output = f"file://{tmp_path}/out"
     manifest = write_manifest(tmp_path / "m.parquet", rows(6))
@@ -48,10 +52,12 @@ def test_a_run_with_the_name_of_another_counts_only_its_own_clips(tmp_path: Path
     assert (again.clips, again.left, again.exit_code) == (5, 0, 0)
     assert len(ids_and_takes(output)) == 11
     assert problems(output) == []
+    outcome.ended(output, [f"r{i:02d}" for i in range(11)], exits=[0, 5, 0])
 
 
+@fault("disk/no-records", "the record and the report can't be written", "the whole run")
 def test_a_run_whose_parts_stand_ends_well_though_nothing_else_could_be_written(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, outcome: Outcome
 ) -> None:
     output = f"file://{tmp_path}/out"
     manifest = write_manifest(tmp_path / "m.parquet", rows(2))
@@ -70,6 +76,9 @@ def test_a_run_whose_parts_stand_ends_well_though_nothing_else_could_be_written(
     said = [record.getMessage() for record in caplog.records]
     assert any("the record of the run could not be written" in text for text in said)
     assert any("report.html is not written, `musicgen-batch report` writes it" in t for t in said)
+    outcome.told("the record of the run could not be written", "\n".join(said))
+    (tmp_path / "out/runs").unlink()
+    outcome.ended(output, [f"r{i:02d}" for i in range(5)], exits=[0, 0])
 
 
 def test_an_output_that_is_deleted_ends_the_run_with_a_sentence(
@@ -122,7 +131,13 @@ def test_a_second_manifest_may_bring_a_new_column(tmp_path: Path) -> None:
     first = write_manifest(tmp_path / "monday.parquet", rows(2, genre="jazz"))
     run_here(first, output)
     second = [{**row, "id": f"t{i}", "mood": "calm"} for i, row in enumerate(rows(2))]
-    run_here(write_manifest(tmp_path / "tuesday.parquet", second), output)
+    said: list[str] = []
+    tuesday = write_manifest(tmp_path / "tuesday.parquet", second)
+    run_here(tuesday, output, say=said.append)
+    assert said[0].startswith("new column mood: null in the clips that stand")
+    assert "musicgen-batch compact" in said[0]
+    run_here(tuesday, output, say=said.append)
+    assert len([text for text in said if "new column" in text]) == 1
 
     table = ledger.read_clips(open_storage(output), ["id", "genre", "mood"]).sort_by("id")
     assert table.to_pylist() == [

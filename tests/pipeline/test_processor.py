@@ -29,12 +29,18 @@ def made(rows: list[dict[str, Any]], **settings: Any) -> list[dict[str, Any]]:
 
 @pytest.mark.usefixtures("ray_cluster")
 def test_a_processors_clips_are_those_of_a_job(tmp_path: Path) -> None:
+    """Also where the same clip is asked for twice in one block and in two."""
     rows = mixed_rows(str(EXAMPLES / "audio"))
     output = f"file://{tmp_path}/out"
     run_here(write_manifest(tmp_path / "m.parquet", rows), output, **TINY)
+    same = [{"prompt": "the same tune", "duration_s": 0.2, "n": i} for i in range(9)]
 
-    found = made(rows)
+    found = made(rows + same)
 
+    repeated = [row for row in found if row["n"] is not None]
+    assert sorted(row["n"] for row in repeated) == [*range(9)]
+    assert len({row["audio"]["bytes"] for row in repeated}) == 1
+    found = [row for row in found if row["n"] is None]
     clips_of_job = {(row["id"], row["take"]): row for row in clips(output)}
     good = {(row["id"], row["take"]): row for row in found if row["error"] is None}
     assert good.keys() == clips_of_job.keys()
@@ -55,14 +61,13 @@ def test_a_processors_clips_are_those_of_a_job(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("ray_cluster")
 def test_rows_that_repeat_or_fail_while_they_are_made_all_come_back() -> None:
-    """The same clip twice in one block and in two; and quality control that no clip passes."""
-    rows = [{"prompt": "the same tune", "duration_s": 0.2, "n": i} for i in range(9)]
+    """Quality control that no clip passes; two of the rows are the same clip."""
+    rows = [{"prompt": "the same tune", "duration_s": 0.2, "n": i} for i in range(2)]
+    rows.append({"prompt": "another", "duration_s": 0.2, "n": 2})
 
-    found = made(rows)
-    failed = made(rows[:3], qc={"min_rms_dbfs": 0.0})
+    failed = made(rows, qc={"min_rms_dbfs": 0.0})
 
-    assert sorted(row["n"] for row in found) == [*range(9)]
-    assert len({row["audio"]["bytes"] for row in found}) == 1
+    assert sorted(row["n"] for row in failed) == [0, 1, 2]
     assert [row["error_class"] for row in failed] == ["QualityError"] * 3
     assert all("rms_dbfs" in row["error"] for row in failed)
 

@@ -18,7 +18,7 @@ from musicgen.lm.guidance import guidance_rows
 from musicgen.lm.model import LMModel
 from tests.musicgen.toy import KINDS, Kind, in_windows, random_request, run, toy_kind
 
-N_BATCHES = 50
+BATCHES = [10, pytest.param(50, marks=pytest.mark.long)]
 WINDOW, STRIDE = 10, 6
 
 
@@ -31,12 +31,13 @@ def random_batch(rng: random.Random, lm: LMModel) -> list[Request]:
     return batch
 
 
+@pytest.mark.parametrize("n_batches", BATCHES)
 @pytest.mark.parametrize("kind", KINDS)
-def test_tokens_are_the_same_bits_alone_and_in_company(kind: Kind) -> None:
+def test_tokens_are_the_same_bits_alone_and_in_company(kind: Kind, n_batches: int) -> None:
     lm, rng = toy_kind(kind, dim=32), random.Random(kind)
     engine = Engine(lm, EngineOptions(slots=3, max_frames=WINDOW))
     guidance, lengths = set(), set()
-    for _ in range(N_BATCHES):
+    for _ in range(n_batches):
         batch = random_batch(rng, lm)
         together = run(engine, batch)
         for request in batch:
@@ -51,11 +52,12 @@ def test_tokens_are_the_same_bits_alone_and_in_company(kind: Kind) -> None:
 
 
 @torch.no_grad()
+@pytest.mark.parametrize("n_batches", BATCHES)
 @pytest.mark.parametrize("kind", KINDS)
-def test_logits_are_those_of_a_batch_of_one(kind: Kind) -> None:
+def test_logits_are_those_of_a_batch_of_one(kind: Kind, n_batches: int) -> None:
     lm, rng = toy_kind(kind, dim=32), random.Random(kind)
     card = lm.cfg.card
-    for _ in range(N_BATCHES):
+    for _ in range(n_batches):
         rows = [
             row
             for request in random_batch(rng, lm)

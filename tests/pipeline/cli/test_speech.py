@@ -87,6 +87,32 @@ def test_the_document_of_verify_names_every_problem(folder: Path) -> None:
     found = document(result)
     assert not found["ok"]
     assert len(found["problems"]) == 1
+    assert "`verify --repair` takes damaged clips and parts out" in result.stderr
+
+
+def test_a_clip_that_stands_twice_has_its_own_way_out(folder: Path) -> None:
+    commit(open_storage(str(folder)), [clip("a")], 0, replica="bbbbbb")
+
+    result = invoke(ANSWERS["verify"], folder)
+
+    assert result.exit_code == 1
+    assert result.stderr.endswith("`compact` drops the second copies\n")
+
+
+def test_a_dry_run_lists_what_would_go_and_removes_nothing(folder: Path) -> None:
+    storage = open_storage(str(folder))
+    commit(storage, [clip("d")], 1)
+    orphan = clip("orphan")["audio_path"]
+    storage.put_many({orphan: b"1", "audio/mine.flac": b"1", "notes.md": b"1"})
+    before = {info.path for info in storage.list() if not info.path.startswith("lease/")}
+
+    gc = invoke([*ANSWERS["gc"], "--dry-run", "--min-age-s", "0"], folder)
+    compact = invoke([*ANSWERS["compact"], "--dry-run"], folder)
+
+    assert f"would remove {orphan} (1 byte)\n" in gc.stderr
+    assert "mine.flac" not in gc.stderr
+    assert compact.stderr.count("would replace clips/part-") == 2
+    assert {info.path for info in storage.list() if not info.path.startswith("lease/")} == before
 
 
 def test_one_is_singular(folder: Path) -> None:

@@ -7,6 +7,7 @@ import multiprocessing
 import os
 import random
 import time
+from pathlib import Path
 
 import pytest
 
@@ -16,14 +17,15 @@ from pipeline.ledger.maintain import compact, finish_compaction, gc
 from pipeline.ledger.verify import verify
 from pipeline.storage import Storage, open_storage
 from tests.pipeline.outputs import clip, commit, committed_ids, hex_id
+from tests.reliability.outcomes import Outcome, fault
 
-CLIPS = [f"clip {n}" for n in range(36)]
+CLIPS = [f"clip {n}" for n in range(27)]
 PART_CLIPS = 3
 TTL_S = 1.0
-LIVES = 3
+LIVES = 2
 
 
-def write_until_done(root: str, environment: dict[str, str]) -> None:
+def write_until_done(root: str, environment: dict[str, str], made: str) -> None:
     """What a run does: lease, resume, commit part after part; sometimes tidy up in between."""
     os.environ.update(environment)  # the fork server may be older than the S3 server
     storage = open_storage(root)
@@ -37,6 +39,8 @@ def write_until_done(root: str, environment: dict[str, str]) -> None:
         for seq, first in enumerate(range(0, len(todo), PART_CLIPS)):
             rows = [clip(name, time.time()) for name in todo[first : first + PART_CLIPS]]
             time.sleep(random.uniform(0.05, 0.2))  # it takes a while to make music
+            with Path(made).open("a") as file:
+                file.write(f"{len(rows)}\n")
             if not holds(storage, lease.generation, lease.token):
                 return
             commit(storage, rows, seq, run_id=run_id, replica=replica)
@@ -59,14 +63,17 @@ def holder(storage: Storage) -> int:
 
 @pytest.mark.slow
 @pytest.mark.timeout(120)
-def test_writers_killed_at_random_lose_nothing_and_double_nothing(output_root: str) -> None:
+@fault("process/writers-killed", "kill -9 of the writing process, twice", "at random moments")
+def test_writers_killed_at_random_lose_nothing_and_double_nothing(
+    output_root: str, tmp_path: Path, outcome: Outcome
+) -> None:
     storage = open_storage(output_root)
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["tests.pipeline.ledger.test_kill", "s3fs"])
     dice = random.Random(7)
 
     def start() -> multiprocessing.process.BaseProcess:
-        arguments = (output_root, dict(os.environ))
+        arguments = (output_root, dict(os.environ), f"{tmp_path}/made")
         process = context.Process(target=write_until_done, args=arguments, daemon=True)
         process.start()
         return process
@@ -99,3 +106,8 @@ def test_writers_killed_at_random_lose_nothing_and_double_nothing(output_root: s
     report = verify(storage)
     assert report.ok
     assert report.n_unreferenced == report.n_leftovers == report.n_replaced_parts == 0
+    begun = sum(int(n) for n in (tmp_path / "made").read_text().split())
+    outcome.ended(
+        storage, CLIPS, exits=["killed", "killed", "killed", 0], admitted=begun,
+        redone_at_most=LIVES * PART_CLIPS,
+    )  # fmt: skip

@@ -31,6 +31,7 @@ from tests.pipeline.outputs import (
     hex_id,
     letter,
 )
+from tests.reliability.outcomes import Outcome, fault
 
 
 @pytest.fixture
@@ -196,9 +197,10 @@ def test_a_part_of_which_nothing_remains_disappears(storage: Storage, lease: Lea
     assert len(read_clips(storage)) == 3
 
 
+@fault("data/compact-killed", "`compact` is killed", "after any of its writes; `compact` again")
 @pytest.mark.parametrize("survives", range(6))
 def test_compact_may_be_killed_after_any_write(
-    local: Storage, monkeypatch: pytest.MonkeyPatch, survives: int
+    local: Storage, monkeypatch: pytest.MonkeyPatch, survives: int, outcome: Outcome
 ) -> None:
     """Whatever was done before the kill, readers see every clip once, and the next one mends."""
     for seq in range(6):
@@ -241,6 +243,7 @@ def test_compact_may_be_killed_after_any_write(
     assert ids(local) == expected
     assert len(local.list("clips")) == 2
     assert verify(local).n_replaced_parts == 0
+    outcome.ended(local, expected, exits=["killed", 0], admitted=len(expected))
 
 
 def test_replaced_parts_are_removed_by_whoever_comes_next(storage: Storage, lease: Lease) -> None:

@@ -13,6 +13,7 @@ from pipeline.ledger.repair import repair
 from pipeline.ledger.verify import verify
 from pipeline.storage import Storage, open_storage
 from tests.pipeline.outputs import TORN, audio_of, clip, commit, committed_ids, fail, hex_id, letter
+from tests.reliability.outcomes import Outcome, fault
 
 
 @pytest.fixture
@@ -117,9 +118,10 @@ def test_audio_that_only_cannot_be_read_now_is_left_alone(
     assert ids(local) == ["a", "b"]
 
 
+@fault("data/repair-killed", "`verify --repair` is killed", "after any of its writes; again")
 @pytest.mark.parametrize("survives", range(5))
 def test_repair_may_be_killed_after_any_write(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, survives: int
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, survives: int, outcome: Outcome
 ) -> None:
     """Whatever was done before the kill, no whole clip is lost, none is doubled, and the next
     repair ends in the same place."""
@@ -157,3 +159,9 @@ def test_repair_may_be_killed_after_any_write(
         repair(local, lease)
     assert ids(local) == ["0", "3", "5", "6", "7", "8", "9"]
     assert verify(local).ok
+    damaged = ("1", "2", "4")
+    commit(local, [clip(name) for name in damaged], 9)  # as the next run does
+    names = [str(i) for i in range(10)]
+    outcome.ended(
+        local, names, exits=["killed", 0], admitted=len(names) + len(damaged), redone_at_most=3
+    )

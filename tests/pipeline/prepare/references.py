@@ -15,10 +15,10 @@ WORDS = {
         "CrashingReferenceError",
         "reading it ended two processes (the last one: killed by signal 11, SIGSEGV)",
     ),
-    "hang": ("SlowReferenceError", "was not read within 6 s, twice"),
+    "hang": ("SlowReferenceError", "was not read within 3 s, twice"),
     "take:600": ("GreedyReferenceError", "reading it needs more than 256 MB of memory"),
 }
-LIMITS = {"prepare_timeout_s": 4.0, "reference_timeout_s": 2.0, "prepare_memory_mb": 1280}
+LIMITS = {"prepare_timeout_s": 2.0, "reference_timeout_s": 1.0, "prepare_memory_mb": 1280}
 
 
 class HarmedPrepare(Prepare):

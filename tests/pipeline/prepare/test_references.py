@@ -46,10 +46,8 @@ def test_blocks_give_the_pitch_classes_of_the_whole(
     analyzer = ReferenceAnalyzer(info, None, window)
     with open_audio(data, "noise") as audio:
         mono = analyzer.mono(audio, windows)
-    in_blocks = analyzer.melody(mono, rate_hz, windows)
+    in_blocks = analyzer.melody(mono, windows)
 
     assert np.array_equal(in_blocks, whole.numpy())
     if duration_s == 70:
-        assert mono.shape[-1] < wav.shape[-1]
-    first = wav[:, : mono.shape[-1]].double().mean(dim=0)
-    assert torch.equal(mono[0], first)
+        assert mono.shape[-1] < duration_s * info.chroma.sample_rate_hz

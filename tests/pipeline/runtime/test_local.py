@@ -13,6 +13,10 @@ import pyarrow as pa
 import pytest
 
 from pipeline import JobConfig, ledger, run
+from pipeline.cli.errors import exit_code_of
+from pipeline.ledger.attempts import ActorIdentity, AttemptLog
+from pipeline.replica import actor
+from pipeline.replica.messages import ReplicaSettings
 from pipeline.runtime.local import in_blocks
 from pipeline.storage import open_storage
 from tests.integration.jobs import (
@@ -26,6 +30,7 @@ from tests.integration.jobs import (
     write_manifest,
 )
 from tests.pipeline.outputs import committed_ids
+from tests.reliability.outcomes import Outcome, fault
 
 
 def rows(n: int, duration_s: float = 0.1) -> list[dict[str, object]]:
@@ -65,6 +70,25 @@ def test_threads_of_a_job_end_with_it(tmp_path: Path) -> None:
     wait_until(lambda: not {t.name for t in set(threading.enumerate()) - before}, timeout_s=30)
 
 
+def test_a_job_that_ends_while_a_replica_loads_leaves_no_attempt_record(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output = f"file://{tmp_path}/out"
+    manifest = write_manifest(tmp_path / "m.parquet", rows(2))
+    begin = actor.begin_attempts
+
+    def begin_late(settings: ReplicaSettings, identity: ActorIdentity) -> AttemptLog:
+        time.sleep(2)  # until the drain is over
+        return begin(settings, identity)
+
+    monkeypatch.setattr(actor, "begin_attempts", begin_late)
+
+    summary = run_here(manifest, output, max_runtime="1s", drain_s=0.1)
+
+    assert (summary.drained, summary.clips) == ("--max-runtime 1s", 0)
+    assert open_storage(output).list("attempts") == []
+
+
 def test_run_writes_the_report_and_sums_up(tmp_path: Path) -> None:
     table = [*rows(2), {"id": "bad", "prompt": "x", "duration_s": 4000.0}]
     manifest = write_manifest(tmp_path / "m.parquet", table)
@@ -87,7 +111,10 @@ def test_run_writes_the_report_and_sums_up(tmp_path: Path) -> None:
     assert run(tolerant).exit_code == 0
 
 
-def test_a_manifest_that_is_damaged_ends_the_job_with_its_own_error(tmp_path: Path) -> None:
+@fault("data/manifest", "the manifest is replaced", "after the scan; the same command again")
+def test_a_manifest_that_is_damaged_ends_the_job_with_its_own_error(
+    tmp_path: Path, outcome: Outcome
+) -> None:
     """What the reading thread meets is raised by `run`; here the file changes after the scan."""
     path = write_manifest(tmp_path / "m.parquet", rows(3))
 
@@ -97,17 +124,25 @@ def test_a_manifest_that_is_damaged_ends_the_job_with_its_own_error(tmp_path: Pa
     config = JobConfig.of(
         **(TINY | {"manifest": str(path), "output": str(tmp_path / "out"), "runtime": "local"})
     )
-    with pytest.raises(ValueError, match="was replaced while it was being read"):
+    with pytest.raises(ValueError, match="was replaced while it was being read") as caught:
         run(config, say=replace_it)
     (record,) = ledger.read_runs(open_storage(str(tmp_path / "out")))
     assert record["state"] == "failed"
+    ended = exit_code_of(caught.value)
+    assert ended is not None
+    outcome.told("m.parquet: was replaced while it was being read", ended[1])
+    exits = [ended[0], run(config).exit_code]
+    outcome.ended(str(tmp_path / "out"), ["r00", "r01"], exits=exits)
 
 
 @pytest.mark.slow
-def test_sigterm_drains_a_local_run_and_the_next_one_goes_on(tmp_path: Path, cli: Cli) -> None:
+@fault("process/sigterm", "SIGTERM to the driver", "in mid-run; the same command again")
+def test_sigterm_drains_a_local_run_and_the_next_one_goes_on(
+    tmp_path: Path, cli: Cli, outcome: Outcome
+) -> None:
     output, manifest = (
         f"file://{tmp_path}/out",
-        write_manifest(tmp_path / "m.parquet", rows(14, 3.0)),
+        write_manifest(tmp_path / "m.parquet", rows(12, 2.0)),
     )
     storage = open_storage(output)
     running = cli.start(*cli.job("run", manifest, output, local=True, verbose=True))
@@ -118,13 +153,18 @@ def test_sigterm_drains_a_local_run_and_the_next_one_goes_on(tmp_path: Path, cli
     assert "draining (SIGTERM" in cli.said(running)
     assert " ready on cpu" in cli.said(running), "a log line, which --verbose shows"
     n_drained = len(committed_ids(storage))
-    assert f"{n_drained} of 14 clips made" in cli.said(running)
-    assert 4 <= n_drained < 14
+    assert f"{n_drained} of 12 clips made" in cli.said(running)
+    assert 4 <= n_drained < 12
     (record,) = ledger.read_runs(storage)
     assert (record["state"], record["done"]) == ("drained", n_drained)
 
-    assert run_here(manifest, output).clips == 14 - n_drained
-    assert ids_and_takes(output) == [(f"r{i:02d}", 0) for i in range(14)]
+    again = run_here(manifest, output)
+    assert again.clips == 12 - n_drained
+    outcome.told("drained (SIGTERM): …; the same command goes on from there", cli.said(running))
+    begun = cli.said(running).count("admitted run=") + outcome.admissions.n
+    wanted = [f"r{i:02d}" for i in range(12)]
+    outcome.ended(output, wanted, exits=[5, again.exit_code], admitted=begun)
+    assert ids_and_takes(output) == [(f"r{i:02d}", 0) for i in range(12)]
     assert problems(output) == []
 
 
