@@ -12,6 +12,9 @@ from tests.processes import RayApart, may_start_ray
 # Before torch is loaded: threads that wait for each other sleep instead of spinning, which on a
 # machine with other work makes two threads ten times as slow as one.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+# One thread, unless a test asks for more: `make test` has two processes, and on tensors of such
+# sizes two threads take longer than one.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 pytest_plugins = ["tests.s3", "tests.job_fixtures", "tests.reliability.outcomes"]
 

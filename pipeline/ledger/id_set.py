@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -86,9 +87,26 @@ class GrowingIds:
         return found
 
 
-def _halves(ids: Ids) -> _Halves:
-    """Ids as two numbers each."""
-    return np.frombuffer(ids.tobytes(), ">u8").reshape(-1, 2).astype(np.uint64)  # [n, 2]
+def searcher(known: Ids) -> Callable[[Ids], npt.NDArray[np.bool_]]:
+    """As `among`, for many searches in one sorted array: ten times as fast, after a copy of it."""
+    run = _halves(known, order="F")
+    return lambda ids: _in_run(_halves(ids), run) if len(run) else np.zeros(len(ids), bool)
+
+
+def sorted_unique(ids: Ids) -> Ids:
+    """`np.unique` of ids, which sorts numbers in the place of bytes."""
+    halves = _halves(ids)
+    order = np.argsort(halves[:, 0])
+    first = halves[order, 0]
+    if (first[1:] == first[:-1]).any():  # the same id twice, or by chance the same first half
+        return np.unique(ids)
+    return ids[order]
+
+
+def _halves(ids: Ids, order: Literal["C", "F"] = "C") -> _Halves:
+    """Ids as two numbers each, [n, 2]."""
+    pairs = np.ascontiguousarray(ids).view(">u8").reshape(-1, 2)
+    return pairs.astype(np.uint64, order=order)
 
 
 def _sorted(halves: _Halves) -> _Halves:

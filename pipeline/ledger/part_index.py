@@ -17,7 +17,15 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from pipeline.ledger.id_set import ID_BYTES, NO_IDS, DoneSet, Ids, among, pack_ids
+from pipeline.ledger.id_set import (
+    ID_BYTES,
+    NO_IDS,
+    DoneSet,
+    Ids,
+    among,
+    pack_ids,
+    sorted_unique,
+)
 from pipeline.ledger.order import Order, order_of_clips
 from pipeline.ledger.parts import list_parts, on_steady_listing, reading
 from pipeline.ledger.reader import PartKeys, read_letters, standing_among
@@ -126,9 +134,7 @@ def _read_standing(storage: Storage, run_tasks: RunTasks, keep: bool) -> Standin
         _merge(storage, small)
     ids = np.concatenate(clips)
     clips.clear()
-    ids.sort()
-    if (ids[1:] == ids[:-1]).any():
-        ids = np.unique(ids)
+    ids = sorted_unique(ids)
     standing_letters = letters.filter(pa.array(standing_among(letters, order, rows)))
     keys = np.unique(pack_ids(standing_letters["row_key"].to_pylist()))
     return Standing(DoneSet(ids, keys), standing_letters)

@@ -6,6 +6,9 @@ that they depend on: the file and its version, the model, the defaults, the vers
 A verdict counts as long as each of its clips is committed and the same dead letters stand; that is
 looked up. Row groups that name audio are left out, because what lies there may change, and so are
 those that repeat an id. The objects may be deleted at any time; a damaged one is left out.
+
+Where all row groups have such verdicts, one more object holds their sum, and the parts that stood
+in the output. As long as the same parts stand there, neither the rows nor the parts are read.
 """
 
 import json
@@ -23,11 +26,13 @@ from manifests.identity import IDENTITY_VERSION
 from manifests.reader import RowGroup
 from manifests.schema import SCHEMA_VERSION
 from pipeline.ledger import DoneSet
-from pipeline.ledger.id_set import ID_BYTES, NO_IDS, Ids, among
-from pipeline.ledger.part_index import check, with_checksum
+from pipeline.ledger.id_set import ID_BYTES, NO_IDS, Ids, searcher
+from pipeline.ledger.part_index import CHECKSUM_BYTES, check, with_checksum
+from pipeline.ledger.parts import list_parts
 from pipeline.planning.expand import Outcome, PlanSpec
 from pipeline.planning.judge import Judged
-from pipeline.storage import ObjectInfo, Storage, StorageError
+from pipeline.planning.scan import Plan
+from pipeline.storage import ObjectInfo, ObjectNotFoundError, Storage, StorageError
 
 log = logging.getLogger(__name__)
 
@@ -35,6 +40,7 @@ FOLDER = "cache/plan"
 ROWS_PER_OBJECT = 1 << 19
 MOST_OBJECTS = 1000  # before those of other manifests are removed
 _MAGIC = b"musicgen-batch plan 1\n"
+_MAGIC_WHOLE = b"musicgen-batch whole plan 1\n"
 _SETTLED: frozenset[Outcome] = frozenset({"done", "standing"})
 
 
@@ -48,6 +54,55 @@ class _Entry:
     clips: Ids  # sorted
     rows: Rows | range
     digests: Ids
+
+
+@dataclass(frozen=True)
+class WholePlan:
+    """The plan of a manifest of which nothing is left to do.
+
+    Args:
+        storage: Root of the output.
+        spec: What turns rows into clips.
+        parts: Digest of the parts that stand there: `digest_of_parts`.
+    """
+
+    storage: Storage
+    spec: PlanSpec
+    parts: str
+
+    def read(self) -> Plan | None:
+        """The plan that was kept; None if there is none, or if other parts stood then."""
+        path = self._path()
+        try:
+            data = self.storage.get(path)
+            check(data, _MAGIC_WHOLE)
+            found = json.loads(data[len(_MAGIC_WHOLE) : -CHECKSUM_BYTES])
+        except ObjectNotFoundError:
+            return None
+        except (ValueError, StorageError) as error:
+            log.warning("%s is left out, it can't be read: %s", self.storage.uri(path), error)
+            return None
+        if found["parts"] != self.parts:
+            return None
+        return Plan(self.spec.manifest.n_rows, Counter(found["outcomes"]))
+
+    def keep(self, plan: Plan) -> None:
+        """Keeps the plan; the caller holds the lease."""
+        data = json.dumps({"parts": self.parts, "outcomes": dict(plan.outcomes)}).encode()
+        try:
+            self.storage.put(self._path(), with_checksum([_MAGIC_WHOLE, data]), sync=False)
+        except StorageError as error:  # it only saves time
+            log.warning("the plan could not be kept: %s", error)
+
+    def _path(self) -> str:
+        objects = [path for path, _ in _objects(self.spec)]
+        return f"{FOLDER}/{_digest(json.dumps(objects).encode())}.whole"
+
+
+def digest_of_parts(storage: Storage) -> str:
+    """Of the names and sizes of all parts in an output; parts never change."""
+    infos = [*list_parts(storage, "clips"), *list_parts(storage, "failed")]
+    return _digest(json.dumps(sorted((info.path, info.size) for info in infos)).encode())
 
 
 @dataclass
@@ -64,6 +119,12 @@ class PlanCache:
     spec: PlanSpec
     known: DoneSet
     _new: dict[int, _Entry] = field(default_factory=dict)
+    _n_settled: int = 0
+
+    @property
+    def has_all(self) -> bool:
+        """Whether every row group has a verdict that is kept."""
+        return self._n_settled + len(self._new) == len(self.spec.manifest.row_groups)
 
     def settled(self, look_around: Callable[[], None]) -> dict[int, Judged]:
         """The verdicts that still hold, by the place of their row group.
@@ -74,7 +135,8 @@ class PlanCache:
         found: dict[int, Judged] = {}
         standing = {info.path for info in self._listed()}
         letters = _digest(self.known.letters.tobytes())
-        for path, groups in self._objects():
+        are_committed = searcher(self.known.clips)
+        for path, groups in _objects(self.spec):
             look_around()
             if path not in standing:
                 continue
@@ -83,9 +145,10 @@ class PlanCache:
                 if (
                     entry.letters == letters
                     and entry.n_rows == row_group.n_rows
-                    and among(entry.clips, self.known.clips).all()
+                    and are_committed(entry.clips).all()
                 ):
                     found[index] = _judged(entry, row_group.first_row)
+        self._n_settled = len(found)
         return found
 
     def note(self, index: int, verdicts: list[Judged]) -> None:
@@ -102,7 +165,7 @@ class PlanCache:
         """Keeps what was noted, beside what is kept already; the caller holds the lease."""
         if not self._new:
             return
-        objects = list(self._objects())
+        objects = list(_objects(self.spec))
         try:
             standing = {info.path for info in self._listed()}
             for path, groups in objects:
@@ -118,32 +181,6 @@ class PlanCache:
         except StorageError as error:  # it only saves time
             log.warning("the plan could not be kept: %s", error)
 
-    def _objects(self) -> Iterator[tuple[str, list[int]]]:
-        """Path and row groups of each object of this manifest."""
-        row_groups, group = self.spec.manifest.row_groups, list[int]()
-        n_rows = 0
-        for index, row_group in enumerate(row_groups):
-            is_other = group and row_groups[group[0]].uri != row_group.uri
-            if group and (is_other or n_rows + row_group.n_rows > ROWS_PER_OBJECT):
-                yield self._path(group), group
-                group, n_rows = [], 0
-            group.append(index)
-            n_rows += row_group.n_rows
-        yield self._path(group), group
-
-    def _path(self, group: list[int]) -> str:
-        spec, limits = self.spec, self.spec.limits
-        row_groups = [spec.manifest.row_groups[index] for index in group]
-        what = [
-            *(row_groups[0].uri, row_groups[0].version),
-            [(row_group.row_group, row_group.n_rows) for row_group in row_groups],
-            spec.manifest.known_columns,
-            *(limits.name, limits.weights_hash, sorted(limits.roles), limits.separation),
-            spec.defaults.model_dump(mode="json"),
-            *(IDENTITY_VERSION, SCHEMA_VERSION, version("musicgen-batch")),
-        ]
-        return f"{FOLDER}/{_digest(json.dumps(what).encode())}.plan"
-
     def _listed(self) -> list[ObjectInfo]:
         return self.storage.list(FOLDER)
 
@@ -153,6 +190,34 @@ class PlanCache:
         except (ValueError, KeyError, TypeError, IndexError, StorageError) as error:
             log.warning("%s is left out, it can't be read: %s", self.storage.uri(path), error)
             return {}
+
+
+def _objects(spec: PlanSpec) -> Iterator[tuple[str, list[int]]]:
+    """Path and row groups of each object of a manifest."""
+    row_groups, group = spec.manifest.row_groups, list[int]()
+    n_rows = 0
+    for index, row_group in enumerate(row_groups):
+        is_other = group and row_groups[group[0]].uri != row_group.uri
+        if group and (is_other or n_rows + row_group.n_rows > ROWS_PER_OBJECT):
+            yield _path(spec, group), group
+            group, n_rows = [], 0
+        group.append(index)
+        n_rows += row_group.n_rows
+    yield _path(spec, group), group
+
+
+def _path(spec: PlanSpec, group: list[int]) -> str:
+    limits = spec.limits
+    row_groups = [spec.manifest.row_groups[index] for index in group]
+    what = [
+        *(row_groups[0].uri, row_groups[0].version),
+        [(row_group.row_group, row_group.n_rows) for row_group in row_groups],
+        spec.manifest.known_columns,
+        *(limits.name, limits.weights_hash, sorted(limits.roles), limits.separation),
+        spec.defaults.model_dump(mode="json"),
+        *(IDENTITY_VERSION, SCHEMA_VERSION, version("musicgen-batch")),
+    ]
+    return f"{FOLDER}/{_digest(json.dumps(what).encode())}.plan"
 
 
 def _entry(

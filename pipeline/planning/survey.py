@@ -5,9 +5,9 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, TextIO
 
-from pipeline.ledger.part_index import Standing, read_standing
+from pipeline.ledger.part_index import NOTHING_STANDS, Standing, read_standing
 from pipeline.planning.expand import PlanSpec, Selection
-from pipeline.planning.plan_cache import PlanCache
+from pipeline.planning.plan_cache import PlanCache, WholePlan, digest_of_parts
 from pipeline.planning.pool import Action, Pool
 from pipeline.planning.scan import Plan, Watcher, scan
 from pipeline.storage import Storage
@@ -23,7 +23,7 @@ class ScanStoppedError(RuntimeError):
 
 @dataclass(frozen=True)
 class Survey:
-    """What stands, and what is left to do."""
+    """What stands, which is not read where nothing is left to do, and what is left to do."""
 
     standing: Standing
     plan: Plan
@@ -55,15 +55,21 @@ def survey(
             if result is not None:
                 yield result
 
+    may_be_kept = not retry and spec.manifest.n_rows >= FEWEST_ROWS_KEPT
+    whole = WholePlan(storage, spec, digest_of_parts(storage)) if may_be_kept else None
+    if whole is not None and (plan := whole.read()) is not None:
+        return Survey(NOTHING_STANDS, plan)
     standing = read_standing(storage, run_tasks, keep=keep)
     selection = Selection(standing.known, retry)
-    if retry or spec.manifest.n_rows < FEWEST_ROWS_KEPT:
+    if whole is None:
         return Survey(standing, scan(spec, selection, pool, watch))
     cache = PlanCache(storage, spec, standing.known)
     settled = cache.settled(lambda: watch(0))
     plan = scan(spec, selection, pool, watch, settled, cache.note if keep else None)
     if keep:
         cache.write()
+        if cache.has_all:
+            whole.keep(plan)
     return Survey(standing, plan)
 
 

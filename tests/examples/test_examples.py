@@ -50,6 +50,7 @@ def test_local_run_makes_a_dataset_without_ray(tmp_path: Path) -> None:
     assert summary.startup_s > 0
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("ray_cluster")
 def test_ray_data_processor_adds_audio_and_errors() -> None:
     rows = {row["subject"]: row for row in example("ray_data_processor")["main"]()}

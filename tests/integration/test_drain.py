@@ -11,12 +11,12 @@ from pipeline.storage import open_storage
 from tests.integration.jobs import Cli, clips, problems, run_here, wait_until, write_manifest
 from tests.pipeline.outputs import committed_ids
 
-N_ROWS = 12
+N_ROWS = 10
 
 
 @pytest.fixture(scope="module")
 def manifest(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    rows = [{"id": f"r{i:02d}", "prompt": f"song {i}", "duration_s": 2.0} for i in range(N_ROWS)]
+    rows = [{"id": f"r{i:02d}", "prompt": f"song {i}", "duration_s": 1.5} for i in range(N_ROWS)]
     return write_manifest(tmp_path_factory.mktemp("drain") / "m.parquet", rows)
 
 

@@ -56,7 +56,9 @@ class Raises(Replica):
 @pytest.mark.parametrize(
     ("run", "replica", "code", "message"),
     [
-        (run_in_process, LosesItsLease, 4, "another run took over"),
+        pytest.param(
+            run_in_process, LosesItsLease, 4, "another run took over", marks=pytest.mark.long
+        ),
         (run_here, CannotWrite, 1, "No space left"),
         (run_here, CannotLoad, 1, "on this node holds other weights"),
         pytest.param(run_in_process, Raises, 1, "this escaped through Ray", marks=pytest.mark.long),

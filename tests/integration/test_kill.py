@@ -12,7 +12,7 @@ from tests.integration.jobs import Cli, clips, problems, run_here, wait_until, w
 from tests.pipeline.outputs import committed_ids
 from tests.reliability.outcomes import Outcomes, fault
 
-N_ROWS, PART_CLIPS, SLOTS, REPLICAS = 12, 3, 2, 1
+N_ROWS, PART_CLIPS, SLOTS, REPLICAS = 30, 4, 2, 2
 SETTINGS = {
     "replicas": REPLICAS, "slots": SLOTS, "part_clips": PART_CLIPS, "block_rows": 4,
     "lease_ttl_s": 3.0,
@@ -22,7 +22,7 @@ SETTINGS = {
 @pytest.fixture(scope="module")
 def manifest(tmp_path_factory: pytest.TempPathFactory) -> Path:
     rows = [
-        {"id": f"r{i:02d}", "prompt": f"song {i}", "duration_s": 0.7 + 0.2 * (i % 7)}
+        {"id": f"r{i:02d}", "prompt": f"song {i}", "duration_s": 1.0 + 0.3 * (i % 7)}
         for i in range(N_ROWS)
     ]
     return write_manifest(tmp_path_factory.mktemp("kill") / "m.parquet", rows)
@@ -44,6 +44,7 @@ def n_committed(output: str) -> int:
     return len(committed_ids(open_storage(output)))
 
 
+@pytest.mark.long
 @fault("process/driver-killed", "kill -9 of the driver and of its Ray", "in mid-run")
 @fault("process/replica-killed", "kill -9 of a replica", "in mid-run")
 def test_kill_of_the_driver_and_then_of_a_replica(

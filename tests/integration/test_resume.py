@@ -141,7 +141,7 @@ class TestAfterwards:
 
 
 def test_a_second_run_exits_4_and_with_wait_follows(tmp_path: Path, cli: Cli) -> None:
-    long = [row | {"duration_s": 4.0} for row in rows(10)]
+    long = [row | {"duration_s": 2.0} for row in rows(10)]
     first = write_manifest(tmp_path / "first.parquet", long)
     refused = [rows(1, start=20)[0] | {"duration_s": 9999.0}]  # a dead letter: takes no replica
     second = write_manifest(tmp_path / "second.parquet", refused)

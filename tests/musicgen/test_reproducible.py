@@ -69,7 +69,7 @@ def wide() -> LMModel:
     return lm.eval()
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_workloads_at_the_width_of_a_real_model(wide: LMModel, dtype: str, threads: int) -> None:
     weights = prepare(wide, dtype, 128)

@@ -104,7 +104,7 @@ def test_graphs_are_refused_where_there_is_no_cuda() -> None:
         make_step(weights, state, graphs=True)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("kind", ["text", "melody"])
 def test_the_whole_step_compiles_as_one_graph(kind: Kind) -> None:
     """No break, no data-dependent shape: what CUDA graphs need, checked without CUDA."""

@@ -104,6 +104,7 @@ def _short(evaluation: Evaluation, model: MusicGen, figures: tuple[str, ...]) ->
 
 
 @shipped
+@pytest.mark.long
 def test_the_bundled_model_follows_text_and_melody(evaluation: Evaluation) -> None:
     assert _short(evaluation, _model(), ("by_text", "by_melody", "likelihood")) == []
 
@@ -133,7 +134,7 @@ def _chroma_rotated(model: MusicGen) -> None:
     [
         pytest.param(_text_ignored, ("by_text",), marks=pytest.mark.long),
         pytest.param(_melody_ignored, ("by_melody",), marks=pytest.mark.long),
-        (_delays_shifted, ("likelihood",)),
+        pytest.param(_delays_shifted, ("likelihood",), marks=pytest.mark.long),
         pytest.param(_chroma_rotated, ("by_melody",), marks=pytest.mark.long),
     ],
 )

@@ -54,6 +54,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.long
 def test_the_folder_is_a_model_for_us_and_for_transformers(made: Path) -> None:
     ours = MusicGen.get_pretrained(str(made / "tiny"), device="cpu")
     assert (ours.max_duration, ours.sample_rate, ours.frame_rate) == (2.0, 16_000, 50)
@@ -84,6 +85,7 @@ def test_the_folder_is_a_model_for_us_and_for_transformers(made: Path) -> None:
     torch.testing.assert_close(logits[0], expected[:, -9:], atol=1e-4, rtol=1e-4)
 
 
+@pytest.mark.long
 def test_every_figure_of_the_evaluation_comes_out_of_the_engine(made: Path) -> None:
     model = MusicGen.get_pretrained(str(made / "tiny"), device="cpu", max_slots=4)
     scope = Scope(pieces=4, seeds=2, clip_s=1.2, prompt_s=0.4, long_clips=1, voice_clips=2)
@@ -101,6 +103,7 @@ def test_every_figure_of_the_evaluation_comes_out_of_the_engine(made: Path) -> N
     assert len(takes[0][0]) == 1.2 * 16_000
 
 
+@pytest.mark.long
 def test_a_run_that_was_stopped_goes_on_to_the_same_weights(made: Path, tmp_path: Path) -> None:
     whole = replace(TOY, language=replace(TOY.language, max_steps=0, full_from=1.0))
     tokens = Tokens.read([made / "tokens" / "0000.pt"])
@@ -123,6 +126,7 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_weights(made: Path, tmp_path
         torch.testing.assert_close(straight, resumed, atol=1e-6, rtol=1e-5)
 
 
+@pytest.mark.long
 def test_a_codec_that_was_stopped_goes_on_to_the_same_weights(tmp_path: Path) -> None:
     found = []
     for stops in ((6,), (2, 6), (4, 6)):  # codebooks are made before step 3
@@ -143,6 +147,7 @@ def test_a_codec_that_was_stopped_goes_on_to_the_same_weights(tmp_path: Path) ->
             torch.testing.assert_close(straight, resumed[name], atol=1e-5, rtol=1e-4)
 
 
+@pytest.mark.long
 def test_what_is_finished_is_not_made_again(made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def never(*_: object) -> None:
         raise AssertionError("a finished stage must not train")
@@ -171,6 +176,7 @@ def test_the_codec_begins_as_nearly_the_identity() -> None:
     assert mean["initialised"] > 2
 
 
+@pytest.mark.long
 def test_the_codec_learns_and_uses_its_codebooks(made: Path) -> None:
     trained = train_codec(TOY, made)
     wav = batch_of(TOY, 1000)  # [B, 1, N]: of no step
@@ -227,6 +233,7 @@ def test_captions_that_name_a_key_are_known() -> None:
     assert name_a_key(captions).tolist() == [True, False, True, False]
 
 
+@pytest.mark.long
 def test_music_before_a_switch_is_heard_and_not_judged(made: Path) -> None:
     language = replace(TOY.language, jump_weight=4.0)
     exact = replace(TOY, autocast=False, language=language)
@@ -255,6 +262,7 @@ def test_music_before_a_switch_is_heard_and_not_judged(made: Path) -> None:
     torch.testing.assert_close(losses, wanted)
 
 
+@pytest.mark.long
 def test_the_loss_reads_conditions_as_the_engine_lays_them_out(made: Path) -> None:
     model = MusicGen.get_pretrained(str(made / "tiny"), device="cpu")
     words: Any = model.text_encoder

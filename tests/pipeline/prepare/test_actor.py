@@ -126,7 +126,7 @@ def _pss_mb(pid: int) -> float:
     return sum(int(line.split()[1]) for line in lines if line.startswith("Pss:")) / 1024
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_memory_stays_within_the_setting_whatever_the_references_decode_to(tmp_path: Path) -> None:
     """Each of these files has 184 MB once decoded, and would need 2.5 GB of working memory if a
     melody of 30 s at 192 kHz were resampled as a whole; a process may take 256 MB."""

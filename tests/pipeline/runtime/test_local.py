@@ -135,6 +135,36 @@ def test_a_manifest_that_is_damaged_ends_the_job_with_its_own_error(
     outcome.ended(str(tmp_path / "out"), ["r00", "r01"], exits=exits)
 
 
+@fault("process/local-killed", "kill -9 of a run without Ray", "in mid-run; the same command again")
+def test_kill_of_a_local_run_and_the_next_one_goes_on(
+    tmp_path: Path, cli: Cli, outcome: Outcome
+) -> None:
+    output, whole = f"file://{tmp_path}/out", f"file://{tmp_path}/whole"
+    manifest = write_manifest(tmp_path / "m.parquet", rows(10, 0.6))
+    storage = open_storage(output)
+    running = cli.start(*cli.job("run", manifest, output, local=True, lease_ttl_s=3.0))
+    wait_until(lambda: len(committed_ids(storage)) >= 4)
+    running.kill()
+    running.wait()
+    before = {info.path: info.mtime for info in ledger.list_parts(storage)}
+    n_committed = len(committed_ids(storage))
+    assert 4 <= n_committed < 10
+
+    again = run_here(manifest, output, lease_ttl_s=3.0)
+    run_here(manifest, whole)
+
+    assert again.clips == 10 - n_committed
+    parts = {info.path: info.mtime for info in ledger.list_parts(storage)}
+    assert before.items() <= parts.items(), "what stood was left alone"
+    hashes = [{row["clip_id"]: row["audio_sha256"] for row in clips(at)} for at in (output, whole)]
+    assert hashes[0] == hashes[1]
+    admitted = len(cli.admissions()) + again.clips
+    outcome.ended(
+        output, [f"r{i:02d}" for i in range(10)], exits=["killed", again.exit_code],
+        admitted=admitted, redone_at_most=6,
+    )  # fmt: skip
+
+
 @pytest.mark.slow
 @fault("process/sigterm", "SIGTERM to the driver", "in mid-run; the same command again")
 def test_sigterm_drains_a_local_run_and_the_next_one_goes_on(
