@@ -59,6 +59,7 @@ def expand_all(spec: PlanSpec) -> list[PlannedClip]:
     return found
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("ray_cluster")
 def test_a_manifest_that_is_99_percent_done(tmp_path: Path) -> None:
     rows = [{"id": f"r{i}", "prompt": f"song {i}", "duration_s": 1.0} for i in range(N_ROWS)]

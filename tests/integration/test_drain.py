@@ -24,6 +24,7 @@ def n_committed(output: str) -> int:
     return len(committed_ids(open_storage(output)))
 
 
+@pytest.mark.long
 def test_sigterm_commits_what_is_finished_and_the_next_run_resumes(
     manifest: Path, tmp_path: Path, cli: Cli
 ) -> None:

@@ -95,6 +95,7 @@ def stored(array: pa.ChunkedArray) -> pa.ChunkedArray:
     return array
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("ray_cluster")
 def test_every_arrow_type_passes_untouched_on_ray(tmp_path: Path) -> None:
     given, output = write(tmp_path / "m.parquet"), f"file://{tmp_path}/out"

@@ -74,7 +74,13 @@ EXTRA_ROWS: dict[str, list[dict[str, Any]]] = {
 
 
 @pytest.mark.parametrize(
-    ("kind", "stereo"), [("text", False), ("text", True), ("melody", False), ("style", False)]
+    ("kind", "stereo"),
+    [
+        pytest.param("text", False, marks=pytest.mark.long),
+        ("text", True),
+        ("melody", False),
+        ("style", False),
+    ],
 )
 def test_a_model_of_every_kind(
     kind: str, stereo: bool, checkpoint: Callable[..., dict[str, str]], tmp_path: Path

@@ -104,6 +104,7 @@ def test_the_wheel_holds_no_tests_and_no_training(names: set[str]) -> None:
     assert [name for name in names if any(part in name for part in unwanted)] == []
 
 
+@pytest.mark.long
 @pytest.mark.ray
 def test_a_job_runs_from_the_wheel_beside_files_with_our_names(
     installed: Path, tmp_path: Path

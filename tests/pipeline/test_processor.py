@@ -59,6 +59,7 @@ def test_a_processors_clips_are_those_of_a_job(tmp_path: Path) -> None:
     assert "exceeds 3600 s" in bad["too-long"]["error"]
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("ray_cluster")
 def test_rows_that_repeat_or_fail_while_they_are_made_all_come_back() -> None:
     """Quality control that no clip passes; two of the rows are the same clip."""

@@ -118,6 +118,7 @@ def test_what_passes_is_borne(
     outcome.ended(job.output, IDS, exits=[code])
 
 
+@LONG
 @fault("store/away-briefly", "the store is away for 4 seconds", "after the first part")
 def test_a_store_that_is_away_briefly(proxy: FaultProxy, job: Job, outcome: Outcome) -> None:
     with all_goes_wrong(proxy, "reset", for_s=4):
