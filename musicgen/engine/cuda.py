@@ -1,11 +1,16 @@
-"""Streams and the capture of graphs on CUDA. On other devices a stream does nothing, and work runs
-in the order of its calls."""
+"""What exists on CUDA alone: streams, capture, and numerics that repeat. On other devices each of
+them does nothing, and work runs in the order of its calls.
 
-from collections.abc import Callable, Iterator
+An engine launches its steps on a stream of high priority of its own; T5 and the codec have one of
+low priority each. Tensors cross from one to another by an event that the receiver waits for.
+"""
+
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, Protocol
 
 import torch
+from torch import Tensor
 
 MOST_URGENT = -100  # CUDA takes the nearest priority that the device has; 0 is the lowest
 
@@ -42,6 +47,21 @@ class DeviceStream:
             return
         with torch.cuda.stream(self._stream):
             yield
+
+    def receive(self, tensors: Iterable[Tensor | None], ready: Any) -> None:
+        """Let the stream's further work use tensors that another one makes.
+
+        Args:
+            tensors: Whose memory is kept until that work is done, also if nobody holds them.
+            ready: What `mark` gave after the last of them was launched; None: they are there.
+        """
+        if self._stream is None:
+            return
+        if ready is not None:
+            self._stream.wait_event(ready)
+        for tensor in tensors:
+            if tensor is not None and tensor.is_cuda:
+                tensor.record_stream(self._stream)
 
     def synchronize(self) -> None:
         """Wait until the device has done the stream's work."""

@@ -128,7 +128,7 @@ def test_a_column_of_ours_that_came_later_is_null_in_earlier_parts(
     with reading(local, part) as opened:
         table = opened.read().drop_columns("bits_depend_on")
     local.put(part.path, encode_part(table, table.schema, "token"))
-    commit(local, [clip("b")], 0, run_id=LATER)
+    commit(local, [clip("b", bits_depend_on="slots")], 0, run_id=LATER)
 
     assert check_schema(local, pa.schema([]), "files").field("bits_depend_on").nullable
     rows = read_clips(local).sort_by("id")
