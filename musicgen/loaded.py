@@ -1,8 +1,8 @@
 """A loaded model as a job uses it: it makes engines and requests, and decodes codes to audio."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import replace
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
@@ -13,7 +13,9 @@ from musicgen.checkpoints.load import Checkpoint
 from musicgen.conditioning.chroma import ChromaExtractor
 from musicgen.conditioning.separation import load_separator
 from musicgen.config import StyleConfig, n_frames
+from musicgen.engine.cuda import DeviceStream, use_repeatable_numerics
 from musicgen.engine.engine import ROWS_PER_SLOT, Engine, EngineOptions, Request
+from musicgen.engine.invariance import BitsDependOn, bits_depend_on
 from musicgen.engine.request import Limits
 from musicgen.engine.weights import StepWeights, drop_weights, prepare
 from musicgen.registry import row_bytes
@@ -22,6 +24,8 @@ from musicgen.transformer import sinusoid
 from musicgen.windows import plan_windows, stride_frames
 
 LONGEST_S = 3600.0
+
+Beside = Literal["conditions", "codec"]  # what runs beside the engine
 
 
 class LoadedModel:
@@ -36,6 +40,7 @@ class LoadedModel:
         dtype: Number format of the language model: fp32, bf16 or (GPU only) fp16.
         keep_lm: Whether `lm` stays usable. If False it is never moved to the GPU and is freed once
             the engine's weights are made of it, so that memory holds them once, in `dtype`.
+        repeatable: Whether a GPU takes the algorithms whose bits repeat, in the whole process.
     """
 
     def __init__(
@@ -46,21 +51,23 @@ class LoadedModel:
         dtype: str = "fp32",
         *,
         keep_lm: bool = True,
+        repeatable: bool = True,
     ) -> None:
         self.info = info
         self.device = torch.device(device)
+        self._repeatable = repeatable or self.device.type != "cuda"
+        if self.device.type == "cuda":
+            use_repeatable_numerics(repeatable)
         self.dtype = dtype
         self.lm = checkpoint.lm
         self._keep_lm = keep_lm
         self._weights: StepWeights | None = None
-        self._side: torch.cuda.Stream | None = None
-        if self.device.type == "cuda":
-            self._side = torch.cuda.Stream(self.device)  # type: ignore[no-untyped-call]
         (self.lm if keep_lm else self.lm.condition_provider).to(self.device)
         self.text_encoder = checkpoint.text.to(self.device)
         self.compression_model = checkpoint.codec.to(self.device)
         features = checkpoint.style_features
         self.style_features = None if features is None else features.to(self.device)
+        self._streams = {work: DeviceStream(self.device) for work in get_args(Beside)}
         self.chroma = ChromaExtractor(info.chroma, load_separator()) if info.chroma else None
         self._requests = RequestBuilder(
             info, self.lm, self.text_encoder, self.compression_model, self.style_features
@@ -127,6 +134,13 @@ class LoadedModel:
         free_bytes, _ = torch.cuda.mem_get_info(self.device)
         return (free_bytes - reserve_bytes) // self.slot_bytes
 
+    def bits_depend_on(self, slots: int) -> BitsDependOn:
+        """What the bits of a clip depend on beside itself in engines of up to so many slots, as the
+        device answers it: `run` if it was not asked to be repeatable."""
+        if not self._repeatable:
+            return "run"
+        return bits_depend_on(self._prepared(self._limits(1).n_cells(self.lm.cfg)), slots)
+
     @property
     def slot_bytes(self) -> int:
         """Bytes of the caches of one slot, with room for the longest text."""
@@ -160,19 +174,14 @@ class LoadedModel:
             self._weights = replace(self._weights, positions=positions)
         return self._weights
 
-    @contextmanager
-    def beside_the_engine(self) -> Iterator[None]:
-        """A context for work (text encoding, codec) in a thread other than the engine's.
+    def beside_the_engine(self, work: Beside) -> AbstractContextManager[None]:
+        """A context for such work in a thread other than the engine's.
 
-        On a GPU the work runs on a CUDA stream of its own, so that it does not wait for decode
-        steps; it is complete at the end of the context.
+        On a GPU it runs on a stream of its own of low priority, so that it does not wait for decode
+        steps, nor they for it. A request says by an event when its conditions are there, and audio
+        is complete when `decode` returns it.
         """
-        if self._side is None:
-            yield
-            return
-        with torch.cuda.stream(self._side):
-            yield
-        self._side.synchronize()
+        return self._streams[work].running()
 
     def make_request(self, clip: GenerationRequest) -> Request:
         """Encodes the inputs of one clip; the result is what `Engine.submit` takes.

@@ -49,8 +49,9 @@ class MusicGen(LoadedModel):
         dtype: str = "fp32",
         max_slots: int = MAX_SLOTS,
         keep_lm: bool = True,
+        repeatable: bool = True,
     ) -> None:
-        super().__init__(info, checkpoint, device, dtype, keep_lm=keep_lm)
+        super().__init__(info, checkpoint, device, dtype, keep_lm=keep_lm, repeatable=repeatable)
         self._runner = Runner(self.make_engine, max_slots)
         self.sampling = SamplingParams()
         self.duration = min(DEFAULT_DURATION_S, info.max_duration_s)
@@ -67,6 +68,7 @@ class MusicGen(LoadedModel):
         submodels: Submodels | None = None,
         max_slots: int = MAX_SLOTS,
         keep_lm: bool = True,
+        repeatable: bool = True,
     ) -> "MusicGen":
         """Loads a model.
 
@@ -79,6 +81,8 @@ class MusicGen(LoadedModel):
             max_slots: How many clips `generate` and the other methods like it run side by side.
             keep_lm: Whether `lm` stays usable beside the engine's copy of its weights. False holds
                 the weights once, as a job does.
+            repeatable: Whether a GPU takes the algorithms whose bits repeat. The switches are those
+                of torch for the whole process (`musicgen.engine.cuda.use_repeatable_numerics`).
 
         Raises:
             ValueError: The model is not found or can't be read; the message says why.
@@ -86,7 +90,7 @@ class MusicGen(LoadedModel):
         if device is None:
             device = "cuda" if torch.cuda.is_available() else "cpu"
         info, checkpoint = load(name, submodels)
-        return cls(info, checkpoint, device, dtype, max_slots, keep_lm)
+        return cls(info, checkpoint, device, dtype, max_slots, keep_lm, repeatable)
 
     def set_generation_params(
         self,

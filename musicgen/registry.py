@@ -33,7 +33,8 @@ CHROMA = ChromaConfig(
 )
 BYTES = {"fp32": 4, "bf16": 2, "fp16": 2}
 KEY_BLOCK = 64
-AUTO_SLOTS_AT_MOST = 64  # of `--slots auto`: beyond it a step gains little and memory goes
+AUTO_SLOTS_AT_MOST = 64  # of `--slots auto` on a GPU: beyond it a step gains little
+AUTO_SLOTS_ON_CPU = 8
 
 Kind = Literal["text", "melody", "style"]
 

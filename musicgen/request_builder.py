@@ -18,7 +18,9 @@ from musicgen.conditioning.fuser import ClipConditions
 from musicgen.conditioning.style import StyleConditioner, excerpt_start
 from musicgen.conditioning.text import TextEncoder
 from musicgen.config import SamplingParams
+from musicgen.engine.cuda import mark
 from musicgen.engine.engine import Request
+from musicgen.engine.request import WindowStart
 from musicgen.lm.model import LMModel
 from musicgen.windows import Window, plan_windows, stride_frames
 
@@ -83,6 +85,7 @@ class RequestBuilder:
     ) -> None:
         self.info = info
         self.dim = lm.cfg.dim
+        self._lm_cfg = lm.cfg
         self.text_encoder = text_encoder
         self.codec = codec
         self.style_features = style_features
@@ -113,6 +116,7 @@ class RequestBuilder:
         same = len(windows) == 1 or (clip.melody_chroma is None and clip.style is None)
         if clip.style is not None:  # encoded here and not by the engine's thread, which decodes
             conditions = [conditions(window) for window in range(len(windows))].__getitem__
+        first = windows[0]
         return Request(
             key=clip.key,
             conditions=conditions(0),
@@ -122,6 +126,8 @@ class RequestBuilder:
             prompt_codes=opening,
             windows=windows,
             later_conditions=None if same else conditions,
+            start=WindowStart.of(self._lm_cfg, clip.seed, first, opening, self.device),
+            ready=mark(self.device),
         )
 
     def _windows(self, clip: GenerationRequest, opening: Tensor | None) -> tuple[Window, ...]:

@@ -19,7 +19,7 @@ from pydantic.fields import FieldInfo
 from manifests.schema import GenerationDefaults
 from manifests.uris.policy import ReferencePolicy
 from musicgen.config import ModelSource
-from musicgen.registry import AUTO_SLOTS_AT_MOST
+from musicgen.registry import AUTO_SLOTS_AT_MOST, AUTO_SLOTS_ON_CPU
 from pipeline.audio.settings import AudioSettings, QualitySettings
 from pipeline.ledger.settings import PartsSettings
 from pipeline.telemetry.settings import PriceSettings
@@ -138,10 +138,12 @@ class EngineSettings(BaseModel):
     device: Device = Field("auto", description="Where replicas compute; auto = cuda if granted.")
     dtype: DType = Field("auto", description="auto = fp16 autocast on CUDA, fp32 on CPU.")
     slots: Annotated[int, Field(ge=1, le=MOST_SLOTS)] | Literal["auto"] = Field(
-        8,
+        "auto",
         description="Clips in flight per replica (2 rows each); auto = what the GPU has room for, "
-        f"at most {AUTO_SLOTS_AT_MOST}. Clips repeat to the bit at equal slots only.",
+        f"at most {AUTO_SLOTS_AT_MOST}, and {AUTO_SLOTS_ON_CPU} on a CPU. Whether the bits of a "
+        "clip depend on it says the column bits_depend_on.",
     )
+    repeatable: bool = Field(True, description="A GPU takes only algorithms whose bits repeat.")
     threads_per_replica: int = Field(
         1, ge=1, le=256, description="CPU threads of a replica (part of what makes bits repeat)."
     )
@@ -350,11 +352,12 @@ class JobConfig(BaseModel):
             told[section] = told.get(section, {}) | settings
         return JobConfig.model_validate(told)
 
-    @property
-    def tasks_in_flight(self) -> int:
+    def tasks_in_flight(self, *, on_gpu: bool) -> int:
         """Ray tasks that a replica holds at once: enough rows for the slots, those that wait
         behind them, and a part that is being filled (a task ends when its rows are committed)."""
-        slots = AUTO_SLOTS_AT_MOST if self.engine.slots == "auto" else self.engine.slots
+        slots, on_gpu = self.engine.slots, on_gpu and self.engine.device != "cpu"
+        if slots == "auto":  # the driver does not know what GPUs have room for
+            slots = AUTO_SLOTS_AT_MOST if on_gpu else AUTO_SLOTS_ON_CPU
         rows = 2 * slots + self.parts.part_clips
         return 1 + -(-rows // self.cluster.block_rows)
 

@@ -129,6 +129,7 @@ def make_step(
     *,
     graphs: bool | None = None,
     kernels: str = "auto",
+    stream: DeviceStream | None = None,
 ) -> GraphedStep | EagerStep:
     """The function that runs steps over `state`.
 
@@ -137,6 +138,7 @@ def make_step(
         state: The rows.
         graphs: Whether steps run as CUDA graphs; None where the model is on CUDA.
         kernels: `auto`, `triton` or `eager`, as `EngineOptions.kernels`.
+        stream: On which graphs are captured: that of the work over `state`; None takes a new one.
 
     Raises:
         ValueError: `graphs` is True and the model is not on CUDA, or Triton can't run here.
@@ -146,6 +148,6 @@ def make_step(
         raise ValueError("graphs=True needs CUDA; leave it out")
     decode = make_decode(weights, state, kernels)
     if on_cuda if graphs is None else graphs:
-        capture = CudaCapture(DeviceStream(weights.device))
+        capture = CudaCapture(stream or DeviceStream(weights.device))
         return GraphedStep(weights, state, capture, decode)
     return EagerStep(weights, state, decode)

@@ -16,6 +16,7 @@ from dataclasses import replace
 import torch
 
 from musicgen.conditioning.fuser import ClipConditions
+from musicgen.engine.cuda import DeviceStream, mark
 from musicgen.engine.cuda_graphs import EagerStep, GraphedStep, make_step
 from musicgen.engine.device_errors import is_out_of_memory
 from musicgen.engine.prefill import fill_cross, fill_prefix
@@ -26,6 +27,7 @@ from musicgen.engine.request import (
     Limits,
     NonFiniteLogitsError,
     Request,
+    WindowStart,
     check_conditions,
     check_request,
 )
@@ -35,7 +37,7 @@ from musicgen.engine.weights import StepWeights, prepare
 from musicgen.lm import delay_pattern
 from musicgen.lm.guidance import guidance_rows
 from musicgen.lm.model import LMModel
-from musicgen.lm.sampling import FilterShape, uniform
+from musicgen.lm.sampling import FilterShape
 
 __all__ = [
     "ROWS_PER_SLOT",
@@ -57,6 +59,7 @@ class Engine:
         limits: The largest request that the engine can run.
         weights: The model as the engine runs it; engines may share it.
         state: What the rows carry from step to step, caches included.
+        stream: On which everything runs that touches them.
         scheduler: The queue, the running clips and the free rows.
         shape: The static shape of the next step, except for `n_keys`, which each step sets.
         run_step: Runs one decode step of a given shape over `state`.
@@ -87,9 +90,15 @@ class Engine:
         n_steps = delay_pattern.n_steps(options.max_frames, self.cfg.delays)
         n_cells = self.limits.n_cells(self.cfg)
         self.weights = weights or prepare(lm, options.dtype, n_cells, packed=options.packed)
-        self.state = DecodeState.idle(self.weights, self.n_rows, n_cells, n_steps)
+        self.stream = DeviceStream(self.weights.device, urgent=True)
+        with self.stream.running():
+            self.state = DecodeState.idle(self.weights, self.n_rows, n_cells, n_steps)
         self.run_step: GraphedStep | EagerStep = make_step(
-            self.weights, self.state, graphs=options.graphs, kernels=options.kernels
+            self.weights,
+            self.state,
+            graphs=options.graphs,
+            kernels=options.kernels,
+            stream=self.stream,
         )
         self.scheduler = Scheduler(self.n_rows, longest_first=options.longest_first)
         self.shape = self._next_shape()
@@ -129,6 +138,8 @@ class Engine:
             ValueError: It could never run; the message says why.
         """
         check_request(request, self.cfg, self.limits)
+        if request.ready is None:
+            request = replace(request, ready=mark(self.weights.device))
         self.scheduler.submit(request)
 
     @torch.no_grad()
@@ -136,15 +147,20 @@ class Engine:
         """Drop a request, waiting or in its rows, without a result; whether it was there."""
         n_dropped = self.scheduler.drop_waiting(key)
         running = [c for c in self.scheduler.running if c.progress.request.key == key]
-        for clip in running:
-            self.state.clear(clip.rows, self.cfg.special_token, wipe=True)
-            self.scheduler.end(clip)
-        self.shape = self._next_shape()
+        with self.stream.running():
+            for clip in running:
+                self.state.clear(clip.rows, self.cfg.special_token, wipe=True)
+                self.scheduler.end(clip)
+            self.shape = self._next_shape()
         return bool(n_dropped or running)
 
     @torch.no_grad()
     def step(self) -> list[EngineOutput]:
         """Admit what fits, run one decode step for all rows, return the clips that ended."""
+        with self.stream.running():
+            return self._step()
+
+    def _step(self) -> list[EngineOutput]:
         refused = self._admit()
         running = self.scheduler.running
         if not running:
@@ -165,12 +181,14 @@ class Engine:
     def reset(self) -> None:
         """Drop every request, waiting or in its rows, also after an exception left `step`."""
         self.scheduler.clear()
-        self.state.clear(list(range(self.n_rows)), self.cfg.special_token, wipe=True)
-        self.shape = self._next_shape()
+        with self.stream.running():
+            self.state.clear(list(range(self.n_rows)), self.cfg.special_token, wipe=True)
+            self.shape = self._next_shape()
 
     def close(self) -> None:
         """Free weights and caches for good; the counts stay."""
         self.scheduler.clear()
+        self.stream.synchronize()
         del self.state, self.run_step, self.weights
 
     def _admit(self) -> list[EngineOutput]:
@@ -206,12 +224,13 @@ class Engine:
         """Bring a clip's window into `rows`: conditions, tokens, noise, parameters, cache."""
         cfg, state, weights = self.cfg, self.state, self.weights
         request, window = clip.request, clip.window
+        self.stream.receive((given.text, given.audio, given.null_audio), request.ready)
         conditions = guidance_rows(given, cfg.fuse, request.sampling.guidance)
-        sequence = delay_pattern.open_sequence(
-            clip.opening(), window.n_frames, cfg.delays, cfg.special_token
-        )  # [K, S]
-        noise = uniform(request.seed, cfg.n_codebooks, window.n_frames, window.first_frame)
-        noise = delay_pattern.build(noise, cfg.delays, 0)  # [K, S]
+        start = request.start
+        if start is None or not start.fits(request.seed, window, clip.codes):
+            start = WindowStart.of(cfg, request.seed, window, clip.codes, weights.device)
+        on_device = start.table.to(weights.device, non_blocking=True)  # [2, K, S]
+        sequence, noise = on_device[0], on_device[1].view(torch.float64)  # [K, S] each
         prefix = conditions[0].prefix
         n_prefix = 0 if prefix is None else len(prefix)
 

@@ -58,6 +58,7 @@ class CellsToRead:
 
 
 Index = tuple[Tensor | slice, ...]
+Rows = list[int] | slice | Tensor  # a list is copied to the device, the others are not
 
 
 @dataclass(frozen=True)
@@ -81,7 +82,7 @@ class Cache:
         """Cells of a row."""
         return self.values.shape[2]
 
-    def wipe(self, rows: list[int]) -> None:
+    def wipe(self, rows: Rows) -> None:
         """Zero `rows`: a NaN in a masked cell would still reach the next clip."""
         self.keys[rows] = 0
         self.values[rows] = 0
@@ -96,13 +97,13 @@ class Cache:
         self.keys[cells.keys] = keys.to(self.keys.dtype)
         self.values[cells.values] = values.to(self.values.dtype)
 
-    def fill(self, rows: list[int], keys: Tensor, values: Tensor) -> None:
+    def fill(self, rows: Rows, keys: Tensor, values: Tensor) -> None:
         """Write the first n cells of `rows`: [rows, H, n, D / H] each."""
         n = keys.shape[2]
         self.keys[rows, :, :n] = keys.to(self.keys.dtype)
         self.values[rows, :, :n] = values.to(self.values.dtype)
 
-    def read(self, rows: list[int], n: int) -> tuple[Tensor, Tensor]:
+    def read(self, rows: Rows, n: int) -> tuple[Tensor, Tensor]:
         """Keys and values of the first `n` cells of `rows`: [rows, H, n, D / H] each."""
         return self.keys[rows, :, :n], self.values[rows, :, :n]
 
@@ -155,7 +156,7 @@ class BagCache(Cache):
         every = slice(None)
         return CellsToWrite((rows, every, blocks, every, cells % self.block), (rows, every, cells))
 
-    def fill(self, rows: list[int], keys: Tensor, values: Tensor) -> None:
+    def fill(self, rows: Rows, keys: Tensor, values: Tensor) -> None:
         """Write the first n cells of `rows`: [rows, H, n, D / H] each."""
         n = keys.shape[2]
         keys = torch.nn.functional.pad(keys, (0, 0, 0, -n % self.block))
@@ -163,7 +164,7 @@ class BagCache(Cache):
         self.keys[rows, :, : blocks.shape[2]] = blocks.to(self.keys.dtype)
         self.values[rows, :, :n] = values.to(self.values.dtype)
 
-    def read(self, rows: list[int], n: int) -> tuple[Tensor, Tensor]:
+    def read(self, rows: Rows, n: int) -> tuple[Tensor, Tensor]:
         """Keys and values of the first `n` cells of `rows`: [rows, H, n, D / H] each."""
         blocks = self.keys[rows, :, : -(-n // self.block)].transpose(-1, -2)
         return blocks.flatten(2, 3)[:, :, :n], self.values[rows, :, :n]

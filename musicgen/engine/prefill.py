@@ -9,6 +9,7 @@ from torch import Tensor
 
 from musicgen.conditioning.fuser import RowCondition
 from musicgen.engine.kv_cache import Cache, grown, key_bias
+from musicgen.engine.linear import upload
 from musicgen.engine.step import DecodeState, round_up
 from musicgen.engine.weights import StepWeights
 from musicgen.transformer import merge_heads, split_heads
@@ -35,16 +36,31 @@ def fill_cross(
         text = condition.cross  # [L, D] or None
         n_text = 1 if text is None else len(text)
         has_grown |= _grow(weights, state, n_text)
-        state.n_cross[row] = n_text
-        for layer, cache in zip(weights.layers, state.cross_caches, strict=True):
-            if text is None or layer.cross is None:
-                cache.wipe([row])
-                continue
-            kv = layer.cross.key_value(text.to(weights.device))  # [L, 2 D]
-            heads = kv.view(1, n_text, 2, weights.cfg.n_heads, -1).transpose(1, 3)
-            keys, values = heads.unbind(2)  # [1, H, L, D / H] each
-            cache.fill([row], keys, values)
+        state.n_cross[row].fill_(n_text)
+        if text is None:
+            for cache in state.cross_caches:
+                cache.wipe(slice(row, row + 1))
+        else:
+            _fill_text(weights, state.cross_caches, row, text.to(weights.device))
     return has_grown
+
+
+def _fill_text(weights: StepWeights, caches: list[Cache], row: int, text: Tensor) -> None:
+    """Fill a row of the cross-attention caches with keys and values of `text` [L, D]."""
+    n_text, n_heads = len(text), weights.cfg.n_heads
+    at = slice(row, row + 1)
+    if weights.text_kv is not None:
+        kv = weights.text_kv(text).view(n_text, len(caches), 2, n_heads, -1)
+        heads = kv.permute(1, 2, 3, 0, 4)  # [layers, 2, H, L, D / H]
+        for cache, (keys, values) in zip(caches, heads, strict=True):
+            cache.fill(at, keys[None], values[None])
+        return
+    for layer, cache in zip(weights.layers, caches, strict=True):
+        assert layer.cross is not None
+        assert layer.cross.key_value is not None
+        kv = layer.cross.key_value(text)  # [L, 2 D]
+        keys, values = kv.view(1, n_text, 2, n_heads, -1).transpose(1, 3).unbind(2)
+        cache.fill(at, keys, values)  # [1, H, L, D / H] each
 
 
 def _grow(weights: StepWeights, state: DecodeState, n_text: int) -> bool:
@@ -78,18 +94,19 @@ def fill_prefix(
     n_fed, n_heads = x.shape[1], weights.cfg.n_heads
     if n_fed == 0:
         return
-    n_cross = state.n_cross[rows]
-    cross_bias = key_bias(n_cross, round_up(int(n_cross.max())))[:, None]  # [rows, 1, 1, L]
+    n_text = max(1 if c.cross is None else len(c.cross) for c in conditions)
+    at = upload(torch.tensor(rows), weights.device)
+    cross_bias = key_bias(state.n_cross[at], round_up(n_text))[:, None]  # [rows, 1, 1, L]
     for index, layer in enumerate(weights.layers):
 
         def attend(qkv: Tensor, cache: Cache = state.caches[index]) -> Tensor:
             q, k, v = (split_heads(t, n_heads) for t in qkv.chunk(3, dim=-1))
-            cache.fill(rows, k, v)
+            cache.fill(at, k, v)
             return merge_heads(F.scaled_dot_product_attention(q, k, v, is_causal=True, scale=1.0))
 
         def attend_cross(query: Tensor, index: int = index) -> Tensor:
             cache = state.cross_caches[index]
-            keys, values = cache.read(rows, cross_bias.shape[-1])
+            keys, values = cache.read(at, cross_bias.shape[-1])
             q = split_heads(query, n_heads).to(keys.dtype)  # [rows, H, n, D / H]
             mask = cross_bias.to(q.dtype)
             out = F.scaled_dot_product_attention(q, keys, values, attn_mask=mask, scale=1.0)

@@ -2,13 +2,16 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
+import torch
 from torch import Tensor
 
 from musicgen.conditioning.fuser import ClipConditions
 from musicgen.config import GUIDANCE_ROWS, LMConfig, SamplingParams
 from musicgen.engine.step import round_up
 from musicgen.lm import delay_pattern
+from musicgen.lm.sampling import uniform
 from musicgen.windows import Window
 
 ROWS_PER_SLOT = 2
@@ -16,6 +19,49 @@ ROWS_PER_SLOT = 2
 
 class NonFiniteLogitsError(RuntimeError):
     """The logits of a clip became NaN or infinite."""
+
+
+@dataclass(frozen=True, eq=False)
+class WindowStart:
+    """What a window's row begins with, and what it was made of.
+
+    Attributes:
+        seed: The clip's.
+        window: Which one.
+        codes: All codes of the clip so far [K, known], or None.
+        table: Tokens and noise, int64 [2, K, S] on the host, the noise by its bits, in memory from
+            which a GPU copies without waiting.
+    """
+
+    seed: int
+    window: Window
+    codes: Tensor | None
+    table: Tensor
+
+    @classmethod
+    def of(
+        cls,
+        cfg: LMConfig,
+        seed: int,
+        window: Window,
+        codes: Tensor | None,
+        device: torch.device,
+    ) -> "WindowStart":
+        """That of a window of a model of that shape, for an engine on `device`."""
+        opening = None if codes is None else codes[:, window.first_frame :]  # [K, T0]
+        tokens = delay_pattern.open_sequence(
+            opening, window.n_frames, cfg.delays, cfg.special_token
+        )
+        noise = uniform(seed, cfg.n_codebooks, window.n_frames, window.first_frame)
+        noise = delay_pattern.build(noise, cfg.delays, 0)  # float64 [K, S]
+        table = torch.stack([tokens, noise.view(torch.int64)])
+        if device.type == "cuda":
+            table = table.pin_memory()
+        return cls(seed, window, codes, table)
+
+    def fits(self, seed: int, window: Window, codes: Tensor | None) -> bool:
+        """Whether it was made of these; a request that was copied with changes may differ."""
+        return (seed, window) == (self.seed, self.window) and codes is self.codes
 
 
 @dataclass(frozen=True)
@@ -32,6 +78,10 @@ class Request:
         windows: The windows that it is made in; an empty tuple is one window over the whole clip.
         later_conditions: Conditions of the window with a given index >= 1, computed when that
             window begins; None keeps those of the first.
+        start: The beginning of the first window, made beforehand; the engine makes one where it is
+            None or does not fit.
+        ready: On a GPU, the event (`cuda.mark`) after which the conditions are there; None takes
+            the moment of `Engine.submit`.
     """
 
     key: str
@@ -42,6 +92,8 @@ class Request:
     prompt_codes: Tensor | None = None
     windows: tuple[Window, ...] = ()
     later_conditions: Callable[[int], ClipConditions] | None = None
+    start: WindowStart | None = None
+    ready: Any = None
 
     @property
     def plan(self) -> tuple[Window, ...]:

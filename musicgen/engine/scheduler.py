@@ -49,12 +49,6 @@ class ClipProgress:
         """Whether all windows are complete."""
         return self.n_windows == len(self.request.plan)
 
-    def opening(self) -> Tensor | None:
-        """The codes [K, T0] that the next window begins with, or None."""
-        if self.codes is None:
-            return None
-        return self.codes[:, self.window.first_frame :]
-
     def add(self, codes: Tensor) -> None:
         """Record the `codes` [K, T] of the current window and move on to the next one."""
         new = codes[:, self.window.n_prompt :]

@@ -13,7 +13,6 @@ import torch
 from torch import Tensor
 
 from musicgen.engine.kv_cache import Cache, empty_cache
-from musicgen.engine.linear import upload
 from musicgen.engine.weights import StepWeights
 from musicgen.lm.delay_pattern import UNKNOWN
 from musicgen.lm.guidance import RowGuidance, mix
@@ -115,23 +114,25 @@ class DecodeState:
     def begin(
         self, rows: list[int], sequence: Tensor, noise: Tensor, *, n_prefix: int, step: int
     ) -> None:
-        """Give `rows` to a clip: its tokens and noise [K, S], the cells before its step 0, and the
-        step that it feeds first."""
-        n_steps, device = sequence.shape[-1], self.sequence.device
-        self.sequence[rows, :, :n_steps] = upload(sequence, device)
-        self.noise[rows, :, :n_steps] = upload(noise, device)
-        self.n_prefix[rows] = n_prefix
-        self.step[rows] = step
-        self.running[rows] = 1
-        self.failed[rows] = False
+        """Give `rows` to a clip: its tokens and noise [K, S] on this device, the cells before its
+        step 0, and the step that it feeds first."""
+        n_steps = sequence.shape[-1]
+        for row in rows:  # by slices: an index of the host would be copied to the device
+            self.sequence[row, :, :n_steps] = sequence
+            self.n_prefix[row].fill_(n_prefix)
+            self.step[row].fill_(step)
+            self.running[row].fill_(1)
+            self.failed[row].fill_(False)
+        self.noise[rows[0], :, :n_steps] = noise  # the others take the leading row's tokens
 
     def clear(self, rows: list[int], special_token: int, *, wipe: bool) -> None:
         """Make `rows` idle; `wipe` also removes values (NaN) that a mask would not hide."""
-        self.running[rows] = 0
-        self.step[rows] = 0
-        self.n_prefix[rows] = 0
-        self.n_cross[rows] = 1
-        self.sequence[rows] = special_token
+        for row in rows:
+            self.running[row].fill_(0)
+            self.step[row].fill_(0)
+            self.n_prefix[row].fill_(0)
+            self.n_cross[row].fill_(1)
+            self.sequence[row].fill_(special_token)
         if wipe:
             for cache in self.caches + self.cross_caches:
                 cache.wipe(rows)

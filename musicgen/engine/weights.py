@@ -57,11 +57,12 @@ class LayerTensors:
 
 @dataclass(frozen=True)
 class CrossWeights:
-    """The cross-attention of one layer: query and output D to D, keys and values D to 2 D."""
+    """The cross-attention of one layer: query and output D to D, keys and values D to 2 D (None
+    where `StepWeights.text_kv` makes those of all layers)."""
 
     norm: NormTensors
     query: Linear
-    key_value: Linear
+    key_value: Linear | None
     out: ResidualLinear
 
 
@@ -115,6 +116,8 @@ class StepWeights:
         layers: The transformer.
         out_norm: The norm before the heads.
         heads: All K heads as one map, D to K * card.
+        text_kv: The cross-attention's keys and values of all layers as one map, D to layers * 2 D;
+            None where each layer has its own, which packed weights need to keep their bits.
         head_tensor: Their matrix [K * card, D]; None where the maps run from packed weights.
     """
 
@@ -128,6 +131,7 @@ class StepWeights:
     layers: tuple[LayerWeights, ...]
     out_norm: NormTensors
     heads: Linear
+    text_kv: Linear | None = None
     head_tensor: Tensor | None = None
 
     @property
@@ -197,6 +201,7 @@ def prepare(
         layers=layers,
         out_norm=_norm(lm.out_norm, device),
         heads=heads,
+        text_kv=_text_kv(lm, maps),
         head_tensor=None if packed else head_tensor,
     )
 
@@ -282,7 +287,7 @@ def _layer(layer: Layer, maps: _Maps) -> LayerWeights:
         cross = CrossWeights(
             norm=maps.norm(layer.norm_cross),
             query=maps.plain(cross_query),
-            key_value=maps.plain(maps.moved(key_value)),
+            key_value=maps.plain(maps.moved(key_value)) if maps.packed else None,
             out=maps.residual(cross_out),
         )
     return LayerWeights(
@@ -295,6 +300,13 @@ def _layer(layer: Layer, maps: _Maps) -> LayerWeights:
         linear2=maps.residual(tensors.linear2),
         tensors=None if maps.packed else tensors,
     )
+
+
+def _text_kv(lm: LMModel, maps: _Maps) -> Linear | None:
+    if maps.packed or lm.cfg.fuse != "cross":
+        return None
+    layers = (cast(Layer, layer).cross_attention for layer in lm.transformer.layers)
+    return maps.plain(torch.cat([_scaled_query(x)[1] for x in layers if x is not None]))
 
 
 def _scaled_query(attention: Attention) -> tuple[Tensor, Tensor]:

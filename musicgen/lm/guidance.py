@@ -63,15 +63,14 @@ class RowGuidance:
         """Give `rows`, in the order of `guidance_rows`, to one clip."""
         kind = sampling.guidance
         lead = rows[0]
-        self.lead[list(rows)] = lead
-        self.audio[lead] = rows[1] if kind == "double" else lead
-        self.null[lead] = rows[-1]
-        self.coef[lead] = sampling.cfg_coef
-        self.beta[lead] = 1.0 if sampling.cfg_coef_beta is None else sampling.cfg_coef_beta
-        self.guided[list(rows)] = False
-        self.double[list(rows)] = False
-        self.guided[lead] = kind != "none"
-        self.double[lead] = kind == "double"
+        for row in rows:
+            self.lead[row].fill_(lead)
+            self.guided[row].fill_(row == lead and kind != "none")
+            self.double[row].fill_(row == lead and kind == "double")
+        self.audio[lead].fill_(rows[1] if kind == "double" else lead)
+        self.null[lead].fill_(rows[-1])
+        self.coef[lead].fill_(sampling.cfg_coef)
+        self.beta[lead].fill_(1.0 if sampling.cfg_coef_beta is None else sampling.cfg_coef_beta)
 
 
 def mix(logits: Tensor, rows: RowGuidance, n_leads: int, *, double: bool = True) -> Tensor:

@@ -108,10 +108,10 @@ class RowSampling:
 
     def set(self, row: int, params: SamplingParams) -> None:
         """Let `row` be sampled by `params`."""
-        self.greedy[row] = params.greedy
-        self.temperature[row] = 1.0 if params.greedy else params.temperature
-        self.top_k[row] = params.top_k
-        self.top_p[row] = params.top_p
+        self.greedy[row].fill_(params.greedy)
+        self.temperature[row].fill_(1.0 if params.greedy else params.temperature)
+        self.top_k[row].fill_(params.top_k)
+        self.top_p[row].fill_(params.top_p)
 
 
 def choose(logits: Tensor, rows: RowSampling, noise: Tensor, shape: FilterShape) -> Tensor:

@@ -25,6 +25,7 @@ class Provenance:
     device: str
     threads: int
     engine_rows: int
+    bits_depend_on: str
     versions: str
     ai_generated: bool = True
 

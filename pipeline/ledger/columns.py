@@ -149,7 +149,15 @@ CLIP_COLUMNS = (
     Column("dtype", _TEXT, "Precision that the model computed in."),
     Column("device", _TEXT, "Where it computed: cpu or cuda, and the kind of processor or GPU."),
     Column("threads", _INT, "CPU threads of the replica."),
-    Column("engine_rows", _INT, "Rows of the engine's batch; bits repeat at equal numbers only."),
+    Column("engine_rows", _INT, "Rows of the engine's batch, two per slot."),
+    _optional(
+        "bits_depend_on",
+        _TEXT,
+        "What the bits of the music depend on beside the clip, its dtype, device, threads and "
+        "versions: `nothing`; `slots` where they repeat at equal `engine_rows` only; `run` where "
+        "they need not repeat (`--no-repeatable` on a GPU). Null where an earlier version made the "
+        "clip.",
+    ),
     Column("versions", _TEXT, "JSON object: package to version, of those that determine the bits."),
     Column("ai_generated", _FLAG, "Always true."),
     Column("run_id", _TEXT, "Run that committed the clip."),

@@ -138,7 +138,12 @@ def gpus_per_replica(config: JobConfig) -> tuple[float, bool]:
         return told, True
     if config.engine.device != "auto":
         return float(config.engine.device == "cuda"), True
-    return float(any(Path("/dev").glob("nvidia[0-9]*"))), False
+    return float(has_gpu()), False
+
+
+def has_gpu() -> bool:
+    """Whether this machine has an NVIDIA GPU, without loading torch."""
+    return any(Path("/dev").glob("nvidia[0-9]*"))
 
 
 def _measured_run(

@@ -29,6 +29,7 @@ class ClipRowBuilder:
 
     Attributes:
         device, dtype: Where and in what the model computes.
+        bits_depend_on: As `LoadedModel.bits_depend_on` says.
         attempts: Earlier attempts by row key, for rows that have failed before.
     """
 
@@ -38,6 +39,7 @@ class ClipRowBuilder:
     replica: str
     device: str
     dtype: str
+    bits_depend_on: str = "slots"
     attempts: Mapping[str, int] = field(default_factory=dict)
 
     def provenance(self, engine_rows: int) -> Provenance:
@@ -51,6 +53,7 @@ class ClipRowBuilder:
             device=f"{self.device}:{_hardware(self.device)}",
             threads=self.config.engine.threads_per_replica,
             engine_rows=engine_rows,
+            bits_depend_on=self.bits_depend_on,
             versions=_versions(),
         )
 
@@ -68,6 +71,7 @@ class ClipRowBuilder:
             "references": dict(spec.references),
         }
         how = asdict(self.provenance(task.engine_rows))
+        del how["bits_depend_on"]  # which may be known better one day, for the same clip
         made = named | _generation(task) | _level(levelled) | how
         if posixpath.isabs(self.info.name) or self.info.name.startswith((".", "~")):
             made["model"] = posixpath.basename(self.info.name.rstrip("/"))

@@ -85,7 +85,7 @@ class Finisher:
         """Samples [C, N] of codes [K, T]; in small pieces where memory does not do for a whole."""
 
         def decode(piece_frames: int | None = None) -> NDArray[np.float32]:
-            with self._model.beside_the_engine():
+            with self._model.beside_the_engine("codec"):
                 wav: NDArray[np.float32] = self._model.decode(codes, piece_frames).numpy()
             return wav
 

@@ -22,7 +22,9 @@ def load_model(settings: ReplicaSettings, device: str, dtype: str) -> MusicGen:
         name=info.path if is_folder else info.name,  # a relative path is relative to the driver
         revision=info.revision or config.model.revision,
     )
-    model = MusicGen.get_pretrained(source, device, dtype, keep_lm=False)
+    model = MusicGen.get_pretrained(
+        source, device, dtype, keep_lm=False, repeatable=config.engine.repeatable
+    )
     if model.info.weights_hash != info.weights_hash:
         raise RuntimeError(
             f"{model.info.path} on this node holds other weights ({model.info.weights_hash}) than "

@@ -9,9 +9,8 @@ import torch
 from musicgen.engine.device_errors import is_out_of_memory
 from musicgen.engine.engine import ROWS_PER_SLOT, Engine
 from musicgen.loaded import LoadedModel
-from musicgen.registry import AUTO_SLOTS_AT_MOST
+from musicgen.registry import AUTO_SLOTS_AT_MOST, AUTO_SLOTS_ON_CPU
 
-AUTO_SLOTS_ON_CPU = 8
 RESERVE_BYTES = 3 << 30  # for the codec, text encoding and the activations of a step
 
 log = logging.getLogger(__name__)

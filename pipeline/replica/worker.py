@@ -79,6 +79,11 @@ class ReplicaWorker:
             ),
             guard=self._guard,
         )
+        self._commits = attempts.commits
+        self.times = ReplicaTimes()
+        self._watchdog = Watchdog(config.run.hang_timeout_s, self.attempts.blame)
+        self.drained_at: float | None = None
+        self.loop = DecodeLoop(self.model, config, self.times, self._watchdog, self)
         row_builder = ClipRowBuilder(
             config,
             settings.info,
@@ -86,17 +91,13 @@ class ReplicaWorker:
             self.name,
             self.device,
             self.dtype,
+            self.model.bits_depend_on(self.loop.n_slots),
             settings.attempts,
         )
-        self._commits = attempts.commits
-        self.times = ReplicaTimes()
         self.finisher = Finisher(
             settings, self.model, row_builder, self.writer, self.times, self._take_again
         )
         self.tasks = TaskTable()
-        self._watchdog = Watchdog(config.run.hang_timeout_s, self.attempts.blame)
-        self.drained_at: float | None = None
-        self.loop = DecodeLoop(self.model, config, self.times, self._watchdog, self)
         self._admission = AdmissionQueue[ClipTask](self.attempts, self.loop.n_slots)
         self._decoded: queue.Queue[ClipTask | None] = queue.Queue()
         self._hands_back = True  # what a drain leaves undone
@@ -214,7 +215,7 @@ class ReplicaWorker:
         """What the engine needs for a clip; text and audio are encoded here."""
 
         def encode() -> Request:
-            with self.model.beside_the_engine():
+            with self.model.beside_the_engine("conditions"):
                 return request_of(task, self.model)
 
         watching = self._watchdog.watching("conditioning", [task.spec.clip_id])

@@ -20,6 +20,7 @@ import pyarrow as pa
 
 from pipeline.config import JobConfig
 from pipeline.ledger.attempts import Attempt
+from pipeline.planning.estimate import has_gpu
 from pipeline.planning.pool import LocalPool, Pool
 from pipeline.prepare.actor import Prepare, read_rows
 from pipeline.replica.actor import Replica
@@ -134,7 +135,7 @@ class LocalRuntime:
         replicas = self._load_replicas(work)
         calls = [
             _start("call", partial(self._call, each, blocks, results), results)
-            for _ in range(self._config.tasks_in_flight)
+            for _ in range(self._config.tasks_in_flight(on_gpu=has_gpu()))
             for each in replicas
         ]
         for call in calls:

@@ -152,11 +152,12 @@ def prepare_pool(config: JobConfig) -> dict[str, Any]:
 def replica_pool(config: JobConfig) -> dict[str, Any]:
     """How `map_batches` runs replicas. All three settings of the pool are needed for calls to run
     side by side, which is what keeps the slots full from one task to the next."""
-    in_flight = config.tasks_in_flight
+    gpus = gpus_per_replica(config)
+    in_flight = config.tasks_in_flight(on_gpu=gpus > 0)
     return {
         "batch_format": "pyarrow",
         "num_cpus": config.cluster.cpus_per_replica,
-        "num_gpus": gpus_per_replica(config) or None,
+        "num_gpus": gpus or None,
         "resources": dict(config.cluster.replica_resources) or None,
         "compute": ActorPoolStrategy(
             size=config.cluster.replicas,

@@ -35,6 +35,7 @@ def serve(pipe: Connection, device: str, tiny: bool) -> None:
 
     import torch
 
+    from musicgen.engine.cuda import use_repeatable_numerics
     from musicgen.engine.device_errors import is_broken_cuda
     from tests.gpu.case import Context, outcome_of
     from tests.gpu.checks import all_checks
@@ -43,6 +44,7 @@ def serve(pipe: Connection, device: str, tiny: bool) -> None:
     context, checks = Context(torch.device(device), tiny), all_checks()
     if context.on_cuda:
         torch.cuda.set_device(context.device)
+        use_repeatable_numerics()
     elif tiny:
         torch.set_num_threads(1)
     while True:

@@ -67,6 +67,7 @@ def graph_against_eager(context: Context) -> Figures:
     require(ended[0].keys() == ended[1].keys(), "other clips ended", found)
     for key, codes in ended[0].items():
         require(torch.equal(codes, ended[1][key]), f"{key}: graphs give other tokens", found)
+    context.wait()
     rows = [engine.state.sequence for engine in engines]
     require(torch.equal(*rows), "clips under way have other tokens", found)
     return found | {"ended": len(ended[0])}

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from musicgen.engine.cuda import use_repeatable_numerics
 from tests.gpu.case import Check, Context, outcome_of
 from tests.gpu.checks import THEMES
 
@@ -15,6 +16,7 @@ CHECKS = [check for theme in TESTED for check in THEMES[theme]]
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no CUDA device")
 @pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.name)
 def test_check(check: Check) -> None:
+    use_repeatable_numerics()
     outcome = outcome_of(check, Context(torch.device("cuda"), tiny=False))
     if outcome.verdict == "SKIP":
         pytest.skip(outcome.message)

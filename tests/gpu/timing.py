@@ -10,8 +10,9 @@ from statistics import median
 import torch
 
 from musicgen.config import LMConfig
-from musicgen.engine.cuda import DeviceStream
+from musicgen.engine.cuda import DeviceStream, use_repeatable_numerics
 from musicgen.engine.engine import ROWS_PER_SLOT, Engine
+from musicgen.engine.invariance import differing_slots
 from musicgen.engine.linear import DTYPES
 from musicgen.engine.step import round_up
 from musicgen.engine.weights import StepWeights, drop_weights, prepare
@@ -113,9 +114,9 @@ def step_s(engine: Engine, n_tokens: int, context: Context) -> float:
 
 def go_to(engine: Engine, n_tokens: int) -> None:
     """Let all clips stand at that step; what is in their caches does not change the time."""
-    state = engine.state
-    state.sequence.fill_(1)
-    state.step.fill_(n_tokens)
+    with engine.stream.running():
+        engine.state.sequence.fill_(1)
+        engine.state.step.fill_(n_tokens)
     for clip in engine.scheduler.running:
         clip.position, clip.n_steps_left = n_tokens, 1 << 20
 
@@ -134,6 +135,35 @@ def cell(
         "gb_per_s": moved / taken_s / 1e9,
         "of_bandwidth": moved / taken_s / bytes_per_s,
     }
+
+
+def price_of_repeating(context: Context) -> Figures:
+    """Steps of musicgen-small and the codec, with `use_repeatable_numerics` and without; and at
+    which numbers of slots a step's bits differ from those at the most slots."""
+    cfg = SHAPES["tiny" if context.tiny else "small"].lm
+    found: Figures = {}
+    codes = None
+    for on in (False, True):
+        if context.on_cuda:
+            use_repeatable_numerics(on)
+        lm, weights = weights_of(cfg, context)
+        model = codec(context)
+        if codes is None:
+            codes = torch.randint(
+                model.cardinality, (1, model.num_codebooks, 30 * model.frame_rate)
+            )
+            codes = codes[..., : 60 if context.tiny else None].to(context.device)
+        told: Figures = {}
+        for n_clips in (1, 2) if context.tiny else (1, 8, 32):
+            with full_engine(lm, weights, n_clips, context) as engine:
+                n_tokens = 8 if context.tiny else 750
+                told[f"step of {n_clips} ms"] = 1e3 * step_s(engine, n_tokens, context)
+        decode_s = machine.best_s(lambda m=model, c=codes: m.decode(c), str(context.device), 3)
+        told["codec ms"] = 1e3 * decode_s
+        slots = 4 if context.tiny else AUTO_SLOTS_AT_MOST
+        told["other bits at slots"] = list(differing_slots(weights, slots))
+        found["repeatable" if on else "fast"] = told
+    return found
 
 
 def admission(context: Context) -> Figures:
@@ -232,6 +262,7 @@ def whole_clips(context: Context) -> Figures:
 CHECKS = (
     Check("limits of the device", limits, 15),
     *(Check(f"steps of {name}", steps(name), 50) for name in ("small", "medium", "large")),
+    Check("price of repeating", price_of_repeating, 30),
     Check("admission and capture", admission, 15),
     Check("codec and T5", codec_and_t5, 25),
     Check("whole clips", whole_clips, 60),

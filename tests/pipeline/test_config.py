@@ -108,7 +108,7 @@ def test_enough_rows_are_in_flight(slots: int, part_clips: int, block_rows: int)
 
     config = load_config(None, NEEDED | flags)
 
-    assert config.tasks_in_flight * block_rows >= 2 * slots + part_clips
+    assert config.tasks_in_flight(on_gpu=True) * block_rows >= 2 * slots + part_clips
 
 
 @pytest.mark.parametrize(

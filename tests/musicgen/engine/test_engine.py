@@ -9,6 +9,7 @@ import torch
 from musicgen.conditioning.fuser import ClipConditions
 from musicgen.config import FuseMethod, SamplingParams
 from musicgen.engine.engine import Engine, EngineOptions, NonFiniteLogitsError, Request
+from musicgen.engine.request import WindowStart
 from tests.musicgen.lm.test_lm import CASES, GREEDY, golden_lm
 from tests.musicgen.toy import random_request, run, toy_lm
 
@@ -173,3 +174,19 @@ def test_a_melody_model_needs_prefixes_of_its_own_length() -> None:
 def test_an_impossible_engine_is_refused(wrong: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         Engine(toy_lm("cross"), EngineOptions(**{"slots": 1, "max_frames": 10, **wrong}))
+
+
+def test_a_beginning_that_was_made_beforehand_counts_only_for_its_own_clip() -> None:
+    """A request that is copied with another seed or prompt keeps the old one's beginning."""
+    lm, rng = toy_lm("cross"), random.Random(2)
+    device = torch.device("cpu")
+    plain = replace(random_request(rng, lm, "a", 12), n_frames=12, prompt_codes=None)
+    window = plain.plan[0]
+    start = WindowStart.of(lm.cfg, plain.seed, window, None, device)
+    prompt = torch.randint(lm.cfg.card, (lm.cfg.n_codebooks, 5))
+    for change in ({}, {"seed": 5}, {"prompt_codes": prompt}, {"n_frames": 9}):
+        codes = [
+            run(Engine(lm, EngineOptions(slots=2, max_frames=12)), [request])["a"].codes
+            for request in (replace(plain, **change), replace(plain, start=start, **change))
+        ]
+        assert torch.equal(*codes)

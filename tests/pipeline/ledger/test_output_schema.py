@@ -119,6 +119,28 @@ def test_parts_of_two_outputs_in_one_folder_are_refused(local: Storage) -> None:
         check_schema(local, other, "files")
 
 
+def test_a_column_of_ours_that_came_later_is_null_in_earlier_parts(
+    local: Storage, tmp_path: Path
+) -> None:
+    """Clips that were made before this version had `bits_depend_on`."""
+    commit(local, [clip("a")], 0)
+    (part,) = list_parts(local, "clips")
+    with reading(local, part) as opened:
+        table = opened.read().drop_columns("bits_depend_on")
+    local.put(part.path, encode_part(table, table.schema, "token"))
+    commit(local, [clip("b", bits_depend_on="slots")], 0, run_id=LATER)
+
+    assert check_schema(local, pa.schema([]), "files").field("bits_depend_on").nullable
+    rows = read_clips(local).sort_by("id")
+    assert rows["bits_depend_on"].to_pylist() == [None, "slots"]
+    with Lease.acquire(local) as lease:
+        compact(local, lease)
+    assert pq.read_table(tmp_path / "out/clips").sort_by("id")["bits_depend_on"].to_pylist() == [
+        None,
+        "slots",
+    ]
+
+
 def test_an_output_of_another_version_is_refused_with_the_way_out(local: Storage) -> None:
     commit(local, [clip("a")], 0)
     (part,) = list_parts(local, "clips")

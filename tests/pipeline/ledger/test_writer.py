@@ -41,7 +41,9 @@ def row(number: int, **changes: Any) -> ClipRow:
         "use_sampling": True,
         "true_peak_limited": False,
         "measures": measures,
-        "provenance": Provenance("tiny", "0" * 32, None, "none", "fp32", "cpu", 1, 4, "{}"),
+        "provenance": Provenance(
+            "tiny", "0" * 32, None, "none", "fp32", "cpu", 1, 4, "slots", "{}"
+        ),
         "created_at": datetime.now(UTC),
     }
     return ClipRow(**filled | given | changes)

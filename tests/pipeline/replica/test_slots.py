@@ -7,12 +7,11 @@ import torch
 
 from musicgen.engine.engine import Engine
 from musicgen.model import MusicGen
-from musicgen.registry import AUTO_SLOTS_AT_MOST
+from musicgen.registry import AUTO_SLOTS_AT_MOST, AUTO_SLOTS_ON_CPU
 from pipeline.config import ConfigError, JobConfig
 from pipeline.config_file import load_config
 from pipeline.replica import slots as module
 from pipeline.replica.slots import (
-    AUTO_SLOTS_ON_CPU,
     auto_slots,
     make_engine,
     smaller_engine,
@@ -56,6 +55,16 @@ def test_nonsense_slots_are_refused(given: Any) -> None:
 @pytest.mark.parametrize(("room", "slots"), [(17, 17), (900, AUTO_SLOTS_AT_MOST), (-2, 1)])
 def test_auto_takes_what_the_gpu_has_room_for(room: int, slots: int) -> None:
     assert auto_slots(Gpu(room)) == slots  # type: ignore[arg-type]
+
+
+def test_auto_is_the_default() -> None:
+    """And without a GPU it holds no more Ray tasks than 8 slots need."""
+    given = load_config(None, NEEDED)
+    assert given.engine.slots == "auto"
+    few, many = (config(n).tasks_in_flight(on_gpu=True) for n in (8, 64))
+    assert few < many == given.tasks_in_flight(on_gpu=True)
+    assert given.tasks_in_flight(on_gpu=False) == few
+    assert load_config(None, NEEDED | {"device": "cpu"}).tasks_in_flight(on_gpu=True) == few
 
 
 def test_auto_on_a_cpu_is_a_fixed_number() -> None:

@@ -60,6 +60,7 @@ def clip_row(number: int, wav: NDArray[np.float32], **changes: Any) -> tuple[Row
         "audio_bytes": len(data), "audio_sha256": digest, "model": "tiny",
         "weights_hash": "0123456789abcdef" * 2, "weights_licence": "Apache-2.0", "dtype": "fp32",
         "device": "cpu", "threads": 1, "engine_rows": 8, "versions": "{}", "ai_generated": True,
+        "bits_depend_on": "slots",
         "normalize_applied": "none", "gain_db": 0.0, "true_peak_limited": False,
         "run_id": RUN, "replica": "a1b2c3", "attempts": 1,
         "created_at": START + timedelta(seconds=2 * number),
