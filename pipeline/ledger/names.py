@@ -28,7 +28,7 @@ _AUDIO = re.compile(rf"audio/(?:{_AUDIO_FILE}|{_SHARD})")
 _RUN_RECORD = re.compile(rf"runs/{_RUN}\.json")
 _LEASE = re.compile(r"lease/(?P<generation>[0-9]{8,})\.json")
 _ATTEMPT = re.compile(rf"attempts/{_RUN}/[0-9a-f]{{6,64}}\.json")
-_CACHE = re.compile(r"cache/(?:ledger/[0-9a-f]{32}\.keys|plan/[0-9a-f]{32}\.plan)")
+_CACHE = re.compile(r"cache/(?:ledger/[0-9a-f]{32}\.keys|plan/[0-9a-f]{32}\.(?:plan|whole))")
 _REPORT = re.compile(r"report\.html")
 _TEMPORARY = re.compile(r"(?P<folder>(?:[^/]+/)*)\.(?P<name>[^/]+)\.[0-9a-f]{12}\.tmp")
 # The file name of a clip's audio, wherever it is mentioned.

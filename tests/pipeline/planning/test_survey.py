@@ -22,6 +22,7 @@ from pipeline import ledger
 from pipeline.ledger import maintain, part_index
 from pipeline.ledger.id_set import pack_ids
 from pipeline.ledger.lease import Lease
+from pipeline.ledger.names import is_ours
 from pipeline.planning import judge, scan, survey
 from pipeline.planning.expand import PlanSpec, Selection
 from pipeline.planning.judge import Judge
@@ -172,6 +173,7 @@ def test_where_nothing_is_left_neither_rows_nor_parts_are_read(
     assert reads.since() == []
     assert again == first
     assert again.outcomes == {"done": 40}
+    assert [info.path for info in storage.list("cache") if not is_ours(info.path)] == []
 
     make(storage, spec, range(5), 1)  # the same clips once more, in a part that is new
     assert plan_and_keep(storage, spec) == first
