@@ -223,6 +223,10 @@ def image_rules(found: Deployment) -> Iterator[str]:
     for package in packages:
         if package.rstrip("*") not in sources:
             yield f"Dockerfile: does not copy {package}"
+    installed = re.search(r"apt-get install .*", text)
+    for package in ("gcc", "libc6-dev", "procps"):
+        if installed is None or package not in installed[0].split():
+            yield f"Dockerfile: does not install {package}"
     if "ARG MODEL" not in text or "musicgen-batch convert" not in text:
         yield "Dockerfile: weights can't be baked in"
 

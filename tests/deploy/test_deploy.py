@@ -151,6 +151,7 @@ RULE_FAULTS: list[Fault] = [
     ("texts.Dockerfile: --require-hashes", "", "without --require-hashes"),
     ("texts.Dockerfile:musicgen musicgen", "musicgenn musicgen", "copies musicgenn, which does"),
     ("texts.Dockerfile:COPY --chown=ray:users manifests manifests", "", "does not copy manifests"),
+    ("texts.Dockerfile:gcc libc6-dev", "", "does not install gcc"),
     ("texts.Dockerfile:ARG MODEL", "ARG WEIGHTS", "weights can't be baked in"),
     ("texts.requirements.lock:\nclick==", "\nclack==", "lock: click is missing"),
     ("texts.requirements.lock:\npydantic==2", "\npydantic==1", "is outside <3,>=2.9"),
