@@ -24,6 +24,7 @@ SLOW_FILES = (
     "bench/test_bench.py",
     "deploy/test_deploy.py",
     "examples/test_examples.py",
+    "gpu/test_dry_run.py",
     "manifests/isolation/test_pool.py",
     "musicgen/checkpoints/test_audiocraft.py",
     "musicgen/checkpoints/test_convert.py",

@@ -93,13 +93,13 @@ class Engine:
         self.stream = DeviceStream(self.weights.device, urgent=True)
         with self.stream.running():
             self.state = DecodeState.idle(self.weights, self.n_rows, n_cells, n_steps)
-        self.run_step: GraphedStep | EagerStep = make_step(
-            self.weights,
-            self.state,
-            graphs=options.graphs,
-            kernels=options.kernels,
-            stream=self.stream,
-        )
+            self.run_step: GraphedStep | EagerStep = make_step(
+                self.weights,
+                self.state,
+                graphs=options.graphs,
+                kernels=options.kernels,
+                stream=self.stream,
+            )
         self.scheduler = Scheduler(self.n_rows, longest_first=options.longest_first)
         self.shape = self._next_shape()
         self.on_admit: Callable[[str], None] | None = None

@@ -21,8 +21,10 @@ from musicgen.conditioning.fuser import ClipConditions
 from musicgen.conditioning.style import StyleConditioner
 from musicgen.conditioning.t5 import T5Encoder
 from musicgen.config import SamplingParams
+from musicgen.engine import engine as engine_module
 from musicgen.engine import step as step_module
 from musicgen.engine.cuda import DeviceStream, mark
+from musicgen.engine.cuda_graphs import EagerStep
 from musicgen.engine.engine import Engine, EngineOptions, Request
 from musicgen.engine.request import WindowStart
 from musicgen.engine.step import StepShape, decode_step, round_up
@@ -167,6 +169,23 @@ def test_the_engine_has_an_urgent_stream_that_waits_for_conditions() -> None:
         assert set(found.on_stream) == {own_name}
         engine.close()
         assert found.streams[-1] == ("synchronize", own_name)
+
+
+def test_what_the_kernels_need_is_made_on_the_engines_stream(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Else their first launch could come before it is there."""
+    names: list[str] = []
+
+    def make(*args: Any, **kwargs: Any) -> EagerStep:
+        names.append(torch.cuda.current_stream().name)  # type: ignore[attr-defined]
+        return EagerStep(*args)
+
+    monkeypatch.setattr(engine_module, "make_step", make)
+    lm = toy_kind("text", dim=32)
+    with dry_run():
+        engine_of(lm.to(CUDA))
+    assert names == ["stream 0"]
 
 
 def test_conditions_made_by_the_submitting_thread_are_waited_for() -> None:
