@@ -15,6 +15,7 @@ FILLED_BY_THE_WRITER = {
     *("audio_path", "audio_member", "audio_format", "audio_bytes", "audio_sha256")
 }
 GROUPS = {"measures", "provenance"}
+CAME_LATER = {"bits_depend_on"}  # every new row has it, and it is null in earlier parts
 
 
 def kinds_of(*rows: type) -> dict[str, tuple[type, bool]]:
@@ -51,7 +52,7 @@ def test_a_typed_row_has_the_columns_with_their_types(
     assert typed.keys() == declared.keys()
     for name, (kind, optional) in typed.items():
         assert declared[name].type in arrow_type(kind), name
-        assert declared[name].nullable == optional, name
+        assert declared[name].nullable == (optional or name in CAME_LATER), name
 
 
 def test_every_measure_is_a_column() -> None:
