@@ -14,7 +14,7 @@ from pipeline.replica.malloc import keep_freed_memory
 if {keep}:
     sys.exit("no glibc") if not keep_freed_memory() else None
 torch.set_num_threads(1)
-sizes = [10_000_000 + 2_000_000 * i for i in range(4)]  # floats: 40 to 64 MB
+sizes = [10_000_000 + 3_000_000 * i for i in range(8)]  # floats: 40 to 124 MB
 for round in range(3):
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
     for size in sizes:
