@@ -99,7 +99,8 @@ class LocalRuntime:
         """See `Runtime.check`: threads are there as long as their process is."""
 
     def close(self) -> None:
-        """See `Runtime.close`. Afterwards no thread writes into the output any more."""
+        """See `Runtime.close`. Nothing is written into the output afterwards, unless a replica takes
+        longer than LOADING_S to load."""
         self._over.set()
         if self._prepare is not None:
             self._prepare.close()
@@ -107,6 +108,9 @@ class LocalRuntime:
             self._loading.release()
         else:
             log.warning("a replica is still loading its model after %g s", LOADING_S)
+        self._close_replicas()
+
+    def _close_replicas(self) -> None:
         with self._lock:
             replicas, self._replicas = self._replicas, []
         for each in replicas:
@@ -133,6 +137,8 @@ class LocalRuntime:
     def _run_replicas(self, work: Work, blocks: Blocks, results: Results) -> None:
         """Feeds each replica with as many calls at once as Ray would make."""
         replicas = self._load_replicas(work)
+        if self._over.is_set():  # `close` may not have waited for the last of them
+            return self._close_replicas()
         calls = [
             _start("call", partial(self._call, each, blocks, results), results)
             for _ in range(self._config.tasks_in_flight(on_gpu=has_gpu()))

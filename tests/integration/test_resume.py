@@ -147,7 +147,7 @@ def test_a_second_run_exits_4_and_with_wait_follows(tmp_path: Path, cli: Cli) ->
     second = write_manifest(tmp_path / "second.parquet", refused)
     output = f"file://{tmp_path}/out"
 
-    running = cli.start(*cli.job("run", first, output, local=True))
+    running = cli.start(*cli.job("run", first, output))
     while not open_storage(output).list("lease"):
         time.sleep(0.05)
         assert running.poll() is None, cli.said(running)
