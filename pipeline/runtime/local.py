@@ -99,8 +99,8 @@ class LocalRuntime:
         """See `Runtime.check`: threads are there as long as their process is."""
 
     def close(self) -> None:
-        """See `Runtime.close`. Nothing is written into the output afterwards, unless a replica takes
-        longer than LOADING_S to load."""
+        """See `Runtime.close`. Afterwards nothing is written into the output, unless a replica
+        takes longer than LOADING_S to load."""
         self._over.set()
         if self._prepare is not None:
             self._prepare.close()
