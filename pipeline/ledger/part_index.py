@@ -55,10 +55,12 @@ class Standing:
     Attributes:
         known: Committed clips, and rows whose dead letter stands.
         letters: The dead letters that stand.
+        parts: `digest_of_parts` of what was read.
     """
 
     known: DoneSet
     letters: pa.Table
+    parts: str = ""
 
     def failures(self) -> dict[str, int]:
         """How often rows have failed in earlier runs, by row key."""
@@ -92,6 +94,12 @@ class Segment:
         return Segment(tuple(part for part, stay in kept if stay), keys)
 
 
+def digest_of_parts(infos: Iterable[ObjectInfo]) -> str:
+    """Of the names and sizes of parts, which never change."""
+    named = json.dumps(sorted((info.path, info.size) for info in infos))
+    return blake2b(named.encode(), digest_size=16).hexdigest()
+
+
 def read_standing(
     storage: Storage, run_tasks: RunTasks | None = None, *, keep: bool = False
 ) -> Standing:
@@ -106,9 +114,10 @@ def read_standing(
 
 
 def _read_standing(storage: Storage, run_tasks: RunTasks, keep: bool) -> Standing:
+    parts = [*list_parts(storage, "failed"), *list_parts(storage, "clips")]
     letters, order = read_letters(storage)
     keys_of_letters = np.unique(pack_ids(letters["row_key"].to_pylist()))
-    sizes = {info.path: info.size for info in list_parts(storage, "clips")}
+    sizes = {info.path: info.size for info in parts if info.path.startswith("clips/")}
     clips, rows = [NO_IDS], list[PartKeys]()
 
     def take(segment: Segment) -> None:
@@ -137,7 +146,7 @@ def _read_standing(storage: Storage, run_tasks: RunTasks, keep: bool) -> Standin
     ids = sorted_unique(ids)
     standing_letters = letters.filter(pa.array(standing_among(letters, order, rows)))
     keys = np.unique(pack_ids(standing_letters["row_key"].to_pylist()))
-    return Standing(DoneSet(ids, keys), standing_letters)
+    return Standing(DoneSet(ids, keys), standing_letters, digest_of_parts(parts))
 
 
 def _read_missing(

@@ -27,7 +27,12 @@ from manifests.reader import RowGroup
 from manifests.schema import SCHEMA_VERSION
 from pipeline.ledger import DoneSet
 from pipeline.ledger.id_set import ID_BYTES, NO_IDS, Ids, searcher
-from pipeline.ledger.part_index import CHECKSUM_BYTES, check, with_checksum
+from pipeline.ledger.part_index import (
+    CHECKSUM_BYTES,
+    check,
+    digest_of_parts,
+    with_checksum,
+)
 from pipeline.ledger.parts import list_parts
 from pipeline.planning.expand import Outcome, PlanSpec
 from pipeline.planning.judge import Judged
@@ -63,12 +68,10 @@ class WholePlan:
     Args:
         storage: Root of the output.
         spec: What turns rows into clips.
-        parts: Digest of the parts that stand there: `digest_of_parts`.
     """
 
     storage: Storage
     spec: PlanSpec
-    parts: str
 
     def read(self) -> Plan | None:
         """The plan that was kept; None if there is none, or if other parts stood then."""
@@ -82,13 +85,14 @@ class WholePlan:
         except (ValueError, StorageError) as error:
             log.warning("%s is left out, it can't be read: %s", self.storage.uri(path), error)
             return None
-        if found["parts"] != self.parts:
+        parts = [*list_parts(self.storage, "failed"), *list_parts(self.storage, "clips")]
+        if found["parts"] != digest_of_parts(parts):
             return None
         return Plan(self.spec.manifest.n_rows, Counter(found["outcomes"]))
 
-    def keep(self, plan: Plan) -> None:
-        """Keeps the plan; the caller holds the lease."""
-        data = json.dumps({"parts": self.parts, "outcomes": dict(plan.outcomes)}).encode()
+    def keep(self, plan: Plan, parts: str) -> None:
+        """Keeps the plan that was made when these parts stood; the caller holds the lease."""
+        data = json.dumps({"parts": parts, "outcomes": dict(plan.outcomes)}).encode()
         try:
             self.storage.put(self._path(), with_checksum([_MAGIC_WHOLE, data]), sync=False)
         except StorageError as error:  # it only saves time
@@ -97,12 +101,6 @@ class WholePlan:
     def _path(self) -> str:
         objects = [path for path, _ in _objects(self.spec)]
         return f"{FOLDER}/{_digest(json.dumps(objects).encode())}.whole"
-
-
-def digest_of_parts(storage: Storage) -> str:
-    """Of the names and sizes of all parts in an output; parts never change."""
-    infos = [*list_parts(storage, "clips"), *list_parts(storage, "failed")]
-    return _digest(json.dumps(sorted((info.path, info.size) for info in infos)).encode())
 
 
 @dataclass

@@ -7,7 +7,7 @@ from typing import Any, TextIO
 
 from pipeline.ledger.part_index import NOTHING_STANDS, Standing, read_standing
 from pipeline.planning.expand import PlanSpec, Selection
-from pipeline.planning.plan_cache import PlanCache, WholePlan, digest_of_parts
+from pipeline.planning.plan_cache import PlanCache, WholePlan
 from pipeline.planning.pool import Action, Pool
 from pipeline.planning.scan import Plan, Watcher, scan
 from pipeline.storage import Storage
@@ -55,13 +55,13 @@ def survey(
             if result is not None:
                 yield result
 
-    may_be_kept = not retry and spec.manifest.n_rows >= FEWEST_ROWS_KEPT
-    whole = WholePlan(storage, spec, digest_of_parts(storage)) if may_be_kept else None
-    if whole is not None and (plan := whole.read()) is not None:
+    uses_cache = not retry and spec.manifest.n_rows >= FEWEST_ROWS_KEPT
+    whole = WholePlan(storage, spec)
+    if uses_cache and (plan := whole.read()) is not None:
         return Survey(NOTHING_STANDS, plan)
     standing = read_standing(storage, run_tasks, keep=keep)
     selection = Selection(standing.known, retry)
-    if whole is None:
+    if not uses_cache:
         return Survey(standing, scan(spec, selection, pool, watch))
     cache = PlanCache(storage, spec, standing.known)
     settled = cache.settled(lambda: watch(0))
@@ -69,7 +69,7 @@ def survey(
     if keep:
         cache.write()
         if cache.has_all:
-            whole.keep(plan)
+            whole.keep(plan, standing.parts)
     return Survey(standing, plan)
 
 
