@@ -142,13 +142,15 @@ def test_webdataset_tars_hold_audio_and_metadata(tmp_path: Path) -> None:
         assert meta["id"] == row["id"]
 
 
-def test_bytes_do_not_depend_on_mates_replicas_or_layout(tmp_path: Path) -> None:
+@pytest.mark.parametrize("n_threads", [1, pytest.param(2, marks=pytest.mark.long)])
+def test_bytes_do_not_depend_on_mates_replicas_or_layout(n_threads: int, tmp_path: Path) -> None:
     rows = mixed_rows(str(EXAMPLES / "audio"))
     forward = write_manifest(tmp_path / "a.parquet", rows)
     backward = write_manifest(tmp_path / "b.parquet", rows[::-1])
 
-    run_here(forward, f"file://{tmp_path}/one", block_rows=3)
-    run_here(backward, f"file://{tmp_path}/two", replicas=2, block_rows=2)
+    threads = {"threads_per_replica": n_threads}
+    run_here(forward, f"file://{tmp_path}/one", block_rows=3, **threads)
+    run_here(backward, f"file://{tmp_path}/two", replicas=2, block_rows=2, **threads)
 
     assert len(hashes(f"file://{tmp_path}/one")) == 7
     assert hashes(f"file://{tmp_path}/one") == hashes(f"file://{tmp_path}/two")
