@@ -6,7 +6,8 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 DEMO := out/demo
 LOCK := deploy/requirements-dev.lock
-PIP_INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check
+# Errors alone: an index or a folder of wheels that pip is set up with and can't reach is a line each.
+PIP_INSTALL := $(BIN)/pip install -qq --disable-pip-version-check
 SUPPORTED := import sys, platform as p; \
 	sys.exit(not ((3, 11) <= sys.version_info < (3, 14) and p.machine() == 'x86_64'))
 # Measured: the wheels of the lock, and the environment that they make.

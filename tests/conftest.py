@@ -46,6 +46,7 @@ SLOW_FILES = (
     "pipeline/planning/test_judge.py",
     "pipeline/planning/test_survey.py",
     "pipeline/replica/test_faults.py",
+    "pipeline/replica/test_memory.py",
     "pipeline/replica/test_worker.py",
     "pipeline/report/test_page.py",
     "pipeline/report/test_report_browser.py",

@@ -39,7 +39,7 @@ class ClipRowBuilder:
     replica: str
     device: str
     dtype: str
-    bits_depend_on: str = "slots"
+    bits_depend_on: str
     attempts: Mapping[str, int] = field(default_factory=dict)
 
     def provenance(self, engine_rows: int) -> Provenance:

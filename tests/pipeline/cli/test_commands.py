@@ -205,11 +205,9 @@ def test_every_flag_of_run_is_described() -> None:
 
 
 CHECK = """
-import sys, time
+import sys
 from click.testing import CliRunner
-from pipeline.cli.options import given_flags
 from pipeline.cli.root import main
-from pipeline.config import SECTIONS
 result = CliRunner().invoke(main, sys.argv[1:])
 heavy = [name for name in ("torch", "ray", "transformers", "datasets") if name in sys.modules]
 print(result.exit_code, heavy)

@@ -20,7 +20,7 @@ from pipeline.replica.actor import begin_attempts
 from pipeline.replica.messages import ReplicaSettings
 from pipeline.replica.worker import ReplicaWorker
 from pipeline.storage import Storage
-from tests.pipeline.replica.test_worker import a_job
+from tests.pipeline.replica.workers import a_job
 
 SEAT = ActorIdentity("actor")
 PROCESSES = multiprocessing.get_context("forkserver")

@@ -4,42 +4,20 @@ import json
 import logging
 import re
 import time
-import weakref
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
 import pytest
-import torch
 
 from manifests.audio_file import decode_reference
 from manifests.identity import retake_seed
-from manifests.reader import Manifest
-from musicgen.codec.codec import CompressionModel
-from musicgen.engine.engine import Engine
-from musicgen.model import MusicGen
 from pipeline import ledger
 from pipeline.audio.encode import read_comment
-from pipeline.config_file import load_config
-from pipeline.ledger.extras import NO_EXTRAS
-from pipeline.ledger.id_set import NO_IDS, DoneSet
-from pipeline.ledger.lease import Lease
-from pipeline.planning.clips import PlannedClip
-from pipeline.planning.expand import Expander, PlanSpec, Selection
-from pipeline.planning.model_limits import inspect_model, limits_of
-from pipeline.prepare.actor import references_of
-from pipeline.prepare.prepared import PreparedClip
-from pipeline.prepare.references import ReferenceReader
-from pipeline.replica.actor import begin_attempts
-from pipeline.replica.messages import ReplicaSettings
 from pipeline.replica.postprocess import Postprocessor
 from pipeline.replica.worker import ReplicaWorker
-from pipeline.storage import open_storage
 from pipeline.telemetry.metrics import METRICS
-from tests.integration.jobs import write_manifest
-
-ROWS = [{"id": f"r{i}", "prompt": f"song {i}", "duration_s": 0.2} for i in range(6)]
+from tests.pipeline.replica.workers import SEEDED, make, start
 
 
 @pytest.fixture
@@ -48,57 +26,6 @@ def replica(tmp_path: Path) -> Any:
     started = start(tmp_path)
     yield started
     started[0].close()
-
-
-def start(folder: Path, rows: list[dict[str, Any]] | None = None, **flags: Any) -> Any:
-    told, prepared, storage, lease = a_job(folder, rows or ROWS, **flags)
-    return ReplicaWorker(told, begin_attempts(told, told.find_identity())), prepared, storage, lease
-
-
-def a_job(folder: Path, rows: list[dict[str, Any]], **settings: Any) -> Any:
-    """What a replica is told, its prepared rows, the output and its lease."""
-    folder.mkdir(exist_ok=True)
-    flags = {
-        "manifest": str(write_manifest(folder / "m.parquet", rows)),
-        "output": str(folder / "out"),
-        "model": "tiny",
-        "slots": 2,
-        "part_clips": 3,
-    }
-    config = load_config(None, flags | settings)
-    info = inspect_model(config)
-    spec = PlanSpec(Manifest.open(config.run.manifest), config.generation, limits_of(info))
-    lease = Lease.acquire(open_storage(config.run.output))
-    schema = ledger.clip_schema(pa.schema([]), config.parts.audio)
-    told = ReplicaSettings(config, info, "20260101T000000-abcdef", 1, lease.token, schema)
-    return told, prepared_rows(spec, info), open_storage(config.run.output), lease
-
-
-def make(folder: Path, rows: list[dict[str, Any]] | None = None, **settings: Any) -> Any:
-    """What a replica makes of rows: its clips by id, its dead letters by id, and the storage."""
-    worker, prepared, storage, _ = start(folder, rows, **settings)
-    call = worker.accept(prepared)
-    call.done.result(timeout=60)
-    tasks = worker.tasks
-    assert (tasks.n_waiting, tasks.n_uncommitted, tasks.n_in_hand, tasks.is_idle) == (0, 0, 0, True)
-    assert len(call.statuses) == len(prepared)
-    tables = (ledger.read_clips(storage), ledger.read_dead_letters(storage))
-    clips, letters = ({row["id"]: row for row in table.to_pylist()} for table in tables)
-    worker.close()
-    return clips, letters, storage
-
-
-def prepared_rows(spec: PlanSpec, info: Any) -> list[tuple[PreparedClip, pa.Table]]:
-    expander, nothing = Expander(spec), Selection(DoneSet(NO_IDS, NO_IDS))
-    reader = ReferenceReader(spec.access, info, spec.limits.separation)
-    return [
-        (PreparedClip(item.spec, **vars(reader.read(references_of(item)))), NO_EXTRAS)
-        for row_group in spec.manifest.row_groups
-        for first_row, batch in spec.manifest.read_row_group(row_group)
-        for number, raw in enumerate(spec.manifest.raw_rows(batch), start=first_row)
-        for _, item in expander.expand(raw, number, 0, nothing)
-        if isinstance(item, PlannedClip)
-    ]
 
 
 def test_the_same_task_twice_at_once_makes_each_clip_once(replica: Any) -> None:
@@ -175,8 +102,6 @@ def test_clips_are_encoded_side_by_side_to_the_same_bytes(
 
 
 # --- quality checks
-
-SEEDED = [{"id": f"r{i}", "prompt": f"song {i}", "duration_s": 0.2, "seed": i} for i in range(4)]
 
 
 def test_a_clip_that_fails_is_made_again_with_the_next_seed(tmp_path: Path) -> None:
@@ -323,108 +248,3 @@ def _logs_name_run_replica_and_clip(caplog: pytest.LogCaptureFixture, worker: An
 
 
 # --- out of memory
-
-
-def test_out_of_memory_halves_the_slots_and_loses_nothing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    step = Engine.step
-
-    def too_big(engine: Engine) -> Any:
-        if engine.n_rows == 8 and engine.n_steps == 5:
-            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
-        return step(engine)
-
-    monkeypatch.setattr(Engine, "step", too_big)
-    clips, letters, _ = make(tmp_path / "halved", SEEDED, slots=4)
-    alone, _, _ = make(tmp_path / "two", SEEDED, slots=2)
-
-    assert letters == {}
-    assert {clip["engine_rows"] for clip in clips.values()} == {4}
-    assert clips.keys() == {row["id"] for row in SEEDED}
-    for name, clip in clips.items():
-        assert clip["audio_sha256"] == alone[name]["audio_sha256"]
-
-
-def test_the_old_caches_are_free_before_the_smaller_engine_is_made(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    step, make_engine = Engine.step, MusicGen.make_engine
-    old: list[weakref.ref[torch.Tensor]] = []
-
-    def too_big(engine: Engine) -> Any:
-        keys = engine.state.caches[0].keys  # as a frame deep in a step holds them
-        if engine.n_rows == 8 and engine.n_steps == 5:
-            old.extend(weakref.ref(cache.keys) for cache in engine.state.caches)
-            raise torch.OutOfMemoryError("CUDA out of memory") from RuntimeError(str(keys.shape))
-        return step(engine)
-
-    def make_one(model: MusicGen, slots: int) -> Engine:
-        assert [keys() for keys in old] == [None] * len(old)
-        return make_engine(model, slots)
-
-    monkeypatch.setattr(Engine, "step", too_big)
-    monkeypatch.setattr(MusicGen, "make_engine", make_one)
-    clips, letters, _ = make(tmp_path, SEEDED, slots=4)
-
-    assert old
-    assert letters == {}
-    assert clips.keys() == {row["id"] for row in SEEDED}
-
-
-@pytest.mark.parametrize("times", [1, 2, 3])
-def test_a_codec_without_memory_is_tried_again_and_then_in_pieces(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, times: int
-) -> None:
-    decode, asked = CompressionModel.decode, []
-
-    def too_big(model: CompressionModel, codes: torch.Tensor, **given: Any) -> torch.Tensor:
-        asked.append(given["piece_frames"])
-        if len(asked) <= times:
-            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
-        return decode(model, codes, **given)
-
-    monkeypatch.setattr(CompressionModel, "decode", too_big)
-    clips, letters, _ = make(tmp_path, ROWS[:2], slots=1)
-
-    assert asked[: times + 1] == [None, None, 200, None][: times + 1]
-    assert len(clips) == (1 if times == 3 else 2)
-    assert [letter["stage"] for letter in letters.values()] == ["encode"] * (times == 3)
-
-
-def test_a_text_without_memory_is_encoded_again(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    make_request, asked = MusicGen.make_request, []
-
-    def too_big(model: MusicGen, clip: Any) -> Any:
-        asked.append(clip)
-        if len(asked) == 1:
-            raise RuntimeError("CUDA error: out of memory")
-        return make_request(model, clip)
-
-    monkeypatch.setattr(MusicGen, "make_request", too_big)
-    clips, letters, _ = make(tmp_path, ROWS[:2])
-
-    assert (len(asked), len(clips), letters) == (3, 2, {})
-
-
-def test_a_clip_that_does_not_fit_alone_fails_and_the_others_go_on(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    step = Engine.step
-
-    def too_long(engine: Engine) -> Any:
-        if any(clip.progress.request.n_frames == 25 for clip in engine.scheduler.running):
-            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
-        return step(engine)
-
-    monkeypatch.setattr(Engine, "step", too_long)
-    long = {"id": "long", "prompt": "song", "duration_s": 0.5}
-    clips, letters, _ = make(tmp_path, [SEEDED[0], long, *SEEDED[1:]], slots=1)
-
-    assert clips.keys() == {row["id"] for row in SEEDED}
-    letter = letters["long"]
-    assert (letter["stage"], letter["error_class"]) == ("generate", "MemoryError")
-    assert "alone in the engine (CUDA out of memory" in letter["message"]
-    assert "shorten the clip" in letter["message"]
