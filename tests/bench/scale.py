@@ -9,7 +9,6 @@ moment, pages that several have in common counted once (PSS), and the RSS of the
 import argparse
 import json
 import os
-import resource
 import shutil
 import subprocess
 import sys
@@ -115,7 +114,7 @@ def plan_once(folder: Path, workers: int) -> dict[str, Any]:
         "cpu_s": round(spent.user + spent.system, 2),
         "workers_cpu_s": round(spent.children_user + spent.children_system, 2),
         "rss_mb": memory.most_mb,
-        "driver_rss_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 // 10**6,
+        "driver_rss_mb": _kb_of(Path("/proc/self/status"), "VmHWM:") * 1024 // 10**6,
         "outcomes": dict(found.plan.outcomes),
         "row_groups_with_work": len(found.plan.row_groups),
     }
@@ -138,10 +137,16 @@ class Memory(threading.Thread):
 
 def _pss_mb(pid: int) -> int:
     try:
-        lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+        return _kb_of(Path(f"/proc/{pid}/smaps_rollup"), "Pss:") * 1024 // 10**6
     except OSError:  # it has just ended
         return 0
-    return sum(int(line.split()[1]) for line in lines if line.startswith("Pss:")) * 1024 // 10**6
+
+
+def _kb_of(file: Path, name: str) -> int:
+    """One figure of a file of /proc; `ru_maxrss` would begin with that of the parent."""
+    return sum(
+        int(line.split()[1]) for line in file.read_text().splitlines() if line.startswith(name)
+    )
 
 
 if __name__ == "__main__":
