@@ -44,6 +44,7 @@ class StopsOnce(Replica):
 
 
 @fault("process/replica-stopped", "a replica stands still (SIGSTOP)", "in mid-run")
+@pytest.mark.long
 @pytest.mark.usefixtures("ray_cluster")
 def test_a_stopped_replica_is_replaced_and_every_clip_is_made_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, outcome: Outcome
