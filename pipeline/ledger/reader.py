@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.ledger.id_set import NO_IDS, Ids, among, pack_ids
+from pipeline.ledger.migrate import upgraded
 from pipeline.ledger.names import part_path
 from pipeline.ledger.order import (
     UNKNOWN,
@@ -162,7 +163,7 @@ def _read_known(storage: Storage, info: ObjectInfo, columns: Sequence[str] | Non
         lacking = (set(columns) & set(CLIP_FIELDS.names)) - known
         if lacking:
             raise KeyError(f"no columns {sorted(lacking)}")
-        return part.read(columns=[name for name in columns if name in known])
+        return upgraded(part.read(columns=[name for name in columns if name in known]))
 
 
 def read_dead_letters(storage: Storage, standing: bool = True) -> pa.Table:
