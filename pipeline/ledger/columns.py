@@ -171,7 +171,9 @@ CLIP_COLUMNS = (
         "clip.",
     ),
     Column(
-        "versions", _VERSIONS, "Versions of the packages that determine the bits, one in each field."
+        "versions",
+        _VERSIONS,
+        "Versions of the packages that determine the bits, one in each field.",
     ),
     Column("ai_generated", _FLAG, "Always true."),
     Column("run_id", _TEXT, "Run that committed the clip."),

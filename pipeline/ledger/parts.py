@@ -140,6 +140,13 @@ def read_part(storage: Storage, info: ObjectInfo, columns: Sequence[str] | None 
         return upgraded(table)
 
 
+def read_known(storage: Storage, info: ObjectInfo, columns: Sequence[str]) -> pa.Table:
+    """Reads those of some columns that a part has: extra columns may have come later."""
+    with reading(storage, info) as part:
+        known = set(part.schema_arrow.names)
+        return upgraded(part.read(columns=[name for name in columns if name in known]))
+
+
 def map_parts(
     storage: Storage,
     kind: Kind,
