@@ -1,4 +1,4 @@
-"""What of an output is published: exactly what the ledger explains, and the files that describe it."""
+"""What of an output is published: what the ledger explains, and the files that describe it."""
 
 from __future__ import annotations
 

@@ -64,8 +64,8 @@ class Standing:
             if {CARD, CROISSANT} <= found:
                 found.add(METADATA)
             elif CARD not in found and self.card is not None and self.card.layout == "files":
-                if metadata_clips is None or self.card.clips <= metadata_clips:
-                    found.add(METADATA)
+                few = metadata_clips is None or self.card.clips <= metadata_clips
+                found |= {METADATA} if few else set()
         return found
 
 

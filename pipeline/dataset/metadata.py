@@ -1,5 +1,5 @@
-"""`metadata.parquet`: the rows of all clips whose audio lies in files, with the column `file_name` by
-which the audiofolder of Hugging Face `datasets` finds the audio.
+"""`metadata.parquet`: the rows of all clips whose audio lies in files, with the column `file_name`
+by which the audiofolder of Hugging Face `datasets` finds the audio.
 
 It is written to a file of this machine, some thousands of rows at a time, and then published as a
 whole.
@@ -25,7 +25,7 @@ _LEFT_OUT = ("audio_path", "audio_member")
 
 
 def metadata_schema(clips: pa.Schema, state: str) -> pa.Schema:
-    """The columns of `metadata.parquet`: those of `clips/`, the path of the audio as `file_name`."""
+    """The columns of `metadata.parquet`: those of `clips/`, with `file_name` for the audio."""
     fields = [field for field in clips if field.name not in _LEFT_OUT]
     return pa.schema([pa.field("file_name", pa.string()), *fields], {STATE_KEY: state.encode()})
 

@@ -1,7 +1,7 @@
 """Publishes a dataset on the Hugging Face Hub: what is missing there, in commits of bounded size.
 
-Audio comes first. Parts and the card come last; where parts of an earlier publication are to go, all
-parts change in the one last commit, so that a reader never finds a clip twice.
+Audio comes first. Parts and the card come last; where parts of an earlier publication are to go,
+all parts change in the one last commit, so that a reader never finds a clip twice.
 """
 
 from __future__ import annotations
@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 SCHEME = "hf://"
 _ADDRESS = re.compile(r"hf://datasets/(?P<repo>[\w.-]+/[\w.-]+)/?")
 COMMIT_FILES, COMMIT_BYTES = 1000, 2 << 30
+MOST_INLINE = 10 << 20  # the hub may take smaller files without its large file storage
 # The hub advises against more files than this in one repository.
 MOST_FILES = 100_000
 NO_TOKEN = (
@@ -81,7 +82,7 @@ def publish_to_hub(
             what was read is damaged.
     """
     from huggingface_hub import HfApi, get_token
-    from huggingface_hub.utils import disable_progress_bars
+    from huggingface_hub.utils.tqdm import disable_progress_bars
 
     repo, token = repo_of(address), get_token()
     if token is None:
@@ -93,8 +94,8 @@ def publish_to_hub(
         private = hub.is_private()
         if private is False and not public:
             raise HubAddressError(
-                f"--to {address} is public: say --public if everybody may see the clips, or make it "
-                "private in its settings"
+                f"--to {address} is public: say --public if everybody may see the clips, or make "
+                "it private in its settings"
             )
         there = {} if private is None else hub.files()
         wanted = {item.path for item in contents.items}
@@ -137,12 +138,13 @@ class _Hub:
     @contextmanager
     def explained(self) -> Iterator[None]:
         """What the hub or the way to it refuses becomes a PublishError."""
-        import httpx
         from huggingface_hub.errors import HfHubHTTPError
 
+        # Of the HTTP library that this version of huggingface_hub uses.
+        http_error: type[Exception] = HfHubHTTPError.__bases__[0]
         try:
             yield
-        except (HfHubHTTPError, httpx.HTTPError, RuntimeError, ConnectionError) as error:
+        except (http_error, RuntimeError, ConnectionError) as error:
             cause = error.__cause__ if isinstance(error, RuntimeError) else error
             status = getattr(getattr(cause, "response", None), "status_code", None)
             if status in (401, 403):
@@ -217,29 +219,33 @@ def _upload(
 ) -> None:
     from huggingface_hub import CommitOperationAdd, CommitOperationDelete
 
-    parts = {item.path for item in contents.parts}
+    parts = {item.path for item in contents.parts} if stale else set()
     last: list[Any] = []
     sent = 0
     for batch in _batches(missing):
         with tempfile.TemporaryDirectory(prefix="musicgen-batch-") as folder:
-            additions = [
-                CommitOperationAdd(item.path, _file_of(storage, item, Path(folder) / str(number)))
-                for number, item in enumerate(batch)
-            ]
-            held = [each for each in additions if stale and each.path_in_repo in parts]
+            now, held = [], []
+            for number, item in enumerate(batch):
+                file = _file_of(storage, item, Path(folder) / str(number))
+                if item.path not in parts:
+                    now.append(CommitOperationAdd(item.path, file))
+                    continue
+                # What is small may go into the last commit itself, when the folder is gone.
+                small = item.size <= MOST_INLINE
+                content = Path(file).read_bytes() if small else file
+                held.append(CommitOperationAdd(item.path, content))
             if held:
                 hub.send(held)  # their content is there now; the last commit names them
                 last += held
-            if now := [each for each in additions if each not in held]:
+            if now:
                 hub.commit(now, f"Add {counted(len(now), 'file')}")
         sent += len(batch)
         say(f"{sent} of {counted(len(missing), 'file')} uploaded")
     last += [CommitOperationDelete(path) for path in stale]
     last += [CommitOperationAdd(name, str(file)) for name, file in changed.items()]
     if last:
-        hub.commit(
-            last, f"{counted(contents.figures.clips, 'clip')}, state {contents.snapshot.state}"
-        )
+        clips = counted(contents.figures.clips, "clip")
+        hub.commit(last, f"{clips}, state {contents.snapshot.state}")
 
 
 def _batches(items: Sequence[Item]) -> Iterator[list[Item]]:
