@@ -125,7 +125,8 @@ class _Handler(BaseHTTPRequestHandler):
             case _:
                 self._refuse(404, path)
 
-    do_HEAD = do_GET
+    def do_HEAD(self) -> None:
+        self.do_GET()
 
     def do_POST(self) -> None:
         path, _ = self._asked()

@@ -52,19 +52,17 @@ def publish_to_store(
     wanted = {item.path: item for item in contents.items}
     stale = sorted(path for path in there if is_published_name(path) and path not in wanted)
     missing = [item for item in contents.items if there.get(item.path) != item.size]
-    with described(storage, contents) as (identity, files):
+    with described(storage, contents) as (identity, described_by):
+        files = _report(storage, described_by[CARD].parent) | dict(described_by)
         if stale and not _is_same(target, identity, files[CARD]):
             refuse_others(target.root, stale)
-        report = _differs(storage, target)
         changed = {n: f for n, f in files.items() if not _stands(target, n, f, contents)}
-        n_bytes = sum(item.size for item in missing) + _sizes(changed.values()) + len(report or b"")
-        n_files = len(missing) + len(changed) + (report is not None)
+        n_bytes = sum(item.size for item in missing) + _sizes(changed.values())
+        n_files = len(missing) + len(changed)
         if not dry_run:
             say(f"{counted(n_files, 'file')} to copy ({n_bytes} bytes)")
             _copy(storage, target, missing)
             target.delete(stale)  # after the parts that hold their clips now
-            if report is not None:
-                target.put(REPORT, report)
             for name, file in changed.items():  # the card is the last of them
                 target.put_file(name, file)
             _verify(target, contents)
@@ -104,15 +102,13 @@ def _is_same(target: Storage, identity: Identity, card: Path) -> bool:
     return found.dataset == identity.dataset
 
 
-def _differs(storage: Storage, target: Storage) -> bytes | None:
-    """The report, where the target has not got the same."""
-    try:
-        report = storage.get(REPORT)
-    except ObjectNotFoundError:
-        return None
-    if target.size(REPORT) == len(report) and target.get(REPORT) == report:
-        return None
-    return report
+def _report(storage: Storage, folder: Path) -> dict[str, Path]:
+    """The report, where the output has one, in a file of this machine."""
+    size = storage.size(REPORT)
+    if size is None:
+        return {}
+    storage.fetch(REPORT, size, folder / REPORT)
+    return {REPORT: folder / REPORT}
 
 
 def _stands(target: Storage, name: str, file: Path, contents: Contents) -> bool:

@@ -118,10 +118,12 @@ def keep(storage: Storage, **settings: Any) -> tuple[list[str], list[str]]:
         return refresh(lease, said.append, **settings), said
 
 
-def make_output(root: Path | str, mode: AudioMode = "files", n: int = 10) -> Storage:
+def make_output(
+    root: Path | str, mode: AudioMode = "files", n: int = 10, replica: str = "aaaaaa"
+) -> Storage:
     """An output with `n` clips, a dead letter, and what a run keeps current."""
     storage = open_storage(str(root))
-    add_clips(storage, range(n), mode)
+    add_clips(storage, range(n), mode, replica)
     add_letter(storage)
     keep(storage)
     return storage

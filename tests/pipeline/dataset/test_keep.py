@@ -1,6 +1,7 @@
 """What a run keeps current beside the parts: when it is written, and what stays as it is."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -8,13 +9,21 @@ import pytest
 import yaml
 
 from pipeline.dataset.card import identity_of
+from pipeline.dataset.keep import refresh
 from pipeline.ledger.lease import Lease, LeaseLostError
 from pipeline.ledger.maintain import compact, gc
 from pipeline.ledger.names import CARD, CROISSANT, METADATA, is_ours, is_temporary
 from pipeline.ledger.verify import verify
 from pipeline.run_record import read_status
 from pipeline.storage import Storage, open_storage
-from tests.pipeline.dataset.outputs import LAYOUTS, add_clips, add_letter, keep, make_output
+from tests.pipeline.dataset.outputs import (
+    LAYOUTS,
+    MADE_WITH,
+    add_clips,
+    add_letter,
+    keep,
+    make_output,
+)
 
 
 @pytest.fixture
@@ -131,8 +140,6 @@ def test_a_run_that_has_lost_its_lease_writes_nothing(storage: Storage) -> None:
     with Lease.acquire(storage, ttl_s=0.6) as lease:
         assert lease.generation > lost.generation
         with pytest.raises(LeaseLostError):
-            from pipeline.dataset.keep import refresh
-
             refresh(lost, print)
     assert storage.size(CARD) is None
 
@@ -153,11 +160,9 @@ def test_the_figures_of_the_card_are_those_of_the_ledger(tmp_path: Path, mode: s
 
 
 def test_several_models_and_licences(storage: Storage) -> None:
-    from tests.pipeline.dataset.outputs import MADE_WITH
-
     add_clips(storage, range(4))
     other = {"model": "a|b <x>", "weights_licence": "CC-BY-NC-4.0", "weights_revision": None}
-    made = MADE_WITH.__class__(**(MADE_WITH.__dict__ | other))
+    made = replace(MADE_WITH, **other)
     add_clips(storage, range(4, 6), replica="cccccc", provenance=made)
     keep(storage)
     matter = front_matter(storage)

@@ -138,7 +138,7 @@ def test_another_dataset_is_not_mixed_in_or_removed(hub: Hub, tmp_path: Path) ->
     with Lease.acquire(storage) as lease:
         compact(storage, lease)
     keep(storage)
-    with pytest.raises(PublishError, match="objects of another dataset .*choose an empty place"):
+    with pytest.raises(PublishError, match=r"objects of another dataset .*choose an empty place"):
         publish_to_hub(storage, TO, print)
     assert hub.repos["user/music"].files == before
 
