@@ -21,8 +21,9 @@ from manifests.reader import Manifest
 from musicgen.checkpoints.describe import ModelInfo
 from pipeline import ledger
 from pipeline.config import ConfigError, JobConfig
+from pipeline.dataset.keep import refresh
 from pipeline.ledger import DoneSet, attempts
-from pipeline.ledger.lease import Lease, OutputGoneError
+from pipeline.ledger.lease import Lease, LeaseLostError, OutputGoneError
 from pipeline.ledger.merge import finish_compaction
 from pipeline.ledger.part_index import NOTHING_STANDS
 from pipeline.ledger.schema import RESERVED_COLUMNS
@@ -117,6 +118,15 @@ def _write_report(storage: Storage, sample: int) -> None:
         log.warning("report.html is not written, `musicgen-batch report` writes it: %s", error)
 
 
+def _refresh(lease: Lease, config: JobConfig, say: Callable[[str], None]) -> None:
+    """Keeps the dataset's card current, while nobody else writes. What can't be written is warned
+    of: the clips stand, and the next run or `musicgen-batch card` writes it."""
+    try:
+        refresh(lease, say, metadata_clips=config.parts.metadata_clips)
+    except (OSError, pa.ArrowException, LeaseLostError) as error:  # StorageError is an OSError
+        log.warning("README.md is not current, `musicgen-batch card` writes it: %s", error)
+
+
 def plan(config: JobConfig) -> PlannedRun:
     """Counts what a run would do, how long it may take and what it costs; loads no model, writes
     nothing. The output need not exist.
@@ -190,6 +200,7 @@ def _run(
         say(describe_plan(plan, retry))
         _write_letters(lease, plan.letters, run_id, failures)
         if not plan.pending and not plan.letters:
+            _refresh(lease, config, say)
             return summary  # nothing happened: no record, no runtime
         attempts.forget_attempts(storage, run_id)  # of an earlier run that had this name
         record.write("running", tally)
@@ -213,6 +224,8 @@ def _run(
             _settle_accounts(lease, summary, drain)
         record.write("drained" if summary.drained else "done", tally)
         _forget_attempts(storage, run_id)
+        if not drain.is_by_signal:
+            _refresh(lease, config, say)
         return summary
 
 

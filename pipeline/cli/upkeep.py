@@ -23,6 +23,7 @@ from pipeline.storage import Storage, StorageError, open_storage
 from pipeline.telemetry.words import counted
 
 if TYPE_CHECKING:
+    from pipeline.ledger.lease import Lease
     from pipeline.ledger.verify import VerifyReport
 
 OUTPUT_FOLDERS = ("clips", "failed", "runs", "lease")
@@ -133,8 +134,10 @@ def verify(storage: Storage, fast: bool, repair: bool, dry_run: bool, wait: bool
             say(_way_out(report))
             raise click.exceptions.Exit(EXIT_CRASH)
         return
-    with _lease(storage, wait, "verify") as lease:
+    with held_lease(storage, wait, "verify") as lease:
         done = repair_output(storage, lease, deep=not fast, dry_run=dry_run)
+        if not dry_run:
+            keep_current(lease)
     _say_problems(done.found)
     for place in done.parts_moved:
         say(f"{'would move' if dry_run else 'moved'} a part that can't be read to {place}")
@@ -200,14 +203,18 @@ Examples:
 def compact(storage: Storage, prune: bool, manifest: str | None, dry_run: bool, wait: bool) -> None:
     """Merge small parts into large ones, with the same columns in all of them.
 
+    Parts of an earlier schema version become parts of this one; clips and audio stay as they are.
+
     Our own readers see every clip once throughout; others may see a clip twice for the moment
     between the publication of a merged part and the removal of those that it replaces.
     """
     from pipeline.ledger import maintain
 
-    with _lease(storage, wait, "compact") as lease:
+    with held_lease(storage, wait, "compact") as lease:
         wanted = NO_IDS if manifest is None else _wanted(storage, manifest)
         done = maintain.compact(storage, lease, prune=prune, wanted=wanted, dry_run=dry_run)
+        if not dry_run:
+            keep_current(lease)
     if dry_run:
         for path in done.removed:
             say(f"would replace {path}")
@@ -245,7 +252,7 @@ def gc(storage: Storage, min_age_s: float, dry_run: bool, wait: bool) -> None:
     """
     from pipeline.ledger import maintain
 
-    with _lease(storage, wait, "gc") as lease:
+    with held_lease(storage, wait, "gc") as lease:
         done = maintain.gc(storage, lease, min_age_s=min_age_s, dry_run=dry_run)
     if dry_run:
         for info in done.removed:
@@ -293,7 +300,33 @@ def _wanted(storage: Storage, manifest: str) -> Ids:
     return wanted_clips(PlanSpec(opened, config.generation, limits, options, config.references))
 
 
-def _lease(storage: Storage, wait: bool, owner: str) -> Any:
+def keep_current(lease: "Lease", *, force: bool = False) -> list[str]:
+    """Writes the dataset's card and what goes with it, as the last run was told; names of the files
+    that were written.
+
+    Args:
+        lease: Of the output, held.
+        force: Write all of them, `metadata.parquet` for any number of clips.
+    """
+    from pipeline.dataset.keep import refresh
+    from pipeline.ledger.runs import read_runs
+    from pipeline.ledger.settings import MOST_METADATA_CLIPS
+
+    if force:
+        return refresh(lease, say, metadata_clips=None, force=True)
+    runs = read_runs(lease.storage)
+    parts = inherited_settings(runs[-1]["config"]).get("parts", {}) if runs else {}
+    return refresh(lease, say, metadata_clips=parts.get("metadata_clips", MOST_METADATA_CLIPS))
+
+
+def held_lease(storage: Storage, wait: bool, owner: str) -> "Lease":
+    """The lease of an output, with its heartbeat.
+
+    Args:
+        storage: Root of the output.
+        wait: For a run that holds it to end.
+        owner: The command that takes it.
+    """
     from pipeline.ledger.lease import Lease
 
     lease = Lease.acquire(storage, wait=wait, on_message=say, owner=owner)

@@ -6,11 +6,13 @@ the writer fills them when it has the bytes. The manifest's extra columns travel
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
 from pipeline.audio.measures_table import AudioMeasures
+from pipeline.ledger.columns import REFERENCE_ROLES, field_of_package
 
 
 @dataclass(frozen=True)
@@ -26,7 +28,8 @@ class Provenance:
     threads: int
     engine_rows: int
     bits_depend_on: str
-    versions: str
+    versions: Mapping[str, str]
+    """package to version"""
     ai_generated: bool = True
 
 
@@ -47,7 +50,8 @@ class ClipRow:
     melody_uri: str | None
     continuation_uri: str | None
     style_uri: str | None
-    references: str
+    references: Mapping[str, str]
+    """role to what identifies the content of that reference"""
     seed: int | None
     seed_used: int
     retake: int
@@ -81,7 +85,14 @@ class ClipRow:
         """The columns of `clips/` that a replica fills, by name."""
         groups = ("measures", "provenance")
         own = {name: value for name, value in vars(self).items() if name not in groups}
-        return own | vars(self.measures) | vars(self.provenance)
+        nested = {
+            "references": {role: self.references.get(role) for role in REFERENCE_ROLES},
+            "versions": {
+                field_of_package(name): version
+                for name, version in self.provenance.versions.items()
+            },
+        }
+        return own | vars(self.measures) | vars(self.provenance) | nested
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,19 @@ TIMESTAMP = pa.timestamp("us", tz="UTC")
 _TEXT, _FLAG, _FLOAT = pa.string(), pa.bool_(), pa.float64()
 _INT, _LONG = pa.int32(), pa.int64()
 
+REFERENCE_ROLES = ("melody", "continuation", "style")
+# Of those packages the versions stand in each row.
+VERSIONED_PACKAGES = ("musicgen-batch", "torch", "torchaudio", "transformers")
+
+
+def field_of_package(package: str) -> str:
+    """The name of a package in the struct `versions`, which needs no quotes in SQL."""
+    return package.replace("-", "_")
+
+
+_REFERENCES = pa.struct([(role, _TEXT) for role in REFERENCE_ROLES])
+_VERSIONS = pa.struct([(field_of_package(package), _TEXT) for package in VERSIONED_PACKAGES])
+
 
 @dataclass(frozen=True)
 class Column:
@@ -75,9 +88,8 @@ CLIP_COLUMNS = (
     _optional("style_uri", _TEXT, "Style reference, likewise."),
     Column(
         "references",
-        _TEXT,
-        "JSON object: role (melody, continuation, style) to what identifies the content of that "
-        "reference.",
+        _REFERENCES,
+        "What identifies the content of each reference; null in a role that the row does not use.",
     ),
     _optional("seed", _LONG, "Seed of the row; null where the row gave none."),
     Column("seed_used", _LONG, "Seed that this clip was sampled with."),
@@ -158,7 +170,11 @@ CLIP_COLUMNS = (
         "they need not repeat (`--no-repeatable` on a GPU). Null where an earlier version made the "
         "clip.",
     ),
-    Column("versions", _TEXT, "JSON object: package to version, of those that determine the bits."),
+    Column(
+        "versions",
+        _VERSIONS,
+        "Versions of the packages that determine the bits, one in each field.",
+    ),
     Column("ai_generated", _FLAG, "Always true."),
     Column("run_id", _TEXT, "Run that committed the clip."),
     Column("replica", _TEXT, "Process of that run that made it."),

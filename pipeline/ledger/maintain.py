@@ -16,6 +16,7 @@ import pyarrow as pa
 from pipeline.ledger.id_set import NO_IDS, Ids, among, pack_ids
 from pipeline.ledger.lease import Lease
 from pipeline.ledger.merge import KeptPart, Mask, finish_compaction, merge, replaced_parts
+from pipeline.ledger.migrate import version_of
 from pipeline.ledger.names import (
     AUDIO_MENTIONED,
     MERGED,
@@ -79,8 +80,8 @@ def compact(
     target_rows: int = TARGET_ROWS,
     dry_run: bool = False,
 ) -> CompactReport:
-    """Merges small parts, gives all of them the same columns and drops clips that stand twice. It
-    may be killed at any moment.
+    """Merges small parts, gives all of them the same columns and this schema version, and drops
+    clips that stand twice. It may be killed at any moment.
 
     Args:
         storage: root of the output.
@@ -95,7 +96,7 @@ def compact(
     removed = replaced_parts(storage)
     if not dry_run:
         finish_compaction(storage, lease)
-    schema = standing_schema(storage)
+    schema = standing_schema(storage, migrate=True)
     clips, n_doubled, n_superseded = _choose_clips(storage, schema, prune, wanted)
     letters = _choose_letters(storage, prune)
     n_letters = sum(len(part.keep) - part.n_rows for part in letters)
@@ -182,7 +183,10 @@ def _choose_clips(
 
     def read_one(info: ObjectInfo) -> tuple[ObjectInfo, pa.Table, bool]:
         with reading(storage, info) as part:
-            fits = schema is None or part.schema_arrow.names == schema.names
+            standing = part.schema_arrow
+            fits = schema is None or (
+                standing.names == schema.names and version_of(standing) == version_of(schema)
+            )
             return info, part.read(columns=columns), fits
 
     read = map_parts(storage, "clips", read_one)

@@ -29,7 +29,9 @@ _RUN_RECORD = re.compile(rf"runs/{_RUN}\.json")
 _LEASE = re.compile(r"lease/(?P<generation>[0-9]{8,})\.json")
 _ATTEMPT = re.compile(rf"attempts/{_RUN}/[0-9a-f]{{6,64}}\.json")
 _CACHE = re.compile(r"cache/(?:ledger/[0-9a-f]{32}\.keys|plan/[0-9a-f]{32}\.(?:plan|whole))")
-_REPORT = re.compile(r"report\.html")
+# At the root of an output; a README.md there may also be somebody else's (`pipeline.dataset`).
+REPORT, CARD, CROISSANT, METADATA = "report.html", "README.md", "croissant.json", "metadata.parquet"
+_AT_ROOT = re.compile("|".join(map(re.escape, (REPORT, CARD, CROISSANT, METADATA))))
 _TEMPORARY = re.compile(r"(?P<folder>(?:[^/]+/)*)\.(?P<name>[^/]+)\.[0-9a-f]{12}\.tmp")
 # The file name of a clip's audio, wherever it is mentioned.
 AUDIO_MENTIONED = re.compile(rf"[0-9a-f]{{32}}-[0-9a-f]{{8}}\.(?:{_FORMATS})|shard-[\w-]+\.tar")
@@ -105,5 +107,5 @@ def is_leftover(path: str) -> bool:
 
 def is_ours(path: str) -> bool:
     """Whether this program gives an object such a name; temporary files apart."""
-    patterns = (_PART, _AUDIO, _RUN_RECORD, _ATTEMPT, _CACHE, _REPORT)
+    patterns = (_PART, _AUDIO, _RUN_RECORD, _ATTEMPT, _CACHE, _AT_ROOT)
     return any(p.fullmatch(path) for p in patterns) or generation_of(path) > 0

@@ -11,12 +11,12 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pyarrow as pa
 
+from pipeline.ledger.migrate import MIGRATED, upgraded_schema, version_of
 from pipeline.ledger.names import part_name
 from pipeline.ledger.parts import list_parts, on_steady_listing, reading
 from pipeline.ledger.schema import (
     CLIP_FIELDS,
     SCHEMA_VERSION,
-    VERSION_KEY,
     SchemaError,
     clip_schema,
     plain_field,
@@ -29,8 +29,12 @@ logger = logging.getLogger(__name__)
 _OWN = frozenset({*CLIP_FIELDS.names, "audio"})
 
 
-def standing_schema(storage: Storage) -> pa.Schema | None:
+def standing_schema(storage: Storage, *, migrate: bool = False) -> pa.Schema | None:
     """The schema of all parts in `clips/` together; None where there is none yet.
+
+    Args:
+        storage: root of the output.
+        migrate: parts of version 2 count as if they were of this version.
 
     Raises:
         SchemaError: another version of this program wrote them, with other columns.
@@ -43,7 +47,7 @@ def standing_schema(storage: Storage) -> pa.Schema | None:
             if name := part_name(info.path):
                 writers.setdefault((name.run_id, name.replica), info)
         with ThreadPoolExecutor(THREADS) as pool:
-            return list(pool.map(lambda info: _schema_of(storage, info), writers.values()))
+            return list(pool.map(lambda info: _schema_of(storage, info, migrate), writers.values()))
 
     schemas = on_steady_listing(read)
     return unified(storage.uri("clips"), schemas) if schemas else None
@@ -141,13 +145,21 @@ def _mode_of(schema: pa.Schema) -> AudioMode:
     return "parquet" if "audio" in schema.names else "files"
 
 
-def _schema_of(storage: Storage, info: ObjectInfo) -> pa.Schema:
+def _schema_of(storage: Storage, info: ObjectInfo, migrate: bool) -> pa.Schema:
     with reading(storage, info) as part:
         found: pa.Schema = part.schema_arrow
-    version = (found.metadata or {}).get(VERSION_KEY, b"none").decode()
-    if version != SCHEMA_VERSION:
+    if migrate:
+        found = upgraded_schema(found)
+    version = version_of(found)
+    if version == SCHEMA_VERSION:
+        return found
+    what = f"{storage.uri('clips')} has schema version {version}, this program"
+    if version == MIGRATED:
         raise SchemaError(
-            f"{storage.uri('clips')} has schema version {version}, this program reads and writes "
-            f"{SCHEMA_VERSION}; write to a new --output, or go on with the program that began it"
+            f"{what} writes {SCHEMA_VERSION}; `musicgen-batch compact` with this --output writes "
+            "the parts anew in it, clips and audio stay, and then this run goes on"
         )
-    return found
+    raise SchemaError(
+        f"{what} reads and writes {SCHEMA_VERSION}; write to a new --output, or go on with the "
+        "program that began it"
+    )

@@ -13,6 +13,7 @@ from typing import TypeVar
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pipeline.ledger.migrate import upgraded
 from pipeline.ledger.names import MERGED, Kind, part_name
 from pipeline.ledger.order import Span
 from pipeline.ledger.schema import encode_part, open_part, replaced_by
@@ -136,7 +137,14 @@ def read_part(storage: Storage, info: ObjectInfo, columns: Sequence[str] | None 
         missing = set(columns or ()) - set(table.column_names)
         if missing:
             raise KeyError(f"no columns {sorted(missing)}")
-        return table
+        return upgraded(table)
+
+
+def read_known(storage: Storage, info: ObjectInfo, columns: Sequence[str]) -> pa.Table:
+    """Reads those of some columns that a part has: extra columns may have come later."""
+    with reading(storage, info) as part:
+        known = set(part.schema_arrow.names)
+        return upgraded(part.read(columns=[name for name in columns if name in known]))
 
 
 def map_parts(

@@ -24,7 +24,7 @@ from pipeline.ledger.order import (
     order_of_clips,
     order_of_letters,
 )
-from pipeline.ledger.parts import map_parts, publish_part, read_part, reading
+from pipeline.ledger.parts import map_parts, publish_part, read_known, read_part
 from pipeline.ledger.schema import CLIP_FIELDS, FAILED_SCHEMA, clip_schema
 from pipeline.ledger.settings import AudioMode
 from pipeline.storage import ObjectInfo, Storage
@@ -157,12 +157,11 @@ def _read_known(storage: Storage, info: ObjectInfo, columns: Sequence[str] | Non
     """A part, without those extra columns that it lacks."""
     if columns is None:
         return read_part(storage, info)
-    with reading(storage, info) as part:
-        known = set(part.schema_arrow.names)
-        lacking = (set(columns) & set(CLIP_FIELDS.names)) - known
-        if lacking:
-            raise KeyError(f"no columns {sorted(lacking)}")
-        return part.read(columns=[name for name in columns if name in known])
+    table = read_known(storage, info, columns)
+    lacking = (set(columns) & set(CLIP_FIELDS.names)) - set(table.column_names)
+    if lacking:
+        raise KeyError(f"no columns {sorted(lacking)}")
+    return table
 
 
 def read_dead_letters(storage: Storage, standing: bool = True) -> pa.Table:

@@ -14,14 +14,14 @@ from pipeline.ledger.columns import CLIP_COLUMNS, FAILED_COLUMNS
 from pipeline.ledger.order import ORDER_KEY, Span, order_metadata
 from pipeline.ledger.settings import AudioMode
 
-SCHEMA_VERSION = "2"
+SCHEMA_VERSION = "3"
 VERSION_KEY = b"musicgen_batch.schema_version"
 TOKEN_KEY = b"musicgen_batch.token"
 REPLACES_KEY = b"musicgen_batch.replaces"
 
+HUGGING_FACE_KEY = b"huggingface"
+
 AUDIO_TYPE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
-# What Hugging Face `datasets` needs to see the column as its Audio feature.
-HUGGING_FACE_AUDIO = {"info": {"features": {"audio": {"_type": "Audio"}}}}
 # Rows with audio inside are about 1 MB: a reader should not have to hold a whole part.
 ROWS_PER_GROUP_WITH_AUDIO = 32
 
@@ -43,7 +43,7 @@ def clip_schema(extras: pa.Schema, audio_mode: AudioMode) -> pa.Schema:
     metadata = {VERSION_KEY: SCHEMA_VERSION.encode()}
     if audio_mode == "parquet":
         own.append(pa.field("audio", AUDIO_TYPE))
-        metadata[b"huggingface"] = json.dumps(HUGGING_FACE_AUDIO).encode()
+        metadata[HUGGING_FACE_KEY] = _audio_feature(None)
     taken = {"audio", *CLIP_FIELDS.names} & set(extras.names)
     if taken:
         raise SchemaError(
@@ -51,6 +51,13 @@ def clip_schema(extras: pa.Schema, audio_mode: AudioMode) -> pa.Schema:
             "rename them in the manifest"
         )
     return pa.schema([*own, *(plain_field(field) for field in extras)], metadata)
+
+
+def _audio_feature(sample_rate_hz: int | None) -> bytes:
+    """What `datasets` needs to see the column as its Audio feature, with its rate where all clips
+    have the same: another rate would be resampled to it."""
+    rate = {} if sample_rate_hz is None else {"sampling_rate": sample_rate_hz}
+    return json.dumps({"info": {"features": {"audio": {"_type": "Audio", **rate}}}}).encode()
 
 
 def plain_field(field: pa.Field) -> pa.Field:
@@ -95,6 +102,9 @@ def encode_part(
     metadata |= order_metadata(spans)
     if replaces:
         metadata[REPLACES_KEY] = json.dumps(sorted(replaces)).encode()
+    if "audio" in schema.names:
+        rates = table["sample_rate_hz"].unique().to_pylist()
+        metadata[HUGGING_FACE_KEY] = _audio_feature(rates[0] if len(rates) == 1 else None)
     rows = table.select(schema.names).cast(schema).replace_schema_metadata(metadata)
     group = ROWS_PER_GROUP_WITH_AUDIO if "audio" in schema.names else None
     sink = io.BytesIO()

@@ -5,6 +5,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 AudioMode = Literal["files", "parquet", "webdataset"]
+MOST_METADATA_CLIPS = 1_000_000
 
 
 class PartsSettings(BaseModel):
@@ -16,3 +17,9 @@ class PartsSettings(BaseModel):
     part_seconds: float = Field(300.0, gt=0, description="Commit at the latest after S seconds.")
     part_megabytes: float = Field(64.0, gt=0, description="Commit at the latest after M MB.")
     audio: AudioMode = Field("files", description="Where audio goes: objects, Parquet or tars.")
+    metadata_clips: int = Field(
+        MOST_METADATA_CLIPS,
+        ge=0,
+        description="With --audio files, write metadata.parquet, by which Hugging Face datasets "
+        "opens them, while the output has at most N clips; 0 for never.",
+    )

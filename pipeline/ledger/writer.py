@@ -283,13 +283,15 @@ class PartWriter:
 
 
 def _webdataset_shard(names: list[str], rows: list[dict[str, Any]], data: list[bytes]) -> bytes:
-    """A tar with `<key>.<format>` and `<key>.json` for each clip."""
+    """A tar with `<key>.<format>`, `<key>.json` and the prompt as `<key>.txt` for each clip."""
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w", format=tarfile.USTAR_FORMAT) as tar:
         for name, row, audio in zip(names, rows, data, strict=True):
             meta = json.dumps(row, default=str, sort_keys=True, ensure_ascii=False).encode()
             key = name.rsplit(".", 1)[0]
-            for member, content in ((name, audio), (f"{key}.json", meta)):
+            caption = (row["prompt"] or "").encode()
+            members = ((name, audio), (f"{key}.json", meta), (f"{key}.txt", caption))
+            for member, content in members:
                 entry = tarfile.TarInfo(member)
                 entry.size = len(content)
                 tar.addfile(entry, io.BytesIO(content))

@@ -16,11 +16,11 @@ from musicgen.checkpoints.describe import ModelInfo
 from pipeline.audio.level import Levelled
 from pipeline.config import JobConfig
 from pipeline.ledger.clip_row import ClipRow, DeadLetterRow, Provenance
+from pipeline.ledger.columns import VERSIONED_PACKAGES
 from pipeline.planning.clips import DeadLetter
 from pipeline.replica.task import SAMPLING, ClipTask
 
 GENERATION_COLUMNS = (*SAMPLING, "extend_stride_s", "style_eval_q", "style_excerpt_s")
-_PACKAGES = ("musicgen-batch", "torch", "torchaudio", "transformers")
 
 
 @dataclass(frozen=True)
@@ -72,6 +72,7 @@ class ClipRowBuilder:
         }
         how = asdict(self.provenance(task.engine_rows))
         del how["bits_depend_on"]  # which may be known better one day, for the same clip
+        how["versions"] = json.dumps(how["versions"], sort_keys=True)
         made = named | _generation(task) | _level(levelled) | how
         if posixpath.isabs(self.info.name) or self.info.name.startswith((".", "~")):
             made["model"] = posixpath.basename(self.info.name.rstrip("/"))
@@ -108,7 +109,7 @@ class ClipRowBuilder:
             melody_uri=spec.reference_uris.get("melody"),
             continuation_uri=spec.reference_uris.get("continuation"),
             style_uri=spec.reference_uris.get("style"),
-            references=json.dumps(dict(spec.references), sort_keys=True),
+            references=dict(spec.references),
             seed=spec.seed,
             seed_used=task.seed_used,
             retake=task.retake,
@@ -133,9 +134,9 @@ class ClipRowBuilder:
 
 
 @cache
-def _versions() -> str:
-    """Versions of the packages that decide the bits, as JSON; reading them takes milliseconds."""
-    return json.dumps({name: version(name) for name in _PACKAGES}, sort_keys=True)
+def _versions() -> Mapping[str, str]:
+    """Versions of the packages that decide the bits; reading them takes milliseconds."""
+    return {name: version(name) for name in VERSIONED_PACKAGES}
 
 
 @cache

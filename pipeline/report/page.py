@@ -105,7 +105,7 @@ def build_report(storage: Storage, *, sample: int = 12, seed: int = 0, embed: bo
 
 def load(storage: Storage) -> ReportData:
     """Reads what the ledger holds: all clips but their audio, standing letters, run records."""
-    ledger.standing_schema(storage)  # or an error that says which program wrote it
+    ledger.standing_schema(storage, migrate=True)  # or an error that says which program wrote it
 
     def read(info: ObjectInfo) -> pa.Table:
         table = read_part(storage, info, COLUMNS)

@@ -35,6 +35,11 @@ class Drain:
         self._gpus = 0.0
         self.reason: str | None = None
 
+    @property
+    def is_by_signal(self) -> bool:
+        """Whether it drains because the process is to end soon."""
+        return self.reason in {signal.Signals(number).name for number in SIGNALS}
+
     def replicas_start(self, gpus: float) -> None:
         """Starts to count GPU hours: the replicas hold that many GPUs from now on."""
         self._replicas_began, self._gpus = time.monotonic(), gpus

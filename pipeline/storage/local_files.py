@@ -6,6 +6,7 @@ import contextlib
 import errno
 import os
 import secrets
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -22,7 +23,7 @@ def publish(target: Path, data: bytes, *, replace: bool, sync: bool = True) -> N
         sync: False where the file need not survive a crash of the machine, which is much faster.
     """
     _make_folder(target.parent)
-    temporary = target.with_name(f".{target.name}.{secrets.token_hex(6)}.tmp")
+    temporary = _temporary(target)
     try:
         if sync:
             _write_durably(temporary, data)
@@ -39,6 +40,29 @@ def publish(target: Path, data: bytes, *, replace: bool, sync: bool = True) -> N
         raise
     if sync:
         _sync_folder(target.parent)
+
+
+def publish_file(target: Path, source: Path) -> None:
+    """Makes a copy of a file appear at `target` in one step, as `publish` does, in place of what is
+    there."""
+    _make_folder(target.parent)
+    temporary = _temporary(target)
+    try:
+        with source.open("rb") as read, temporary.open("xb") as file:
+            shutil.copyfileobj(read, file, 1 << 20)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(target)
+    except BaseException:
+        with contextlib.suppress(FileNotFoundError):
+            temporary.unlink()
+        raise
+    _sync_folder(target.parent)
+
+
+def _temporary(target: Path) -> Path:
+    """A hidden name in the same folder, which nobody else has."""
+    return target.with_name(f".{target.name}.{secrets.token_hex(6)}.tmp")
 
 
 def walk(

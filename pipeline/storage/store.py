@@ -41,6 +41,8 @@ SUPPORTED = ("file", "s3", "gs", "memory")
 ONE_PUT = 5 * 2**30
 THREADS = 16
 LISTING_DEADLINES = 10  # a listing may take so many deadlines: it has one answer per 1000 keys
+BYTES_PER_DEADLINE = 1 << 30  # of a file that is sent in one PUT
+FETCHED_AT_ONCE = 32 << 20
 
 
 @dataclass(frozen=True)
@@ -95,6 +97,10 @@ class Storage:
         """The full URI of an object."""
         return f"{self.root}/{_checked(path)}"
 
+    def local_path(self, path: str) -> Path | None:
+        """The file of an object on this machine; None in an object store."""
+        return Path(self._full(path)) if self.protocol == "file" else None
+
     # --- reading
 
     def get(self, path: str) -> bytes:
@@ -127,6 +133,12 @@ class Storage:
         except ObjectNotFoundError:
             return None
         return int(info["size"]) if info["type"] == "file" else None
+
+    def fetch(self, path: str, size: int, target: Path) -> None:
+        """Writes an object of `size` bytes into a file of this machine, piece by piece."""
+        with target.open("wb") as file:
+            for start in range(0, size, FETCHED_AT_ONCE):
+                file.write(self.get_range(path, start, min(start + FETCHED_AT_ONCE, size)))
 
     def list(
         self, prefix: str = "", *, hidden: bool = False, deep: bool = True
@@ -169,6 +181,12 @@ class Storage:
         """
         full = self._full(path)
         self._retrying("write", path, lambda: self._publish(full, data, replace=True, sync=sync))
+
+    def put_file(self, path: str, file: Path) -> None:
+        """Publishes a file of this machine in one step, as `put` does, without holding it in
+        memory; up to 5 GB on S3."""
+        full = self._full(path)
+        self._retrying("write", path, lambda: self._publish_file(full, file))
 
     def put_many(self, objects: Mapping[str, bytes]) -> None:
         """Publishes several objects in parallel; raises if any of them failed."""
@@ -259,12 +277,20 @@ class Storage:
             mode = "overwrite" if replace else "create"
             self._ask("pipe_file", full, data, mode=mode, **one_put)
 
-    def _ask(self, method: str, *arguments: Any, **options: Any) -> Any:
+    def _publish_file(self, full: str, file: Path) -> None:
+        if self.protocol == "file":
+            local_files.publish_file(Path(full), file)
+            return
+        one_put = {"chunksize": ONE_PUT} if self.protocol == "s3" else {}
+        deadlines = 1 + file.stat().st_size // BYTES_PER_DEADLINE
+        self._ask("put_file", str(file), full, deadlines=deadlines, **one_put)
+
+    def _ask(self, method: str, *arguments: Any, deadlines: int = 1, **options: Any) -> Any:
         """Calls the file system with a deadline; a call that hangs is tried again."""
         fs = self._fs
         if not fs.async_impl:
             return getattr(fs, method)(*arguments, **options)
-        deadline_s = self.retry.deadline_s * (LISTING_DEADLINES if method == "find" else 1)
+        deadline_s = self.retry.deadline_s * (LISTING_DEADLINES if method == "find" else deadlines)
         return sync(fs.loop, getattr(fs, f"_{method}"), *arguments, timeout=deadline_s, **options)
 
     def _full(self, path: str) -> str:

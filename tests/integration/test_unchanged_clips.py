@@ -17,6 +17,7 @@ import yaml
 
 from manifests.build import build
 from pipeline import ledger
+from pipeline.ledger.columns import VERSIONED_PACKAGES, field_of_package
 from pipeline.storage import open_storage
 from tests.integration.jobs import EXAMPLES, run_here, write_manifest
 from tests.integration.test_dataset import mixed_rows
@@ -49,7 +50,8 @@ def make(folder: Path) -> dict[str, Any]:
             clips[f"{name}/{row['id']}/{row['take']}"] = {
                 key: row[key] for key in ("clip_id", "n_samples", "audio_sha256")
             }
-            versions = row["versions"]
+            told = {name: row["versions"][field_of_package(name)] for name in VERSIONED_PACKAGES}
+            versions = json.dumps(told, sort_keys=True)
     there = {
         "versions": versions,
         "cpu": cpu_name(),

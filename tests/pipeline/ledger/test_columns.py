@@ -1,6 +1,7 @@
 """One declaration of the columns: the Arrow schemas and the typed rows agree with it."""
 
 from dataclasses import fields
+from types import UnionType
 from typing import get_args, get_type_hints
 
 import pyarrow as pa
@@ -24,7 +25,8 @@ def kinds_of(*rows: type) -> dict[str, tuple[type, bool]]:
     for row in rows:
         hints = get_type_hints(row)
         for field in fields(row):
-            kinds = set(get_args(hints[field.name]) or (hints[field.name],))
+            kind = hints[field.name]
+            kinds = set(get_args(kind)) if isinstance(kind, UnionType) else {kind}
             optional = type(None) in kinds
             found[field.name] = (*(kinds - {type(None)}), optional)
     return found
@@ -32,6 +34,7 @@ def kinds_of(*rows: type) -> dict[str, tuple[type, bool]]:
 
 def arrow_type(kind: type) -> set[pa.DataType]:
     return {
+        "Mapping": {column.type for column in CLIP_COLUMNS if pa.types.is_struct(column.type)},
         "str": {pa.string()},
         "bool": {pa.bool_()},
         "float": {pa.float64()},

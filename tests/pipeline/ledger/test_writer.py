@@ -40,9 +40,10 @@ def row(number: int, **changes: Any) -> ClipRow:
         "sample_rate_hz": 32_000,
         "use_sampling": True,
         "true_peak_limited": False,
+        "references": {"melody": "blake2b:00"},
         "measures": measures,
         "provenance": Provenance(
-            "tiny", "0" * 32, None, "none", "fp32", "cpu", 1, 4, "slots", "{}"
+            "tiny", "0" * 32, None, "none", "fp32", "cpu", 1, 4, "slots", {"torch": "2.14"}
         ),
         "created_at": datetime.now(UTC),
     }
