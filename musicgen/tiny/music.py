@@ -1,8 +1,11 @@
-"""The music that the bundled model knows, in names and numbers: keys, tempos, voices, the words that
-captions have for them, and what a prompt says of them."""
+"""The music that the bundled model knows: keys, tempos, voices, the words that captions have for
+them, and what a prompt says of them."""
 
 import re
 from dataclasses import dataclass
+from typing import TypeVar
+
+T = TypeVar("T")
 
 SAMPLE_RATE_HZ = 16_000
 FRAME_SAMPLES = 320  # 20 ms: the codec's hop
@@ -45,7 +48,11 @@ def asked_by(prompt: str | None) -> Asked:
     keys = {scale_of(_tonic(*found[:2]), found[2]) for found in _KEY.findall(text)}
     tempos = {_TEMPOS[word] for word in words if word in _TEMPOS}
     voices = {word for word in words if word in VOICE_NAMES}
-    return Asked(*(found.pop() if len(found) == 1 else None for found in (keys, tempos, voices)))
+    return Asked(_only(keys), _only(tempos), _only(voices))
+
+
+def _only(found: set[T]) -> T | None:
+    return next(iter(found)) if len(found) == 1 else None
 
 
 def _tonic(letter: str, sign: str) -> int:

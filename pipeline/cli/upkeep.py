@@ -133,7 +133,7 @@ def verify(storage: Storage, fast: bool, repair: bool, dry_run: bool, wait: bool
             say(_way_out(report))
             raise click.exceptions.Exit(EXIT_CRASH)
         return
-    with _lease(storage, wait, "verify") as lease:
+    with output_lease(storage, wait, "verify") as lease:
         done = repair_output(storage, lease, deep=not fast, dry_run=dry_run)
     _say_problems(done.found)
     for place in done.parts_moved:
@@ -205,7 +205,7 @@ def compact(storage: Storage, prune: bool, manifest: str | None, dry_run: bool, 
     """
     from pipeline.ledger import maintain
 
-    with _lease(storage, wait, "compact") as lease:
+    with output_lease(storage, wait, "compact") as lease:
         wanted = NO_IDS if manifest is None else _wanted(storage, manifest)
         done = maintain.compact(storage, lease, prune=prune, wanted=wanted, dry_run=dry_run)
     if dry_run:
@@ -245,7 +245,7 @@ def gc(storage: Storage, min_age_s: float, dry_run: bool, wait: bool) -> None:
     """
     from pipeline.ledger import maintain
 
-    with _lease(storage, wait, "gc") as lease:
+    with output_lease(storage, wait, "gc") as lease:
         done = maintain.gc(storage, lease, min_age_s=min_age_s, dry_run=dry_run)
     if dry_run:
         for info in done.removed:
@@ -293,7 +293,8 @@ def _wanted(storage: Storage, manifest: str) -> Ids:
     return wanted_clips(PlanSpec(opened, config.generation, limits, options, config.references))
 
 
-def _lease(storage: Storage, wait: bool, owner: str) -> Any:
+def output_lease(storage: Storage, wait: bool, owner: str) -> Any:
+    """The lease of an output, held."""
     from pipeline.ledger.lease import Lease
 
     lease = Lease.acquire(storage, wait=wait, on_message=say, owner=owner)

@@ -9,8 +9,9 @@ from torch import Tensor
 
 from musicgen.conditioning.chroma import ChromaExtractor
 from musicgen.conditioning.tune import tune_config
+from musicgen.tiny.music import SAMPLE_RATE_HZ
 from musicgen.tiny.training.figures import Entry, Table
-from musicgen.tiny.training.synth import FRAME_RATE_HZ, SAMPLE_RATE_HZ
+from musicgen.tiny.training.synth import FRAME_RATE_HZ
 from musicgen.windows import default_stride_s, plan_windows, stride_frames
 
 SIDE_S = 0.5  # what is compared on either side of a point

@@ -14,9 +14,10 @@ from transformers import EncodecModel
 from musicgen.codec.codec import CompressionModel
 from musicgen.conditioning.chroma import ChromaExtractor, tile
 from musicgen.conditioning.tune import tune_config
+from musicgen.tiny.music import SAMPLE_RATE_HZ
 from musicgen.tiny.training.pieces import Piece, caption, excerpt, random_piece, rng_of
 from musicgen.tiny.training.recipe import Recipe, Stage
-from musicgen.tiny.training.synth import FRAME_RATE_HZ, SAMPLE_RATE_HZ, VOICES
+from musicgen.tiny.training.synth import FRAME_RATE_HZ, VOICES
 
 logger = logging.getLogger(__name__)
 

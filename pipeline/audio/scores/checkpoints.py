@@ -1,4 +1,4 @@
-"""Finds the weights of a scorer on this machine and names them; loads nothing, downloads nothing."""
+"""Finds the weights of a scorer on this machine and names them: no download, no torch."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pipeline.audio.scores.protocol import ScorerError, ScorerIdentity
 from pipeline.audio.scores.settings import ScorerSpec
 
 # Raised where a measure changes, so that scores of before and after are told apart.
-VERSIONS = {"melody": 1, "key": 1, "tempo": 1, "voice": 1}
+VERSIONS = {"melody": 1, "key": 1, "tempo": 1, "voice": 1, "spectrum": 1}
 BUILT_IN = "built in"
 CLAP, AESTHETICS = "laion/larger_clap_music", "facebook/audiobox-aesthetics"
 _DEFAULTS = {"clap": CLAP, "aesthetics": AESTHETICS}

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from pipeline.audio.scores.checkpoints import VERSIONS, identify, place_of
-from pipeline.audio.scores.protocol import ScoredClip, Scorer, ScorerError, ScorerIdentity
+from pipeline.audio.scores.protocol import Embedder, ScoredClip, Scorer, ScorerError, ScorerIdentity
 from pipeline.audio.scores.settings import ScorerSpec
 
 
@@ -49,6 +49,24 @@ def open_scorer(spec: ScorerSpec, identity: ScorerIdentity | None = None) -> Sco
         return AestheticsScorer(found, place if place.is_file() else None)
     except (ImportError, OSError, KeyError, RuntimeError) as error:
         raise ScorerError(f"score: {spec.name} can't be loaded from {place}: {error}") from error
+
+
+def open_embedder(text: str) -> Embedder:
+    """The embedder that a text such as `clap=FOLDER` names, loaded.
+
+    Raises:
+        ScorerError: There is none of that name, or it is not on this machine.
+    """
+    name, _, source = text.partition("=")
+    if name == "clap":
+        scorer = open_scorer(ScorerSpec(name, source or None))
+        assert hasattr(scorer, "embed")
+        return scorer
+    if text != "spectrum":
+        raise ScorerError(f"set figures: no embedder is named {text!r}; known: clap, spectrum")
+    from pipeline.audio.scores.spectrum import SpectrumEmbedder
+
+    return SpectrumEmbedder(identify(ScorerSpec(name)))
 
 
 class ScorerSet:

@@ -85,3 +85,8 @@ def parse(text: str) -> tuple[ScorerSpec, ...]:
 def written(specs: tuple[ScorerSpec, ...]) -> str:
     """The text that `parse` reads."""
     return ",".join(spec.name + (f"={spec.source}" if spec.source else "") for spec in specs)
+
+
+def needs_tunes(specs: tuple[ScorerSpec, ...]) -> bool:
+    """Whether any of the scorers must hear the melody references."""
+    return any(spec.name == "melody" for spec in specs)

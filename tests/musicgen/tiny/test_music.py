@@ -19,6 +19,7 @@ from musicgen.tiny.measures import (
     scale_share,
     tempo_of,
 )
+from musicgen.tiny.music import FRAME_SAMPLES
 from musicgen.tiny.training import codec, tokens
 from musicgen.tiny.training.codec import batch_of
 from musicgen.tiny.training.measures import si_snr_db
@@ -31,7 +32,7 @@ from musicgen.tiny.training.pieces import (
     random_piece,
     rng_of,
 )
-from musicgen.tiny.training.synth import FRAME_SAMPLES, VOICES, Note, render
+from musicgen.tiny.training.synth import VOICES, Note, render
 from musicgen.tiny.training.tokens import training_piece
 from musicgen.tiny.training.tunes import TUNES, notes, write_tunes
 from musicgen.tiny.training.vocabulary import make_tokenizer
