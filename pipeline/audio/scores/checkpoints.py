@@ -29,7 +29,7 @@ def identify(spec: ScorerSpec) -> ScorerIdentity:
         if spec.name == "voice":
             digest.update(files("musicgen.tiny").joinpath("voices.json").read_bytes())
         return ScorerIdentity(spec.name, BUILT_IN, digest.hexdigest())
-    if spec.name == "aesthetics" and find_spec("audiobox_aesthetics") is None:
+    if spec.name == "aesthetics" and not _has_aesthetics():
         raise ScorerError(
             "score: aesthetics needs a package that is not installed: pip install "
             "'musicgen-batch[aesthetics]'"
@@ -80,3 +80,10 @@ def _shown(source: str) -> str:
     """A checkpoint as rows name it: a hub id, or the folder's own name; its place stays private."""
     path = Path(source).expanduser()
     return path.name if path.exists() else source
+
+
+def _has_aesthetics() -> bool:
+    try:
+        return find_spec("audiobox_aesthetics") is not None
+    except ValueError:  # it is loaded, as something that has no origin
+        return False

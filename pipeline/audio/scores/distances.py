@@ -15,7 +15,7 @@ Embeddings = NDArray[np.float64]  # [n, D]
 
 KAD_SCALE = 100.0
 BANDWIDTH_CLIPS = 4096  # of the reference, the first ones, that the median distance is taken over
-_ROWS = 1024  # whose kernels are computed at once
+BLOCK_ROWS = 1024  # whose kernels are computed at once
 _EPS = 1e-8
 
 
@@ -59,9 +59,9 @@ def median_distance(points: Embeddings) -> float:
 
 def _kernel_sum(one: Embeddings, other: Embeddings, gamma: float) -> float:
     """Sum of the kernel over all pairs, a point with itself included."""
-    starts = range(0, len(one), _ROWS)
+    starts = range(0, len(one), BLOCK_ROWS)
     return sum(
-        float(np.exp(-gamma * _squared_distances(one[start : start + _ROWS], other)).sum())
+        float(np.exp(-gamma * _squared_distances(one[start : start + BLOCK_ROWS], other)).sum())
         for start in starts
     )
 
