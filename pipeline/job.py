@@ -131,7 +131,7 @@ def plan(config: JobConfig) -> PlannedRun:
     spec = _spec(config, manifest, info)
     storage = open_storage(config.run.output, config.run.storage_options)
     with LocalPool() as pool:
-        if storage.exists("clips") or storage.exists("failed"):
+        if any(storage.exists(folder) for folder in ("clips", "failed", "scores")):
             found = survey(storage, spec, pool).plan
         else:
             found = scan(spec, Selection(NOTHING_STANDS.known), pool)
