@@ -27,6 +27,7 @@ from pipeline.ledger.lease import Lease, OutputGoneError
 from pipeline.ledger.merge import finish_compaction
 from pipeline.ledger.part_index import NOTHING_STANDS
 from pipeline.ledger.schema import RESERVED_COLUMNS
+from pipeline.ledger.scores import takes_judged_by
 from pipeline.planning.clips import DeadLetter
 from pipeline.planning.estimate import Estimate, estimate
 from pipeline.planning.expand import PlanSpec, Selection
@@ -317,8 +318,12 @@ def _settle_accounts(config: JobConfig, lease: Lease, summary: RunSummary, drain
     tally, refused = summary.tally, {letter.clip_id for letter in summary.plan.letters}
     ours = (lease.storage, summary.run_id, lease.generation)
     tally.clips, tally.audio_s = count_clips_of_run(*ours)
-    tally.failed = len(ledger.dead_letters_of_run(*ours) - refused)
+    letters = ledger.dead_letters_of_run(*ours) - refused
     if config.quality.keep_best is not None:
-        tally.clips, tally.aside = count_judged(*ours)
+        kept, aside = takes_judged_by(*ours[:2])
+        tally.clips = count_judged(*ours[:2], kept, lease.generation)
+        tally.aside = len(aside)
+        letters -= kept | aside  # these take an earlier one back
+    tally.failed = len(letters)
     if tally.ended < summary.plan.pending:
         summary.drained = drain.reason

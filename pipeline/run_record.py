@@ -19,7 +19,6 @@ from pipeline.ledger import attempts
 from pipeline.ledger.attempts import QUARANTINE
 from pipeline.ledger.lease import Lease, OutputGoneError, output_gone
 from pipeline.ledger.names import run_path
-from pipeline.ledger.scores import takes_judged_by
 from pipeline.planning.scan import Plan
 from pipeline.storage import Storage, StorageError, shown_options, shown_uri
 from pipeline.telemetry.progress import Tally
@@ -316,17 +315,21 @@ def count_clips_of_run(storage: Storage, run_id: str, generation: int) -> tuple[
     return _counted(ledger.clips_committed_by(storage, run_id, generation))
 
 
-def count_judged(storage: Storage, run_id: str, generation: int) -> tuple[int, int]:
-    """Of a run that judges takes: its clips, with those that it would have made if they had not
-    stood already, and the takes that it set aside. Arguments as in `count_clips_of_run`."""
+def count_judged(storage: Storage, run_id: str, kept: frozenset[str], generation: int) -> int:
+    """The clips of a run that judges takes, with those that it would have made if they had not
+    stood already.
+
+    Args:
+        storage, run_id, generation: As in `count_clips_of_run`.
+        kept: Ids of the clips that it has judged to be kept.
+    """
     n_clips, _ = count_clips_of_run(storage, run_id, generation)
-    kept, aside = takes_judged_by(storage, run_id)
     ours = set(ledger.read_clips(storage, ["clip_id"], run_id)["clip_id"].to_pylist())
     others = kept - ours
     if others:
         standing = set(ledger.read_clips(storage, ["clip_id"])["clip_id"].to_pylist())
         n_clips += len(others & standing)
-    return n_clips, len(aside)
+    return n_clips
 
 
 def _counted(clips: pa.Table) -> tuple[int, float]:

@@ -102,7 +102,7 @@ def to_table(rows: Sequence[Prepared], extras: pa.Table) -> pa.Table:
         written += [_written([take for _, take in takes]), *[{"kind": EMPTY}] * n_empty]
         sources += [number] * (1 + n_empty)
     table = pa.Table.from_pylist(written, schema=PREPARED_SCHEMA)
-    if len(sources) > len(rows):
+    if sources != [*range(len(rows))]:
         extras = extras.take(pa.array(sources, pa.int64()))
     for field in extras.schema:
         table = table.append_column(field, extras[field.name])

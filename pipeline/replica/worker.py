@@ -136,10 +136,10 @@ class ReplicaWorker:
                 self._decoded.put(task)
         for task, is_known in zip(clips, known, strict=True):
             clip_id = task.spec.clip_id
-            if clip_id in self._commits.letters:
-                self._settle(task, ClipStatus("letter", clip_id))
-            elif is_known and task.clip.judged is None:
+            if is_known and task.clip.judged is None:
                 self._settle(task, ClipStatus("known", clip_id))
+            elif clip_id in self._commits.letters:
+                self._settle(task, ClipStatus("letter", clip_id))
             elif self.tasks.add(task):
                 if is_known:  # its siblings may still have to be judged
                     task.judged_again()

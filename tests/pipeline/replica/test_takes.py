@@ -8,67 +8,21 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
-import soundfile
 
-from musicgen.tiny.training.pieces import caption, random_piece, rng_of
 from pipeline import RunSummary, ledger
-from pipeline.audio.scores.choose import best_takes
 from pipeline.audio.scores.protocol import ScoredClip
 from pipeline.audio.scores.scoring import ScorerSet
 from pipeline.ledger.scores import read_scores
 from pipeline.storage import open_storage
-from tests.integration.jobs import (
-    Cli,
-    clips,
-    problems,
-    run_here,
-    wait_until,
-    write_manifest,
-)
+from tests.integration.jobs import clips, problems, run_here, wait_until, write_manifest
+from tests.pipeline.replica.takes import BEST, N_ROWS, TAKES, Everything, kept, make_manifest
 
 # Each test runs the bundled model.
 pytestmark = pytest.mark.slow
-
-N_ROWS, TAKES, SECONDS = 3, 3, 0.8
-BEST = {"score": "melody,key", "keep_best": 1, "slots": 2, "part_clips": 4}
-
-
-def make_manifest(folder: Path, n_rows: int = N_ROWS, takes: int = TAKES) -> Path:
-    rows = []
-    for index in range(n_rows):
-        piece = random_piece(rng_of(3, index), 60, unseen=True)
-        soundfile.write(folder / f"tune{index}.wav", piece.tune("organ"), 16_000)
-        tune = {"melody_uri": f"tune{index}.wav", "duration_s": SECONDS}
-        rows.append({"id": f"r{index}", "prompt": caption(piece), "takes": takes} | tune)
-    return write_manifest(folder / "m.parquet", rows)
-
-
-def kept(output: str) -> dict[tuple[str, int], str]:
-    """The clips that stand: id and take to the sha256 of their audio."""
-    return {(row["id"], row["take"]): row["audio_sha256"] for row in clips(output)}
-
-
-@dataclass(frozen=True)
-class Everything:
-    """All takes of the manifest, kept: what the best are chosen from."""
-
-    manifest: Path
-    rows: list[dict[str, Any]]
-
-    def best(self, keep: int = 1) -> dict[tuple[str, int], str]:
-        """What must be kept."""
-        found = {}
-        for id in {row["id"] for row in self.rows}:
-            takes = {row["take"]: row for row in self.rows if row["id"] == id}
-            scores = {take: row["score_melody"] for take, row in takes.items()}
-            for take in best_takes(scores, keep):
-                found[id, take] = takes[take]["audio_sha256"]
-        return found
 
 
 @pytest.fixture(scope="module")
@@ -289,17 +243,4 @@ def test_the_kept_clips_are_the_same_after_a_kill(tmp_path: Path) -> None:
     assert (n_kills, code) == (3, 0)
     assert kept(output) == kept(whole)
     assert len(kept(output)) == 8
-    assert problems(output) == []
-
-
-@pytest.mark.ray
-@pytest.mark.long
-def test_two_replicas_on_ray_keep_the_same_clips(
-    everything: Everything, tmp_path: Path, cli: Cli
-) -> None:
-    output = f"file://{tmp_path}/out"
-    settings = BEST | {"replicas": 2, "block_rows": 1}
-    code, _, said = cli.run(*cli.job("run", everything.manifest, output, **settings))
-    assert code == 0, said
-    assert kept(output) == everything.best()
     assert problems(output) == []
