@@ -65,7 +65,7 @@ class ScoredClip:
     rate_hz: int
     prompt: str | None = None
     tune: NDArray[np.int64] | None = None
-    _mono: dict[int, Tensor] = field(default_factory=dict, repr=False)
+    _mono: dict[int, Tensor] = field(default_factory=dict, init=False, repr=False)
 
     def mono(self, rate_hz: int) -> Tensor:
         """The clip's channels mixed, at some rate: float32 [N]."""

@@ -80,7 +80,7 @@ def test_a_score_depends_on_its_clip_alone_whatever_its_rate_and_channels(
         assert together == [scorer.score([clip])[0] for clip in clips]
         assert together[::-1] == scorer.score(clips[::-1])
     wav = resample(torch.from_numpy(clips[0].wav), RATE_HZ, 44_100).numpy()
-    stereo = replace(clips[0], wav=np.concatenate([wav, wav]), rate_hz=44_100, _mono={})
+    stereo = replace(clips[0], wav=np.concatenate([wav, wav]), rate_hz=44_100)
     for scorer in scorers:
         assert scorer.score([stereo])[0] == pytest.approx(scorer.score(clips[:1])[0], abs=0.07)
 

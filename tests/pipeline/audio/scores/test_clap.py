@@ -71,7 +71,7 @@ def test_a_score_depends_on_its_clip_alone(clap: ClapScorer) -> None:
 
 def test_a_long_clip_is_heard_to_its_end(clap: ClapScorer) -> None:
     longer = clip(3 * WINDOW_S)
-    other_end = replace(longer, wav=longer.wav.copy(), _mono={})
+    other_end = replace(longer, wav=longer.wav.copy())
     other_end.wav[:, -RATE_HZ // 2 :] = 0
     assert clap.score([longer]) != clap.score([other_end])
     assert np.linalg.norm(clap.embed(longer)) == pytest.approx(1, abs=1e-6)
