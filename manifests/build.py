@@ -157,7 +157,7 @@ class _Survey:
         row, issues = found.parse()
         if row is not None:
             self.ids.note(row.id, found.row)
-            self.n_clips += row.takes
+            self.n_clips += row.takes or 1
         self.issues += issues
         self.n_rows += 1
         for name, value in found.raw.items():

@@ -287,7 +287,7 @@ class _Result:
     def add_plain(self, first_row: int, plain: PlainRows) -> None:
         """Counts rows of which nothing but their ids can be wrong."""
         self.n_rows += len(plain)
-        self.n_clips += sum(own.takes for own in plain.settings)
+        self.n_clips += sum(own.takes or 1 for own in plain.settings)
         numbers = np.array(plain.positions, np.int64) + first_row
         self.ids.note_many(numbers, digests_of(plain.ids))
 
@@ -303,7 +303,7 @@ class _Result:
         else:
             row.issues.append(issue)
             self.rejects[row.number] = _reject(row)
-            self.n_clips -= row.parsed.takes
+            self.n_clips -= row.parsed.takes or 1
 
     def add(self, rows: list[_Row]) -> None:
         for row in rows:
@@ -312,7 +312,7 @@ class _Result:
             if row.issues:
                 self.rejects[row.number] = _reject(row)
             elif row.parsed is not None:
-                self.n_clips += row.parsed.takes
+                self.n_clips += row.parsed.takes or 1
 
 
 def _reject(row: _Row) -> dict[str, Any]:

@@ -32,6 +32,7 @@ Temperature = Annotated[float, Field(ge=0, le=100)]
 TopK = Annotated[int, Field(ge=0, le=100_000)]
 TopP = Annotated[float, Field(ge=0, le=1)]
 StrideS = Annotated[float, Field(gt=0, le=3600)]
+Takes = Annotated[int, Field(ge=1, le=1000)]
 
 
 class PromptRow(BaseModel):
@@ -51,7 +52,7 @@ class PromptRow(BaseModel):
     style_uri: Uri | None = Field(None, description="Audio whose style the clip takes on.")
     style_audio: Audio | None = Field(None, description="The same, embedded.")
     seed: Seed | None = Field(None, description="Seed of take 0; 0 is an ordinary seed.")
-    takes: int = Field(1, ge=1, le=1000, description="How many clips to make of this row.")
+    takes: Takes | None = Field(None, description="How many clips to make of this row.")
     cfg_coef: Guidance | None = Field(None, description="Guidance strength; 1 = no guidance.")
     cfg_coef_beta: Guidance | None = Field(None, description="Text's share in double guidance.")
     temperature: Temperature | None = Field(None, description="Of sampling; 0 = greedy.")
@@ -121,6 +122,11 @@ class GenerationDefaults(BaseModel):
         None, description="Seconds of a style reference that are heard; the checkpoint's own."
     )
     seed: Seed = Field(0, description="Run seed, from which rows without a seed get theirs.")
+    takes: Takes = Field(1, description="How many clips to make of a row.")
+
+    def takes_of(self, row: PromptRow) -> int:
+        """How many clips a row asks for."""
+        return self.takes if row.takes is None else row.takes
 
 
 BUILT_IN_DEFAULTS = GenerationDefaults.model_validate({})

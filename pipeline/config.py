@@ -317,7 +317,8 @@ class JobConfig(BaseModel):
         default_factory=AudioSettings, description="Format and level of the audio files."
     )
     quality: QualitySettings = Field(
-        default_factory=QualitySettings, description="Checks on what a clip measures."
+        default_factory=QualitySettings,
+        description="Checks and scores of clips.",
     )
     run: RunSettings = Field(description="Input, output, limits and reports of a run.")
     price: PriceSettings = Field(

@@ -11,7 +11,7 @@ import logging
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TextIO
 
 import numpy as np
@@ -20,6 +20,7 @@ import pyarrow as pa
 from manifests.reader import Manifest
 from musicgen.checkpoints.describe import ModelInfo
 from pipeline import ledger
+from pipeline.audio.scores.settings import needs_tunes
 from pipeline.config import ConfigError, JobConfig
 from pipeline.dataset.keep import refresh
 from pipeline.ledger import DoneSet, attempts
@@ -27,18 +28,20 @@ from pipeline.ledger.lease import Lease, LeaseLostError, OutputGoneError
 from pipeline.ledger.merge import finish_compaction
 from pipeline.ledger.part_index import NOTHING_STANDS
 from pipeline.ledger.schema import RESERVED_COLUMNS
+from pipeline.ledger.scores import takes_judged_by
 from pipeline.planning.clips import DeadLetter
 from pipeline.planning.estimate import Estimate, estimate
 from pipeline.planning.expand import PlanSpec, Selection
 from pipeline.planning.model_limits import inspect_model, limits_of
 from pipeline.planning.pool import LocalPool
 from pipeline.planning.scan import Plan, describe_plan, scan
+from pipeline.planning.scorers import identify_scorers, judging_of
 from pipeline.planning.survey import ScanStoppedError, ScanWatch, Survey, survey
 from pipeline.prepare.actor import Prepare
 from pipeline.prepare.messages import PrepareSettings
 from pipeline.replica.actor import Replica
 from pipeline.replica.messages import ReplicaSettings
-from pipeline.run_record import RunRecord, RunSummary, count_clips_of_run
+from pipeline.run_record import RunRecord, RunSummary, count_clips_of_run, count_judged
 from pipeline.runtime import open_runtime
 from pipeline.runtime.drain import Drain
 from pipeline.runtime.runtime import Work
@@ -139,7 +142,7 @@ def plan(config: JobConfig) -> PlannedRun:
     spec = _spec(config, manifest, info)
     storage = open_storage(config.run.output, config.run.storage_options)
     with LocalPool() as pool:
-        if storage.exists("clips") or storage.exists("failed"):
+        if any(storage.exists(folder) for folder in ("clips", "failed", "scores")):
             found = survey(storage, spec, pool).plan
         else:
             found = scan(spec, Selection(NOTHING_STANDS.known), pool)
@@ -161,7 +164,8 @@ def open_manifest(config: JobConfig) -> Manifest:
 def _spec(config: JobConfig, manifest: Manifest, info: ModelInfo) -> PlanSpec:
     limits = limits_of(info, config.references.separation)
     options = config.run.storage_options
-    return PlanSpec(manifest, config.generation, limits, options, config.references)
+    judging = judging_of(config)
+    return PlanSpec(manifest, config.generation, limits, options, config.references, judging)
 
 
 def _run(
@@ -174,6 +178,7 @@ def _run(
     progress: TextIO | None,
 ) -> RunSummary:
     """The run without its report."""
+    scorers = identify_scorers(config)
     runtime = open_runtime(config)  # imports Ray, which would make the lease's heartbeat late
     with _lease(config, say) as lease, Drain(config).listening() as drain:
         storage = lease.storage
@@ -208,9 +213,12 @@ def _run(
             if plan.pending and not drain.is_due():
                 work = Work(
                     plan.row_groups,
-                    PrepareSettings(spec, info, plan.repeats, retry),
+                    PrepareSettings(
+                        spec, info, plan.repeats, retry, needs_tunes(config.quality.scorers)
+                    ),
                     ReplicaSettings(
-                        config, info, run_id, lease.generation, lease.token, schema, failures
+                        *(config, info, run_id, lease.generation, lease.token, schema, failures),
+                        scorers=scorers,
                     ),
                     _known_after(found.standing.known, retry, plan.letters),
                     Replica,
@@ -221,7 +229,7 @@ def _run(
                 drain.replicas_start(gpus)
                 Watch(config, lease, record, summary, drain, say, progress).run(runtime, work)
         if drain.is_due() or tally.is_replayed:
-            _settle_accounts(lease, summary, drain)
+            _settle_accounts(config, lease, summary, drain)
         record.write("drained" if summary.drained else "done", tally)
         _forget_attempts(storage, run_id)
         if not drain.is_by_signal:
@@ -313,17 +321,22 @@ def _watch(
 def _known_after(known: DoneSet, retry: bool, letters: list[DeadLetter]) -> DoneSet:
     """What the prepare pool must know: what the scan has just refused is settled for this run."""
     refused = ledger.pack_ids([letter.row_key for letter in letters])
-    if retry:
-        return DoneSet(known.clips, np.setdiff1d(known.letters, refused))
-    return DoneSet(known.clips, np.union1d(known.letters, refused))
+    settle = np.setdiff1d if retry else np.union1d
+    return replace(known, letters=settle(known.letters, refused))
 
 
-def _settle_accounts(lease: Lease, summary: RunSummary, drain: Drain) -> None:
+def _settle_accounts(config: JobConfig, lease: Lease, summary: RunSummary, drain: Drain) -> None:
     """Counts what is committed where not every status reached the driver: the run drains, or Ray
     sent a task again."""
     tally, refused = summary.tally, {letter.clip_id for letter in summary.plan.letters}
     ours = (lease.storage, summary.run_id, lease.generation)
     tally.clips, tally.audio_s = count_clips_of_run(*ours)
-    tally.failed = len(ledger.dead_letters_of_run(*ours) - refused)
-    if tally.clips + tally.failed < summary.plan.pending:
+    letters = ledger.dead_letters_of_run(*ours) - refused
+    if config.quality.keep_best is not None:
+        kept, aside = takes_judged_by(*ours[:2])
+        tally.clips = count_judged(*ours[:2], kept, lease.generation)
+        tally.aside = len(aside)
+        letters -= kept | aside  # these take an earlier one back
+    tally.failed = len(letters)
+    if tally.ended < summary.plan.pending:
         summary.drained = drain.reason

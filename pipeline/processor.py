@@ -24,6 +24,9 @@ from manifests.reader import Manifest, RowGroup
 from manifests.schema import COLUMNS, check_columns
 from musicgen.checkpoints.describe import ModelInfo
 from pipeline import ledger
+from pipeline.audio.scores.checkpoints import identify
+from pipeline.audio.scores.protocol import ScorerIdentity
+from pipeline.audio.scores.settings import needs_tunes
 from pipeline.config import ConfigError, JobConfig
 from pipeline.ledger.id_set import NO_IDS, Ids
 from pipeline.ledger.lease import Lease
@@ -80,7 +83,13 @@ class Processor:
         preprocess: Callable[[Row], Row] | None = None,
         postprocess: Callable[[Row], Row] | None = None,
     ) -> None:
+        if config.quality.keep_best is not None:
+            raise ConfigError(
+                "keep_best has no place in a stage, which gives a row per take: leave it out, and "
+                "choose by the score_... columns of the result"
+            )
         self.config, self.info = config, inspect_model(config)
+        self._scorers = tuple(identify(spec) for spec in config.quality.scorers)
         self._preprocess, self._postprocess = preprocess, postprocess
 
     def __call__(self, dataset: "Dataset") -> "Dataset":
@@ -98,7 +107,7 @@ class Processor:
         )
         made = cut(prepared, config.cluster.block_rows).map_batches(
             ClipMaker,
-            fn_constructor_args=(config, self.info),
+            fn_constructor_args=(config, self.info, self._scorers),
             batch_size=config.cluster.block_rows,
             **replica_pool(config),
         )
@@ -154,7 +163,10 @@ class PromptPreparer:
         manifest = Manifest(folder, (block,), COLUMNS, position, (), options)
         limits = limits_of(info, config.references.separation)
         spec = PlanSpec(manifest, config.generation, limits, options, config.references)
-        self._prepare = Prepare(PrepareSettings(spec, info, {}, False), _nothing_known)
+        self._prepare = Prepare(
+            PrepareSettings(spec, info, {}, False, needs_tunes(config.quality.scorers)),
+            _nothing_known,
+        )
         self._reserved = (*CLIP_FIELDS.names, "audio", "error", "error_class")
         self._extra_columns = config.run.extra_columns
 
@@ -186,9 +198,12 @@ class ClipMaker:
     Args:
         config: The job.
         info: The model.
+        scorers: Those that the config names, as the driver found them.
     """
 
-    def __init__(self, config: JobConfig, info: ModelInfo) -> None:
+    def __init__(
+        self, config: JobConfig, info: ModelInfo, scorers: tuple[ScorerIdentity, ...] = ()
+    ) -> None:
         output = f"memory://{ledger.new_replica_id()}"
         config = _on_output(config, output)
         self._storage = open_storage(output)
@@ -201,6 +216,7 @@ class ClipMaker:
                 lease.generation,
                 lease.token,
                 clip_schema(pa.schema([]), "parquet"),
+                scorers=scorers,
             )
         )
         self._lock = threading.Lock()
@@ -277,5 +293,5 @@ def _raise_fatal(statuses: pa.Table) -> None:
             raise RuntimeError(f"{status.error_class}: {status.error}")
 
 
-def _nothing_known() -> "tuple[Ids, Ids]":
+def _nothing_known() -> "tuple[Ids, ...]":
     return NO_IDS, NO_IDS

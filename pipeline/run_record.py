@@ -73,7 +73,7 @@ class RunSummary:
     @property
     def left(self) -> int:
         """Clips that a drained run has not made; the same command goes on from there."""
-        return self.plan.pending - self.clips - self.failed
+        return self.plan.pending - self.tally.ended
 
     @property
     def startup_s(self) -> float:
@@ -101,6 +101,7 @@ class RunSummary:
             "pending": self.plan.pending,
             "done": self.clips,
             "failed": self.failed,
+            "set_aside": self.tally.aside,
             "left": self.left,
             "done_before": self.plan.outcomes["done"],
             "dead_letters_standing": self.dead_letters_standing,
@@ -207,6 +208,7 @@ class RunRecord:
             "finished_at": None if state == "running" else now,
             "done": tally.clips,
             "failed": tally.failed,
+            "set_aside": tally.aside,
             "audio_seconds": tally.audio_s,
             "wall_s": tally.wall_s,
             "timing": self._timing(tally.times),
@@ -252,11 +254,13 @@ class Status:
             lines.append(f"{rows} in hand when a replica died; such rows run apart")
         run = self.last_run
         if run is not None:
-            left = run["pending"] - run["done"] - run["failed"]
+            aside = run.get("set_aside", 0)
+            left = run["pending"] - run["done"] - run["failed"] - aside
             lines.append(
                 f"run {run['run_id']}: {run['state']}, started {run['started_at']}, last heard of "
                 f"{run['updated_at']}; {counted(run['done'], 'clip')} made, "
-                f"{run['failed']} failed, {left} left, {run['audio_seconds']:.1f} s of audio in "
+                f"{run['failed']} failed, {f'{aside} set aside, ' if aside else ''}{left} left, "
+                f"{run['audio_seconds']:.1f} s of audio in "
                 f"{run['wall_s']:.0f} s"
             )
             lines += _busy(run.get("timing") or {})
@@ -309,6 +313,23 @@ def count_clips_of_run(storage: Storage, run_id: str, generation: int) -> tuple[
         generation: Of the lease that it holds; an earlier run may have had the same name.
     """
     return _counted(ledger.clips_committed_by(storage, run_id, generation))
+
+
+def count_judged(storage: Storage, run_id: str, kept: frozenset[str], generation: int) -> int:
+    """The clips of a run that judges takes, with those that it would have made if they had not
+    stood already.
+
+    Args:
+        storage, run_id, generation: As in `count_clips_of_run`.
+        kept: Ids of the clips that it has judged to be kept.
+    """
+    n_clips, _ = count_clips_of_run(storage, run_id, generation)
+    ours = set(ledger.read_clips(storage, ["clip_id"], run_id)["clip_id"].to_pylist())
+    others = kept - ours
+    if others:
+        standing = set(ledger.read_clips(storage, ["clip_id"])["clip_id"].to_pylist())
+        n_clips += len(others & standing)
+    return n_clips
 
 
 def _counted(clips: pa.Table) -> tuple[int, float]:

@@ -5,6 +5,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from pipeline.audio.limits import QualityLimits
+from pipeline.audio.scores.settings import ScoreSettings
 
 AudioFormat = Literal["flac", "wav", "mp3", "ogg", "opus"]
 Normalize = Literal["none", "clip", "peak", "rms", "loudness"]
@@ -47,8 +48,8 @@ class AudioSettings(BaseModel):
     )  # fmt: skip
 
 
-class QualitySettings(BaseModel):
-    """What a clip must measure, and what happens where it does not."""
+class QualitySettings(ScoreSettings):
+    """What a clip must measure, what happens where it does not, and how clips are scored."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 

@@ -12,6 +12,7 @@ from pipeline.cli.manifest import manifest
 from pipeline.cli.models import convert, models
 from pipeline.cli.options import JobCommand, given_flags, job_options, local_option
 from pipeline.cli.publish import card, publish
+from pipeline.cli.scores import score
 from pipeline.cli.speech import answer, is_quiet, say, speech_options, wants_json, warn
 from pipeline.cli.submit import submit
 from pipeline.cli.upkeep import compact, continued_config, gc, report, status, verify
@@ -193,6 +194,6 @@ def _failures(storage: Storage) -> list[str]:
 
 for _command in (
     *(submit, manifest, models, convert, status, verify, compact, gc, report),
-    *(card, publish),
+    *(card, publish, score),
 ):
     main.add_command(_command)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, TypedDict
 
 from pipeline.audio.measures_table import AudioMeasures
 from pipeline.ledger.columns import REFERENCE_ROLES, field_of_package
@@ -31,6 +31,28 @@ class Provenance:
     versions: Mapping[str, str]
     """package to version"""
     ai_generated: bool = True
+
+
+class ScorerFact(TypedDict):
+    """Which scorer gave a score, as a row holds it."""
+
+    name: str
+    checkpoint: str
+    digest: str
+
+
+@dataclass(frozen=True)
+class ClipScores:
+    """What the scorers of a run say of a clip; None where one has nothing to say, or was not asked.
+    `scorers` names those that were asked."""
+
+    score_melody: float | None = None
+    score_key: float | None = None
+    score_tempo: float | None = None
+    score_voice: float | None = None
+    score_clap: float | None = None
+    score_aesthetics: float | None = None
+    scorers: list[ScorerFact] | None = None
 
 
 @dataclass(frozen=True)
@@ -70,6 +92,7 @@ class ClipRow:
     true_peak_limited: bool
     qc_failed: str | None
     measures: AudioMeasures
+    scores: ClipScores
     provenance: Provenance
     run_id: str
     replica: str
@@ -83,7 +106,7 @@ class ClipRow:
 
     def as_columns(self) -> dict[str, Any]:
         """The columns of `clips/` that a replica fills, by name."""
-        groups = ("measures", "provenance")
+        groups = ("measures", "scores", "provenance")
         own = {name: value for name, value in vars(self).items() if name not in groups}
         nested = {
             "references": {role: self.references.get(role) for role in REFERENCE_ROLES},
@@ -92,7 +115,7 @@ class ClipRow:
                 for name, version in self.provenance.versions.items()
             },
         }
-        return own | vars(self.measures) | vars(self.provenance) | nested
+        return own | vars(self.measures) | vars(self.scores) | vars(self.provenance) | nested
 
 
 @dataclass(frozen=True)
@@ -115,4 +138,27 @@ class DeadLetterRow:
 
     def as_columns(self) -> dict[str, Any]:
         """The columns of `failed/`, by name."""
+        return dict(vars(self))
+
+
+@dataclass(frozen=True)
+class ScoreRow:
+    """What one scorer says of one clip, and whether the take was kept by it."""
+
+    clip_id: str
+    row_key: str
+    id: str
+    take: int
+    seed_used: int
+    scorer: str
+    checkpoint: str
+    digest: str
+    score: float | None
+    ruling: str | None
+    kept: bool | None
+    run_id: str
+    created_at: datetime
+
+    def as_columns(self) -> dict[str, Any]:
+        """The columns of `scores/`, by name."""
         return dict(vars(self))

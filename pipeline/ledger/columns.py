@@ -11,10 +11,12 @@ from dataclasses import dataclass
 import pyarrow as pa
 
 from pipeline.audio.measures_table import MEASURES
+from pipeline.audio.scores.table import COLUMN, SCORERS
 
 TIMESTAMP = pa.timestamp("us", tz="UTC")
 _TEXT, _FLAG, _FLOAT = pa.string(), pa.bool_(), pa.float64()
 _INT, _LONG = pa.int32(), pa.int64()
+SCORERS_TYPE = pa.list_(pa.struct([("name", _TEXT), ("checkpoint", _TEXT), ("digest", _TEXT)]))
 
 REFERENCE_ROLES = ("melody", "continuation", "style")
 # Of those packages the versions stand in each row.
@@ -60,6 +62,11 @@ def _measure(name: str) -> Column:
     measure = MEASURES[name]
     kind = _TEXT if measure.kind is str else _FLOAT
     return Column(name, kind, measure.text, measure.unit, measure.nullable)
+
+
+def _score(name: str) -> Column:
+    """The column of a scorer, null where the run did not ask for it."""
+    return _optional(COLUMN + name, _FLOAT, SCORERS[name].text)
 
 
 CLIP_COLUMNS = (
@@ -154,6 +161,13 @@ CLIP_COLUMNS = (
     _measure("clip_ratio"),
     _measure("dc_offset"),
     _measure("spectral_flatness"),
+    *(_score(name) for name in SCORERS),
+    _optional(
+        "scorers",
+        SCORERS_TYPE,
+        "Which scorers gave the scores: name, checkpoint, and a digest of its weights (or of the "
+        "version of what is built in). Null where the run scored nothing.",
+    ),
     Column("model", _TEXT, "Checkpoint: `tiny`, a hub id or a folder."),
     Column("weights_hash", _TEXT, "32 hex digits over weights, config and tokenizer files."),
     _optional("weights_revision", _TEXT, "Hub revision of the checkpoint, where it has one."),
@@ -196,8 +210,8 @@ FAILED_COLUMNS = (
     Column(
         "stage",
         _TEXT,
-        "Where it failed: manifest, prepare, quarantine, conditioning, generate, deadline, encode "
-        "or qc. "
+        "Where it failed: manifest, prepare, quarantine, conditioning, generate, deadline, encode, "
+        "score or qc. "
         "`settled` takes an earlier dead letter back, because its clip is there after all.",
     ),
     Column("error_class", _TEXT, "Name of the error, by which failures are counted."),
@@ -206,4 +220,25 @@ FAILED_COLUMNS = (
     Column("run_id", _TEXT, "Run that committed the dead letter."),
     Column("created_at", TIMESTAMP, "When it failed.", "UTC"),
     Column("row_json", _TEXT, "The row as JSON, without embedded audio and what signs a URI."),
+)
+
+SCORE_COLUMNS = (
+    Column("clip_id", _TEXT, "The clip; a take that was set aside has no row in clips/."),
+    Column("row_key", _TEXT, "The take of the manifest row, as in clips/."),
+    Column("id", _TEXT, "Id of the manifest row."),
+    Column("take", _INT, "Which take of the row, from 0."),
+    Column("seed_used", _LONG, "Seed that the clip was sampled with."),
+    Column("scorer", _TEXT, "Name of the scorer."),
+    Column("checkpoint", _TEXT, "Its weights, or `built in`."),
+    Column("digest", _TEXT, "32 hex digits over its weights, or its version."),
+    _optional("score", _FLOAT, "What it says of the clip; null where it has nothing to say."),
+    _optional(
+        "ruling",
+        _TEXT,
+        "Where takes were judged by this score: 32 hex digits over how many were kept of how many, "
+        "and by which scorer. Null otherwise.",
+    ),
+    _optional("kept", _FLAG, "Whether the take was kept; null where nothing was judged."),
+    Column("run_id", _TEXT, "Run or command that scored it."),
+    Column("created_at", TIMESTAMP, "When.", "UTC"),
 )

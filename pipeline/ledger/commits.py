@@ -18,6 +18,7 @@ import numpy.typing as npt
 from pipeline.ledger.id_set import GrowingIds, Ids, pack_ids
 from pipeline.ledger.names import Kind, part_path
 from pipeline.ledger.parts import list_parts, read_part
+from pipeline.ledger.reader import SETTLED
 from pipeline.storage import THREADS, ObjectInfo, Storage
 
 # So many of the latest earlier processes may still be at work, cut off from Ray.
@@ -104,8 +105,12 @@ class ActorCommits:
         return pack_ids(read_part(self._storage, info, ["clip_id"])["clip_id"].to_pylist())
 
     def _letters_in(self, info: ObjectInfo) -> list[str]:
-        ids = read_part(self._storage, info, ["clip_id"])["clip_id"].to_pylist()
-        return [clip_id for clip_id in ids if clip_id]
+        table = read_part(self._storage, info, ["clip_id", "stage"])
+        return [
+            row["clip_id"]
+            for row in table.to_pylist()
+            if row["stage"] != SETTLED and row["clip_id"]
+        ]
 
 
 def _replica(info: ObjectInfo) -> str:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from hashlib import blake2b
 from typing import Literal
 
 import numpy as np
@@ -26,6 +27,8 @@ class DoneSet:
     """sorted, unique"""
     letters: Ids
     """sorted, unique"""
+    rulings: Ids = field(default_factory=lambda: NO_IDS)
+    """what is ruled of takes that were judged, as `ruling_key` names it: sorted, unique"""
 
     def __len__(self) -> int:
         return len(self.clips)
@@ -45,6 +48,16 @@ class DoneSet:
     def has_letters(self, row_keys: Sequence[str]) -> npt.NDArray[np.bool_]:
         """Of which of these rows a dead letter stands."""
         return among(pack_ids(row_keys), self.letters)
+
+    def has_ruling(self, clip_id: str, ruling: str, *, kept: bool) -> bool:
+        """Whether a take was judged that way, and kept or set aside."""
+        wanted = np.array([ruling_key(clip_id, ruling, kept)], f"S{ID_BYTES}")
+        return bool(among(wanted, self.rulings)[0])
+
+
+def ruling_key(clip_id: str, ruling: str, kept: bool) -> bytes:
+    """Names what is ruled of a take."""
+    return blake2b(f"{clip_id}{ruling}{kept:d}".encode(), digest_size=ID_BYTES).digest()
 
 
 class GrowingIds:

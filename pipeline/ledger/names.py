@@ -11,15 +11,16 @@ from typing import Literal, NamedTuple, get_args
 
 from pipeline.audio.settings import AudioFormat
 
-Kind = Literal["clips", "failed"]
+Kind = Literal["clips", "failed", "scores"]
 
+_KINDS: dict[str, Kind] = {kind: kind for kind in get_args(Kind)}
 MERGED = "merged"  # stands for the replica in the name of a part that upkeep wrote
-FOLDERS = ("clips", "failed", "audio", "runs", "lease", "attempts", "cache")
+FOLDERS = ("clips", "failed", "scores", "audio", "runs", "lease", "attempts", "cache")
 
 _RUN = r"(?P<run>[0-9]{8}T[0-9]{6}-[0-9a-f]{6})"
 _FORMATS = "|".join(get_args(AudioFormat))
 _PART = re.compile(
-    rf"(?P<kind>clips|failed)/part-{_RUN}-(?P<replica>[0-9a-f]{{6}}|{MERGED})-(?P<seq>[0-9]{{6,}})"
+    rf"(?P<kind>clips|failed|scores)/part-{_RUN}-(?P<replica>[0-9a-f]{{6}}|{MERGED})-(?P<seq>[0-9]{{6,}})"
     r"\.parquet"
 )
 _AUDIO_FILE = rf"(?P<hash>[0-9a-f]{{2}})/(?P=hash)[0-9a-f]{{30}}-[0-9a-f]{{8}}\.(?:{_FORMATS})"
@@ -32,6 +33,8 @@ _CACHE = re.compile(r"cache/(?:ledger/[0-9a-f]{32}\.keys|plan/[0-9a-f]{32}\.(?:p
 # At the root of an output; a README.md there may also be somebody else's (`pipeline.dataset`).
 REPORT, CARD, CROISSANT, METADATA = "report.html", "README.md", "croissant.json", "metadata.parquet"
 _AT_ROOT = re.compile("|".join(map(re.escape, (REPORT, CARD, CROISSANT, METADATA))))
+FIGURES = "scores/figures.json"  # of the whole set of clips, against reference audio
+_FIGURES = re.compile(re.escape(FIGURES))
 _TEMPORARY = re.compile(r"(?P<folder>(?:[^/]+/)*)\.(?P<name>[^/]+)\.[0-9a-f]{12}\.tmp")
 # The file name of a clip's audio, wherever it is mentioned.
 AUDIO_MENTIONED = re.compile(rf"[0-9a-f]{{32}}-[0-9a-f]{{8}}\.(?:{_FORMATS})|shard-[\w-]+\.tar")
@@ -57,8 +60,7 @@ def part_name(path: str) -> PartName | None:
     found = _PART.fullmatch(path)
     if found is None:
         return None
-    kind: Kind = "clips" if found["kind"] == "clips" else "failed"
-    return PartName(kind, found["run"], found["replica"], int(found["seq"]))
+    return PartName(_KINDS[found["kind"]], found["run"], found["replica"], int(found["seq"]))
 
 
 def is_audio(path: str) -> bool:
@@ -107,5 +109,5 @@ def is_leftover(path: str) -> bool:
 
 def is_ours(path: str) -> bool:
     """Whether this program gives an object such a name; temporary files apart."""
-    patterns = (_PART, _AUDIO, _RUN_RECORD, _ATTEMPT, _CACHE, _AT_ROOT)
+    patterns = (_PART, _AUDIO, _RUN_RECORD, _ATTEMPT, _CACHE, _AT_ROOT, _FIGURES)
     return any(p.fullmatch(path) for p in patterns) or generation_of(path) > 0

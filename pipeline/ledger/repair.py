@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 
 from pipeline.ledger.lease import Lease
 from pipeline.ledger.merge import KeptPart, finish_compaction, merge
-from pipeline.ledger.names import MERGED, part_name, part_path
+from pipeline.ledger.names import MERGED, Kind, part_name, part_path
 from pipeline.ledger.parts import (
     UnreadablePartError,
     list_parts,
@@ -83,7 +83,8 @@ def repair(
 
 def _unreadable_parts(storage: Storage) -> list[str]:
     found = []
-    for kind in ("clips", "failed"):
+    kinds: tuple[Kind, ...] = ("clips", "failed", "scores")
+    for kind in kinds:
         for info in storage.list(kind):
             if part_name(info.path) is None:
                 continue

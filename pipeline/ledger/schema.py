@@ -10,7 +10,7 @@ from typing import BinaryIO
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.ledger.columns import CLIP_COLUMNS, FAILED_COLUMNS
+from pipeline.ledger.columns import CLIP_COLUMNS, FAILED_COLUMNS, SCORE_COLUMNS
 from pipeline.ledger.order import ORDER_KEY, Span, order_metadata
 from pipeline.ledger.settings import AudioMode
 
@@ -32,6 +32,7 @@ class SchemaError(ValueError):
 
 CLIP_FIELDS = pa.schema([column.field for column in CLIP_COLUMNS])
 FAILED_SCHEMA = pa.schema([column.field for column in FAILED_COLUMNS])
+SCORES_SCHEMA = pa.schema([column.field for column in SCORE_COLUMNS])
 
 # Names that no extra column of a manifest may have.
 RESERVED_COLUMNS = (*CLIP_FIELDS.names, "audio")

@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 
 from pipeline.ledger.id_set import pack_ids
-from pipeline.ledger.names import FOLDERS, is_audio, is_leftover, is_ours
+from pipeline.ledger.names import FOLDERS, Kind, is_audio, is_leftover, is_ours
 from pipeline.ledger.parts import (
     UnreadablePartError,
     on_steady_listing,
@@ -90,7 +90,7 @@ def verify(storage: Storage, *, deep: bool = True) -> VerifyReport:
 
 def _verify(storage: Storage, deep: bool) -> VerifyReport:
     parts, replaced = split_parts(storage, "clips", strict=False)
-    problems: list[Problem] = list(_unreadable_letters(storage))
+    problems: list[Problem] = list(_unreadable_others(storage))
     readable: list[ObjectInfo] = []
     keys: list[pa.Table] = []
     for info in parts:  # before the audio: what is committed meanwhile adds objects only
@@ -127,8 +127,10 @@ def own_objects(storage: Storage) -> list[ObjectInfo]:
     ]
 
 
-def _unreadable_letters(storage: Storage) -> Iterator[Problem]:
-    for info in split_parts(storage, "failed", strict=False)[0]:
+def _unreadable_others(storage: Storage) -> Iterator[Problem]:
+    """Parts of dead letters and of scores."""
+    kinds: tuple[Kind, ...] = ("failed", "scores")
+    for info in (info for kind in kinds for info in split_parts(storage, kind, strict=False)[0]):
         try:
             read_part(storage, info)
         except UnreadablePartError as error:

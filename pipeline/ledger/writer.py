@@ -21,9 +21,10 @@ import pyarrow as pa
 
 from pipeline import ledger
 from pipeline.audio.settings import AudioFormat
-from pipeline.ledger.clip_row import ClipRow, DeadLetterRow
+from pipeline.ledger.clip_row import ClipRow, DeadLetterRow, ScoreRow
 from pipeline.ledger.extras import NO_EXTRAS, append_extras, as_python
 from pipeline.ledger.schema import RESERVED_COLUMNS
+from pipeline.ledger.scores import write_score_part
 from pipeline.ledger.settings import AudioMode
 from pipeline.storage import Storage
 from pipeline.telemetry.logfmt import line
@@ -66,11 +67,13 @@ class _Pending:
 
     clips: list[_PendingClip] = field(default_factory=list)
     dead_letters: list[DeadLetterRow] = field(default_factory=list)
+    scores: list[ScoreRow] = field(default_factory=list)
+    n_set_aside: int = 0  # takes
     n_bytes: int = 0
     since: float | None = None  # when the first of them was added, monotonic seconds
 
     def __len__(self) -> int:
-        return len(self.clips) + len(self.dead_letters)
+        return len(self.clips) + len(self.dead_letters) + self.n_set_aside
 
 
 @dataclass
@@ -157,8 +160,8 @@ class PartWriter:
         self._origin = origin
         self._audio, self._format, self._limits = audio, audio_format, limits
         self._pending = _Pending()
-        # Both kinds of parts are numbered without gaps, which `ledger.commits` relies on.
-        self._seq, self._failed_seq = 0, 0
+        # Parts of a kind are numbered without gaps, which `ledger.commits` relies on.
+        self._seq, self._failed_seq, self._scores_seq = 0, 0, 0
         self.committed = Committed()
 
     def __len__(self) -> int:
@@ -184,6 +187,17 @@ class PartWriter:
         self._mark()
         told = {"stage": row.stage, "error_class": row.error_class, "message": row.message}
         log.warning(line("failed", **self._named(row), **told))
+
+    def add_scores(self, rows: Sequence[ScoreRow], n_set_aside: int = 0) -> None:
+        """Adds the scores of takes that were judged.
+
+        Args:
+            rows: The scores.
+            n_set_aside: How many of these takes have no clip.
+        """
+        self._pending.scores += rows
+        self._pending.n_set_aside += n_set_aside
+        self._mark()
 
     def _named(self, row: ClipRow | DeadLetterRow) -> dict[str, Any]:
         """The fields of a log line that say which clip it is about."""
@@ -222,12 +236,17 @@ class PartWriter:
         pending.clips = [
             clip for clip, is_known in zip(pending.clips, known, strict=True) if not is_known
         ]
-        if not len(pending):
+        if not len(pending) and not pending.scores:
             return []
         started = time.monotonic()
         self._guard()
         origin = self._origin
         part = f"{origin.run_id}-{origin.replica}-{self._seq:06d}"
+        if pending.scores:  # before the clips: see `pipeline.ledger.scores`
+            scored = (origin.run_id, origin.replica, self._scores_seq, origin.generation)
+            write_score_part(self._storage, pending.scores, *scored)
+            self._scores_seq += 1
+            self._guard()
         if pending.clips:
             rows = self._write_audio(pending.clips)
             self._guard()

@@ -78,17 +78,34 @@ class ClipSpec:
 
 
 @dataclass(frozen=True)
+class JudgedTake:
+    """What a take must know that is judged together with the other takes of its row.
+
+    Attributes:
+        ruling: Names how they are judged, see `pipeline.audio.scores.choose`.
+        keep: How many are kept.
+        stands: Whether its clip is committed already, and made again only to be judged.
+    """
+
+    ruling: str
+    keep: int
+    stands: bool = False
+
+
+@dataclass(frozen=True)
 class PlannedClip:
     """A clip to make, and where the audio that its row refers to lies.
 
     Attributes:
         references: Role to URI (relative ones count from `manifest_uri`) or embedded bytes.
         manifest_uri: The manifest's file that holds the row.
+        judged: How it is judged with the other takes of its row; None: it is kept as it is.
     """
 
     spec: ClipSpec
     references: Mapping[str, str | bytes]
     manifest_uri: str
+    judged: JudgedTake | None = None
 
 
 @dataclass(frozen=True)

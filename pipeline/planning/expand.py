@@ -5,7 +5,7 @@ The driver uses this to count and the prepare pool to work, so both always agree
 
 from bisect import bisect_right
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Literal
 
@@ -25,8 +25,10 @@ from manifests.schema import (
 )
 from manifests.uris.policy import DEFAULT_POLICY, ReferenceAccess, ReferencePolicy
 from manifests.uris.references import identify_reference
+from pipeline.audio.scores.choose import ruling_of
+from pipeline.audio.scores.protocol import ScorerIdentity
 from pipeline.ledger import SETTLED, DoneSet
-from pipeline.planning.clips import ClipSpec, DeadLetter, PlannedClip, error_class
+from pipeline.planning.clips import ClipSpec, DeadLetter, JudgedTake, PlannedClip, error_class
 from pipeline.storage import redact, shown_uri
 
 Outcome = Literal["pending", "done", "standing", "refused", "unasked"]
@@ -43,6 +45,19 @@ class ModelLimits:
 
 
 @dataclass(frozen=True)
+class Judging:
+    """How the takes of a row are judged together.
+
+    Attributes:
+        keep: How many are kept; rows with no more takes are not judged.
+        judge: The scorer.
+    """
+
+    keep: int
+    judge: ScorerIdentity
+
+
+@dataclass(frozen=True)
 class PlanSpec:
     """What turns a row into clips, apart from the row."""
 
@@ -51,6 +66,7 @@ class PlanSpec:
     limits: ModelLimits
     storage_options: Mapping[str, Any] = field(default_factory=dict)
     policy: ReferencePolicy = DEFAULT_POLICY
+    judging: Judging | None = None
 
     @property
     def access(self) -> ReferenceAccess:
@@ -128,13 +144,12 @@ class Expander:
             return
         params = effective(row, self.spec.defaults)
         asked = _Row(row, number, row_group, params, self.determining(row, params))
-        for take in range(row.takes):
-            key = identity.row_key(
-                row.as_written(),
-                take=take,
-                params=asked.determining,
-                model_hash=self.spec.limits.weights_hash,
-            )
+        n_takes, judging = self.spec.defaults.takes_of(row), self.spec.judging
+        if judging is not None and n_takes > judging.keep:
+            yield from self._expand_together(asked, n_takes, judging, selection)
+            return
+        for take in range(n_takes):
+            key = self._key(asked, take)
             decided = selection.judge_key(key)
             if decided is not None:
                 yield decided, None
@@ -144,13 +159,50 @@ class Expander:
             except RowError as error:
                 yield "refused", asked.dead_letter(take, key, error)
                 continue
-            outcome = selection.judge_clip(clip.spec.clip_id)
-            if outcome == "done" and selection.retry:
-                # Its reference was out of reach only for a while.
-                settled = RowError("the clip is committed, its dead letter no longer stands")
-                yield outcome, clip.spec.dead_letter(SETTLED, settled)
-            else:
-                yield outcome, clip if outcome == "pending" else None
+            yield _decided(clip, selection.judge_clip(clip.spec.clip_id), selection)
+
+    def _expand_together(
+        self, asked: "_Row", n_takes: int, judging: Judging, selection: Selection
+    ) -> Iterator[tuple[Outcome, PlannedClip | DeadLetter | None]]:
+        """The takes of a row that are judged together. Where one of them was not judged yet, all of
+        them are made, those whose clip stands too: a take can only be chosen among its likes."""
+        keys = [self._key(asked, take) for take in range(n_takes)]
+        known = selection.known
+        has_letter = [known.has_letter(key) for key in keys]
+        if selection.retry and not any(has_letter):
+            yield from (("unasked", None) for _ in keys)
+            return
+        clips = []
+        for take, key in enumerate(keys):
+            if has_letter[take] and not selection.retry:
+                yield "standing", None
+                continue
+            try:
+                clips.append(self._clip(asked, take, key))
+            except RowError as error:
+                yield "refused", asked.dead_letter(take, key, error)
+        ruling = ruling_of(judging.keep, n_takes, judging.judge)
+
+        def is_ruled(clip: PlannedClip, kept: bool) -> bool:
+            return known.has_ruling(clip.spec.clip_id, ruling, kept=kept)
+
+        if all(is_ruled(clip, True) or is_ruled(clip, False) for clip in clips):
+            for clip in clips:
+                is_aside = not is_ruled(clip, True)
+                outcome = "done" if is_aside else selection.judge_clip(clip.spec.clip_id)
+                yield _decided(clip, outcome, selection)
+            return
+        for clip in clips:
+            stands = known.contains(clip.spec.clip_id)
+            yield "pending", replace(clip, judged=JudgedTake(ruling, judging.keep, stands))
+
+    def _key(self, asked: "_Row", take: int) -> str:
+        return identity.row_key(
+            asked.row.as_written(),
+            take=take,
+            params=asked.determining,
+            model_hash=self.spec.limits.weights_hash,
+        )
 
     def failed(self, raw: Mapping[str, Any], number: int, error: Exception) -> DeadLetter:
         """The dead letter of a row with which something went wrong that no rule foresees."""
@@ -273,6 +325,17 @@ class Expander:
             return identify_reference(uri, self.spec.access)
         except RowError as error:
             return error.with_traceback(None)
+
+
+def _decided(
+    clip: PlannedClip, outcome: Outcome, selection: Selection
+) -> tuple[Outcome, PlannedClip | DeadLetter | None]:
+    """A take whose state is known, with what is to be made or committed for it."""
+    if outcome == "done" and selection.retry:
+        # Its reference was out of reach only for a while.
+        settled = RowError("the clip is committed, its dead letter no longer stands")
+        return outcome, clip.spec.dead_letter(SETTLED, settled)
+    return outcome, clip if outcome == "pending" else None
 
 
 @dataclass(frozen=True)

@@ -126,10 +126,13 @@ class Judge:
 
     def _judge_plain(self, plain: PlainRows, found: "_Found") -> list[int]:
         """Judges plain rows; returns the positions of those that `Expander` must judge: in a retry,
-        those whose dead letter stands."""
+        those whose dead letter stands, and all where takes are judged together."""
+        if self.spec.judging is not None:
+            return list(plain.positions)
         known, standing = self.selection.known, frozenset[int]()
         if self.selection.retry or len(known.letters):
-            rows = [row for row, own in enumerate(plain.settings) for _ in range(own.takes)]
+            takes_of = self.spec.defaults.takes_of
+            rows = [row for row, own in enumerate(plain.settings) for _ in range(takes_of(own))]
             has_letter = _among(self._keys(plain), known.letters)
             if self.selection.retry:
                 asked = {rows[at] for at in np.flatnonzero(has_letter).tolist()}
@@ -153,7 +156,7 @@ class Judge:
             names, duration_s = self._names_of(own)
             quoted_id, quoted_prompt = quoted(id), quoted(prompt)
             seed = names.first_seed(quoted_id) if given is None else given
-            for take in range(own.takes):
+            for take in range(self.spec.defaults.takes_of(own)):
                 if n not in without:
                     own_seed = names.seed_of_take(seed, take) if take else seed
                     ids.append(names.clip_id(quoted_id, quoted_prompt, own_seed, take))
@@ -168,9 +171,8 @@ class Judge:
         for id, prompt, seed, own in rows:
             names, _ = self._names_of(own)
             quoted_id, quoted_prompt = quoted(id), quoted(prompt)
-            keys += [
-                names.row_key(quoted_id, quoted_prompt, seed, take) for take in range(own.takes)
-            ]
+            takes = range(self.spec.defaults.takes_of(own))
+            keys += [names.row_key(quoted_id, quoted_prompt, seed, take) for take in takes]
         return _packed(keys)
 
     def _names_of(self, own: PromptRow) -> tuple[BulkNames, float]:

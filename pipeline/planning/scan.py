@@ -138,6 +138,7 @@ class JudgeSlices:
         retry: See `Selection`.
         clips: Gives the committed clips.
         letters: Gives the rows whose dead letter stands.
+        rulings: Gives what is ruled of takes that were judged.
         with_clips: Whether somebody wants `Judged.clips`.
     """
 
@@ -145,6 +146,7 @@ class JudgeSlices:
     retry: bool
     clips: Callable[[], Ids]
     letters: Callable[[], Ids]
+    rulings: Callable[[], Ids]
     with_clips: bool
     _judge: Judge | None = None
 
@@ -156,7 +158,7 @@ class JudgeSlices:
     ) -> list[Judged]:
         """The verdicts on the slices of a task, given the repeats among their rows."""
         if self._judge is None:
-            known = DoneSet(self.clips(), self.letters())
+            known = DoneSet(self.clips(), self.letters(), self.rulings())
             self._judge = Judge(self.spec, Selection(known, self.retry), is_over)
         slices, repeats = task
         found = [self._judge.judge(piece, repeats) for piece in slices]
@@ -167,8 +169,9 @@ class JudgeSlices:
 
 
 def _action(spec: PlanSpec, selection: Selection, pool: Pool, *, with_clips: bool) -> JudgeSlices:
-    clips, letters = (pool.share(ids) for ids in (selection.known.clips, selection.known.letters))
-    return JudgeSlices(spec, selection.retry, clips, letters, with_clips)
+    known = selection.known
+    shared = (pool.share(ids) for ids in (known.clips, known.letters, known.rulings))
+    return JudgeSlices(spec, selection.retry, *shared, with_clips)
 
 
 def _judge_all(

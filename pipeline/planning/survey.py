@@ -2,10 +2,11 @@
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TextIO
 
 from pipeline.ledger.part_index import NOTHING_STANDS, Standing, read_standing
+from pipeline.ledger.scores import read_rulings
 from pipeline.planning.expand import PlanSpec, Selection
 from pipeline.planning.plan_cache import PlanCache, WholePlan
 from pipeline.planning.pool import Action, Pool
@@ -55,11 +56,15 @@ def survey(
             if result is not None:
                 yield result
 
-    uses_cache = not retry and spec.manifest.n_rows >= FEWEST_ROWS_KEPT
+    # What is kept says nothing of how takes were judged.
+    uses_cache = not retry and spec.judging is None and spec.manifest.n_rows >= FEWEST_ROWS_KEPT
     whole = WholePlan(storage, spec)
     if uses_cache and (plan := whole.read()) is not None:
         return Survey(NOTHING_STANDS, plan)
     standing = read_standing(storage, run_tasks, keep=keep)
+    if spec.judging is not None:
+        known = replace(standing.known, rulings=read_rulings(storage))
+        standing = replace(standing, known=known)
     selection = Selection(standing.known, retry)
     if not uses_cache:
         return Survey(standing, scan(spec, selection, pool, watch))

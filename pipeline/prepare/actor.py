@@ -24,7 +24,14 @@ from pipeline.ledger.id_set import DoneSet, Ids
 from pipeline.planning.clips import DeadLetter, PlannedClip
 from pipeline.planning.expand import Expander, Selection
 from pipeline.prepare.messages import PrepareSettings
-from pipeline.prepare.prepared import EXTRA, Prepared, PreparedClip, extra_field, to_table
+from pipeline.prepare.prepared import (
+    EXTRA,
+    Prepared,
+    PreparedClip,
+    extra_field,
+    judged_together,
+    to_table,
+)
 from pipeline.prepare.references import READER, HeardRow, RowReferences, WindowPlanner
 
 log = logging.getLogger(__name__)
@@ -70,8 +77,8 @@ class Prepare:
 
     Args:
         settings: The plan and the model.
-        known: Gets what stands in the ledger: (clip ids, row keys of dead letters), sorted, one
-            shared copy per node in Ray's object store.
+        known: Gets what stands in the ledger: (clip ids, row keys of dead letters, rulings on
+            takes), as `DoneSet` has them, one shared copy per node in Ray's object store.
 
     Attributes:
         reader: Makes what these processes do; a subclass of a test names one that does harm.
@@ -79,13 +86,14 @@ class Prepare:
 
     reader = READER
 
-    def __init__(self, settings: PrepareSettings, known: Callable[[], tuple[Ids, Ids]]) -> None:
+    def __init__(self, settings: PrepareSettings, known: Callable[[], tuple[Ids, ...]]) -> None:
         spec = settings.spec
         self.settings = settings
         self.expander = Expander(spec)
         self.selection = Selection(DoneSet(*known()), settings.retry)
         self.planner = WindowPlanner(settings.info)
-        factory = Factory(self.reader, (spec.access.plain(), settings.info, spec.limits.separation))
+        told = (spec.access.plain(), settings.info, spec.limits.separation)
+        factory = Factory(self.reader, (*told, True) if settings.tunes else told)
         self.readers = ReaderPool(factory, spec.policy.readers_mb)
 
     def __call__(self, table: pa.Table) -> Iterator[pa.Table]:
@@ -148,7 +156,7 @@ class Prepare:
                 while key != item.heard.key:
                     key, answer = next(answers)
             if isinstance(answer, HeardRow):
-                yield PreparedClip(item.planned.spec, **vars(answer))
+                yield PreparedClip(item.planned.spec, **vars(answer), judged=item.planned.judged)
             else:
                 yield item.planned.spec.dead_letter("prepare", answer)
 
@@ -184,12 +192,13 @@ def references_of(clip: PlannedClip) -> RowReferences:
 
 
 def in_portions(rows: Iterable[Prepared]) -> Iterator[list[Prepared]]:
-    """The rows in order, about PORTION_BYTES at a time; at least one portion."""
+    """The rows in order, about PORTION_BYTES at a time; at least one portion. Takes that are judged
+    together stay together."""
     portion: list[Prepared] = []
     n_bytes = n_portions = 0
-    for row in rows:
-        portion.append(row)
-        n_bytes += row.nbytes if isinstance(row, PreparedClip) else 0
+    for takes in judged_together(enumerate(rows)):
+        portion += [row for _, row in takes]
+        n_bytes += takes[0][1].nbytes if isinstance(takes[0][1], PreparedClip) else 0
         if n_bytes >= PORTION_BYTES:
             yield portion
             portion, n_bytes, n_portions = [], 0, n_portions + 1

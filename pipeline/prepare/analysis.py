@@ -15,12 +15,13 @@ from torch import Tensor
 from manifests.audio_file import AudioStream
 from musicgen.audio import resampled_pieces, to_channels
 from musicgen.checkpoints.describe import ModelInfo
-from musicgen.conditioning.chroma import ChromaExtractor
+from musicgen.conditioning.chroma import ChromaExtractor, tile
 from musicgen.conditioning.separation import Separator, load_separator, separation_name
+from musicgen.conditioning.tune import HOP_LENGTH, RATE_HZ, pitch_classes
 from musicgen.windows import Window
 
 if TYPE_CHECKING:
-    from pipeline.prepare.prepared import PitchClasses, Samples
+    from pipeline.prepare.prepared import PitchClasses, Samples, Tune
 
 Mono = Tensor  # [1, N], float64, at the rate of the chromagram
 
@@ -76,6 +77,18 @@ class ReferenceAnalyzer:
         rates = audio.rate_hz, self._info.sample_rate_hz
         own: Samples = _at_rate(blocks, n_kept, rates, self._info.channels).numpy()
         return own
+
+
+def tune_of(audio: AudioStream, duration_s: float) -> Tune:
+    """The pitch classes of a melody as scorers hear it: the plain mix, repeated to the length of a
+    clip as the model hears it repeated; int8 [n]."""
+    n_kept = min(audio.n_declared, int((duration_s + 1) * audio.rate_hz))
+    mixed = (torch.from_numpy(b).double().mean(dim=0, keepdim=True) for b in audio.blocks())
+    mono = _at_rate(mixed, n_kept, (audio.rate_hz, RATE_HZ), 1)[0].float()
+    classes = torch.from_numpy(pitch_classes(mono))
+    n_wanted = int(duration_s * RATE_HZ) // HOP_LENGTH + 2
+    tune: Tune = tile(classes, n_wanted).to(torch.int8).numpy()
+    return tune
 
 
 def _at_rate(

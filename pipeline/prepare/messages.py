@@ -14,3 +14,4 @@ class PrepareSettings:
     info: ModelInfo
     repeats: dict[int, int]
     retry: bool
+    tunes: bool = False  # whether a scorer wants to hear melodies

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from manifests.audio_file import AudioStream, check_audible, name_of, open_reference
 from manifests.isolation.server import Note
@@ -24,9 +24,10 @@ from pipeline.planning.audio_limits import check_audio
 
 if TYPE_CHECKING:
     from pipeline.prepare.analysis import ReferenceAnalyzer
-    from pipeline.prepare.prepared import PitchClasses, Samples
+    from pipeline.prepare.prepared import PitchClasses, Samples, Tune
 
 READER = f"{__name__}:make_reader"
+TUNE_READER = f"{__name__}:make_tune_reader"
 
 
 @dataclass(frozen=True)
@@ -65,6 +66,7 @@ class HeardRow:
     melody: PitchClasses | None = None
     continuation: Samples | None = None
     style: Samples | None = None
+    tune: Tune | None = None
 
 
 class WindowPlanner:
@@ -106,10 +108,18 @@ class ReferenceReader:
         access: How references may be opened.
         info: The model.
         separation: What melodies are heard through, by name; None: the plain mix.
+        tunes: Whether a scorer wants to hear melodies too.
     """
 
-    def __init__(self, access: ReferenceAccess, info: ModelInfo, separation: str | None) -> None:
+    def __init__(
+        self,
+        access: ReferenceAccess,
+        info: ModelInfo,
+        separation: str | None,
+        tunes: bool = False,
+    ) -> None:
         self._access, self._info, self._separation = access, info, separation
+        self._tunes = tunes
         self._planner = WindowPlanner(info)
         self._analyzer: ReferenceAnalyzer | None = None
 
@@ -141,15 +151,18 @@ class ReferenceReader:
             continuation = self._samples(row, "continuation", note, n_most)
             n_given = -(-continuation.shape[-1] // self._info.hop_samples)
         windows = self._planner.windows(row.params, n_given)
-        melody = style = separation = None
+        melody = style = separation = tune = None
         if "melody" in row.places:
             separation = self.analyzer.separation
             with self._open(row, "melody", note) as audio:
                 mono = self.analyzer.mono(audio, windows)
             melody = self.analyzer.melody(mono, windows)
+            if self._tunes:
+                place, token = row.places["melody"], row.tokens["melody"]
+                tune = read_tune(place, self._access, token, row.params.duration_s)
         if "style" in row.places:
             style = self._samples(row, "style", note)
-        return HeardRow(frames, len(windows), separation, melody, continuation, style)
+        return HeardRow(frames, len(windows), separation, melody, continuation, style, tune)
 
     def _samples(
         self, row: RowReferences, role: str, note: Note, n_most: int | None = None
@@ -190,12 +203,43 @@ class ReferenceReader:
         check_audio(self._info, role, audio.n_samples, audio.rate_hz, row.params)
 
 
+def read_tune(
+    place: str | bytes, access: ReferenceAccess, token: str | None, duration_s: float
+) -> Tune:
+    """A melody as scorers hear it, over the length of a clip: see `analysis.tune_of`."""
+    from pipeline.prepare.analysis import tune_of
+
+    with open_reference(place, access, token) as audio:
+        return tune_of(audio, duration_s)
+
+
+class TuneWork(NamedTuple):
+    """A melody whose tune is wanted; arguments of `read_tune`."""
+
+    place: str | bytes
+    token: str | None
+    duration_s: float
+
+
+def make_tune_reader(access: ReferenceAccess) -> Callable[[TuneWork, Note], Tune]:
+    """As `make_reader`, for clips that stand: reads melodies for scorers alone."""
+    import soundfile  # noqa: F401  # before a process is forked
+
+    import pipeline.prepare.analysis  # noqa: F401  # likewise
+
+    def read(work: TuneWork, note: Note) -> Tune:
+        note(name_of(work.place))
+        return read_tune(work.place, access, work.token, work.duration_s)
+
+    return read
+
+
 def make_reader(
-    access: ReferenceAccess, info: ModelInfo, separation: str | None
+    access: ReferenceAccess, info: ModelInfo, separation: str | None, tunes: bool = False
 ) -> Callable[[RowReferences, Note], HeardRow]:
     """What the processes of a prepare actor do (see `manifests.isolation`)."""
     import soundfile  # noqa: F401  # before a process is forked
 
-    reader = ReferenceReader(access, info, separation)
+    reader = ReferenceReader(access, info, separation, tunes)
     _ = reader.analyzer  # likewise
     return reader.read

@@ -8,17 +8,29 @@ from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from functools import cache
 from importlib.metadata import version
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from musicgen.checkpoints.describe import ModelInfo
 from pipeline.audio.level import Levelled
+from pipeline.audio.scores.scoring import Score
+from pipeline.audio.scores.table import COLUMN
 from pipeline.config import JobConfig
-from pipeline.ledger.clip_row import ClipRow, DeadLetterRow, Provenance
+from pipeline.ledger.clip_row import (
+    ClipRow,
+    ClipScores,
+    DeadLetterRow,
+    Provenance,
+    ScorerFact,
+    ScoreRow,
+)
 from pipeline.ledger.columns import VERSIONED_PACKAGES
 from pipeline.planning.clips import DeadLetter
 from pipeline.replica.task import SAMPLING, ClipTask
+
+if TYPE_CHECKING:
+    from pipeline.replica.takes import Verdict
 
 GENERATION_COLUMNS = (*SAMPLING, "extend_stride_s", "style_eval_q", "style_excerpt_s")
 
@@ -86,6 +98,7 @@ class ClipRowBuilder:
         shape: tuple[int, int],
         sample_rate_hz: int,
         qc_failed: Sequence[str],
+        scores: Sequence[Score] = (),
     ) -> ClipRow:
         """The row of `clips/`.
 
@@ -93,6 +106,7 @@ class ClipRowBuilder:
             shape: (channels, samples) of the audio in the file.
             sample_rate_hz: Of the file.
             qc_failed: The checks that it failed and was kept with.
+            scores: What the run's scorers say of it.
         """
         spec = task.spec
         return ClipRow(
@@ -117,12 +131,41 @@ class ClipRowBuilder:
             **_level(levelled),
             qc_failed="; ".join(qc_failed) or None,
             measures=levelled.measures,
+            scores=_scores(scores),
             provenance=self.provenance(task.engine_rows),
             run_id=self.run_id,
             replica=self.replica,
             attempts=self._attempts(spec.row_key),
             created_at=datetime.now(UTC),
         )
+
+    def score_rows(self, verdict: Verdict) -> list[ScoreRow]:
+        """The rows of `scores/` of a take that was judged; the first scorer is the judge."""
+        clip, spec = verdict.clip, verdict.task.spec
+        if clip is None:
+            return []
+        return [
+            ScoreRow(
+                clip_id=spec.clip_id,
+                row_key=spec.row_key,
+                id=spec.id,
+                take=spec.take,
+                seed_used=verdict.task.seed_used,
+                scorer=score.scorer.name,
+                checkpoint=score.scorer.checkpoint,
+                digest=score.scorer.digest,
+                score=score.value,
+                ruling=verdict.rule.ruling if number == 0 else None,
+                kept=verdict.kept if number == 0 else None,
+                run_id=self.run_id,
+                created_at=clip.row.created_at,
+            )
+            for number, score in enumerate(clip.scores)
+        ]
+
+    def failed_before(self, row_key: str) -> bool:
+        """Whether a dead letter of this take stood when the run began."""
+        return row_key in self.attempts
 
     def dead_letter(self, letter: DeadLetter) -> DeadLetterRow:
         """The row of `failed/`."""
@@ -149,6 +192,15 @@ def _generation(task: ClipTask) -> dict[str, Any]:
     """The generation parameters that are columns of `clips/`."""
     params = {name: getattr(task.spec.params, name) for name in GENERATION_COLUMNS}
     return params | {"separation": task.clip.separation}
+
+
+def _scores(scores: Sequence[Score]) -> ClipScores:
+    """The scores as columns."""
+    if not scores:
+        return ClipScores()
+    values = {COLUMN + score.scorer.name: score.value for score in scores}
+    facts = [ScorerFact(**vars(score.scorer)) for score in scores]
+    return ClipScores(**values, scorers=facts)  # type: ignore[arg-type]
 
 
 def _level(levelled: Levelled) -> dict[str, Any]:

@@ -11,11 +11,19 @@ from torch import Tensor
 from manifests.identity import retake_seed
 from musicgen.engine.device_errors import is_broken_cuda, retried_with_memory
 from musicgen.model import MusicGen
+from pipeline.audio.scores.scoring import ScorerSet
+from pipeline.ledger import SETTLED
 from pipeline.ledger.writer import PartWriter
 from pipeline.planning.clips import DeadLetter
 from pipeline.replica.clip_rows import ClipRowBuilder
 from pipeline.replica.messages import ClipStatus, ReplicaSettings
-from pipeline.replica.postprocess import FinishedClip, Postprocessor, QualityError
+from pipeline.replica.postprocess import (
+    FinishedClip,
+    Postprocessor,
+    QualityError,
+    ScoringError,
+)
+from pipeline.replica.takes import Verdict
 from pipeline.replica.task import ClipTask
 from pipeline.telemetry.logfmt import line
 from pipeline.telemetry.timing import ReplicaTimes
@@ -49,19 +57,25 @@ class Finisher:
         config = settings.config
         self._settings, self._model, self._times = settings, model, times
         self._row_builder, self._writer, self._take_again = row_builder, writer, take_again
-        self._postprocessor = Postprocessor(config, row_builder)
+        specs = config.quality.scorers
+        scorers = ScorerSet.open(specs, settings.scorers) if specs else None
+        self._postprocessor = Postprocessor(config, row_builder, scorers)
         self._pool = ThreadPoolExecutor(config.audio.encode_threads, "finishing")
 
-    def statuses(self, batch: Sequence[ClipTask]) -> list[ClipStatus | None]:
+    def statuses(self, batch: Sequence[ClipTask]) -> list[tuple[ClipTask, ClipStatus]]:
         """Puts clips, or the dead letters that they became, into the part.
 
         Clips are measured and encoded side by side.
 
         Returns:
-            The status of each, or None where a clip is made again.
+            The status of each but those that are made again: `held` where a take waits for the
+            others of its row, whose own statuses come with the last of them.
         """
         finishing = [self._start(task) for task in batch]
-        return [self._conclude(task, clip) for task, clip in zip(batch, finishing, strict=True)]
+        found: list[tuple[ClipTask, ClipStatus]] = []
+        for task, clip in zip(batch, finishing, strict=True):
+            found += self._conclude(task, clip)
+        return found
 
     def close(self) -> None:
         """Finishes nothing more."""
@@ -97,39 +111,66 @@ class Finisher:
 
     def _conclude(
         self, task: ClipTask, finishing: Future[FinishedClip] | None
-    ) -> ClipStatus | None:
+    ) -> list[tuple[ClipTask, ClipStatus]]:
+        outcome = self._outcome(task, finishing)
+        if outcome is None:
+            return []
+        if task.group is None:
+            return [(task, self._add(task, outcome))]
+        ended = task.group.end(task, outcome)
+        if isinstance(ended, str):
+            return [(task, ClipStatus(ended, task.clip_id))]
+        return [(verdict.task, self._settle(verdict)) for verdict in ended]
+
+    def _outcome(
+        self, task: ClipTask, finishing: Future[FinishedClip] | None
+    ) -> FinishedClip | DeadLetter | None:
+        """The clip or its dead letter; None where it is made again."""
         if isinstance(task.prepared, DeadLetter):
-            self._writer.add_dead_letter(self._row_builder.dead_letter(task.prepared))
-            return ClipStatus("letter", task.clip_id)
+            return task.prepared
         stage, error = task.stage or "generate", task.error
         if finishing is not None:
             try:
-                return self.add_clip(task, finishing)
+                with self._times.beside("encode_s"):
+                    return finishing.result()
             except QualityError as failed:
                 if self._postprocessor.may_retake(task):
                     self._reseed(task, failed)
                     self._take_again(task)
                     return None
                 stage, error = "qc", self._postprocessor.verdict(failed, task.retake)
+            except ScoringError as failed:
+                stage, error = "score", failed
             except (ValueError, RuntimeError, MemoryError) as invalid:
                 if is_broken_cuda(invalid):
                     raise
                 stage, error = "encode", invalid
         error = error or RuntimeError("the engine returned neither tokens nor an error")
-        letter = task.spec.dead_letter(stage, error)
-        self._writer.add_dead_letter(self._row_builder.dead_letter(letter))
-        return ClipStatus("letter", task.clip_id)
+        return task.spec.dead_letter(stage, error)
 
-    def add_clip(self, task: ClipTask, finishing: Future[FinishedClip]) -> ClipStatus:
-        """Waits for a clip and adds it to the part.
+    def _add(self, task: ClipTask, outcome: FinishedClip | DeadLetter) -> ClipStatus:
+        """Puts a clip or a dead letter into the part."""
+        if isinstance(outcome, DeadLetter):
+            self._writer.add_dead_letter(self._row_builder.dead_letter(outcome))
+            return ClipStatus("letter", task.clip_id)
+        self._writer.add_clip(outcome.row, outcome.data, task.extras)
+        return ClipStatus("clip", task.clip_id, outcome.audio_s)
 
-        Raises:
-            QualityError: It is out of the limits.
-        """
-        with self._times.beside("encode_s"):
-            clip = finishing.result()
-        self._writer.add_clip(clip.row, clip.data, task.extras)
-        return ClipStatus("clip", task.clip_id, clip.audio_s)
+    def _settle(self, verdict: Verdict) -> ClipStatus:
+        """Puts a take that was judged into the part: its scores, and the clip if it is kept."""
+        task, builder = verdict.task, self._row_builder
+        if verdict.letter is not None:
+            return self._add(task, verdict.letter)
+        is_new = verdict.kept and not verdict.rule.stands
+        self._writer.add_scores(builder.score_rows(verdict), n_set_aside=not is_new)
+        if is_new:
+            assert verdict.clip is not None
+            return self._add(task, verdict.clip)
+        if builder.failed_before(task.spec.row_key):  # no clip takes its dead letter back
+            settled = RuntimeError("the take was made and judged, its dead letter no longer stands")
+            letter = task.spec.dead_letter(SETTLED, settled)
+            self._writer.add_dead_letter(builder.dead_letter(letter))
+        return ClipStatus("known" if verdict.kept else "aside", task.clip_id)
 
     def _reseed(self, task: ClipTask, failed: QualityError) -> None:
         """Gives a clip its next seed. Its id stays, since that hashes the seed of the take."""

@@ -7,6 +7,7 @@ from typing import Any, Literal
 import pyarrow as pa
 
 from musicgen.checkpoints.describe import ModelInfo
+from pipeline.audio.scores.protocol import ScorerIdentity
 from pipeline.config import JobConfig
 from pipeline.ledger import new_replica_id
 from pipeline.ledger.attempts import ActorIdentity
@@ -26,6 +27,7 @@ class ReplicaSettings:
         schema: Arrow schema of `clips/`.
         attempts: How often rows have failed in earlier runs, by row key.
         find_identity: Asked by the replica itself, where it runs.
+        scorers: Those that the config names, as the driver found them.
     """
 
     config: JobConfig
@@ -36,9 +38,10 @@ class ReplicaSettings:
     schema: pa.Schema
     attempts: dict[str, int] = field(default_factory=dict)
     find_identity: Callable[[], ActorIdentity] = lone_identity
+    scorers: tuple[ScorerIdentity, ...] = ()
 
 
-StatusKind = Literal["clip", "letter", "known", "drained", "fatal"]
+StatusKind = Literal["clip", "letter", "known", "aside", "held", "drained", "fatal"]
 
 
 @dataclass(frozen=True)
@@ -47,7 +50,9 @@ class ClipStatus:
 
     Attributes:
         status: `clip` or `letter` (committed by this replica), `known` (committed before, or asked
-            for twice), `drained` (left undone), `fatal` (the replica can't go on).
+            for twice), `aside` (judged with the other takes of its row, scored and not kept),
+            `held` (waits for these, which no driver is told), `drained` (left undone), `fatal` (the
+            replica can't go on).
         audio_s: Seconds of audio that were committed.
         error_class, error: Why the replica can't go on.
     """
@@ -60,8 +65,8 @@ class ClipStatus:
 
     def as_known(self) -> "ClipStatus":
         """The same for a row that asks for a clip which another row brought in hand first."""
-        drained = self.status == "drained"
-        return self if drained else replace(self, status="known", audio_s=None)
+        is_same = self.status in ("drained", "aside")
+        return self if is_same else replace(self, status="known", audio_s=None)
 
     @classmethod
     def fatal(cls, error: Exception) -> "ClipStatus":

@@ -8,10 +8,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from manifests.audio_file import decode_reference
 from musicgen.audio import resample
 from pipeline.audio.encode import Coding, encode
 from pipeline.audio.level import to_level
 from pipeline.audio.measure import NotFiniteError, measure
+from pipeline.audio.scores.protocol import ScoredClip
+from pipeline.audio.scores.scoring import Score, ScorerSet
 from pipeline.config import JobConfig
 from pipeline.ledger.clip_row import ClipRow
 from pipeline.replica.clip_rows import ClipRowBuilder
@@ -22,6 +25,10 @@ class QualityError(ValueError):
     """A clip failed its quality checks; the message names measures, values and limits."""
 
 
+class ScoringError(ValueError):
+    """A clip could not be scored."""
+
+
 @dataclass(frozen=True)
 class FinishedClip:
     """What is committed of a clip."""
@@ -29,13 +36,16 @@ class FinishedClip:
     row: ClipRow
     data: bytes  # the encoded file
     audio_s: float
+    scores: tuple[Score, ...] = ()
 
 
 class Postprocessor:
     """Finishes the clips of one replica; the same samples and settings give the same bytes."""
 
-    def __init__(self, config: JobConfig, row_builder: ClipRowBuilder) -> None:
-        self.config, self.row_builder = config, row_builder
+    def __init__(
+        self, config: JobConfig, row_builder: ClipRowBuilder, scorers: ScorerSet | None = None
+    ) -> None:
+        self.config, self.row_builder, self.scorers = config, row_builder, scorers
         self.coding = Coding(
             config.audio.audio_format,
             config.audio.audio_bits,
@@ -52,6 +62,7 @@ class Postprocessor:
 
         Raises:
             QualityError: It fails its checks and may not be kept, or is made again.
+            ScoringError: A scorer fails.
         """
         config = self.config
         try:
@@ -71,14 +82,27 @@ class Postprocessor:
             comment=self.row_builder.comment(task, levelled),
             title=task.spec.prompt or task.spec.id,
         )
+        scores = self._scores(task, data)
         row = self.row_builder.clip(
             task,
             levelled,
+            scores=scores,
             shape=(samples.shape[0], samples.shape[1]),
             sample_rate_hz=rate_hz,
             qc_failed=failed,
         )
-        return FinishedClip(row, data, wav.shape[1] / made_hz)
+        return FinishedClip(row, data, wav.shape[1] / made_hz, scores)
+
+    def _scores(self, task: ClipTask, data: bytes) -> tuple[Score, ...]:
+        """What scorers say of the file, decoded again: so `musicgen-batch score` says the same."""
+        if self.scorers is None:
+            return ()
+        samples, rate_hz = decode_reference(data, task.spec.where)
+        tune = None if task.clip.tune is None else task.clip.tune.astype(np.int64)
+        try:
+            return self.scorers.score(ScoredClip(samples, rate_hz, task.spec.prompt, tune))
+        except (ValueError, RuntimeError, MemoryError) as error:
+            raise ScoringError(f"a scorer failed: {type(error).__name__}: {error}") from error
 
     def may_retake(self, task: ClipTask) -> bool:
         """Whether a clip that failed is made again. Where no draw depends on the seed (greedy

@@ -1,6 +1,7 @@
 """One clip on its way through a replica, and the table that says where each of them is.
 
     waiting ─► admitted ─► decoded ─► finished ─► durable
+       ▲  │        │          └ held ─┘ (takes that are judged together wait for each other)
        ▲  └────────┬──────────┘│ (a refused or failed clip skips what it can't do)
        └───────────┼───────────┘ (a re-take waits again)
                    └─► handed back (a drain leaves it undone)
@@ -11,8 +12,9 @@
 import threading
 from collections import Counter
 from concurrent.futures import Future
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
+from typing import TYPE_CHECKING
 
 import pyarrow as pa
 import torch
@@ -25,6 +27,9 @@ from pipeline.planning.clips import ClipSpec
 from pipeline.prepare.prepared import Prepared, PreparedClip
 from pipeline.replica.messages import ClipStatus
 
+if TYPE_CHECKING:
+    from pipeline.replica.takes import TakeGroup
+
 # Parameters of the engine's sampling, under their names in the manifest.
 SAMPLING = ("use_sampling", "temperature", "top_k", "top_p", "cfg_coef", "cfg_coef_beta")
 
@@ -35,12 +40,13 @@ class ClipState(Enum):
     WAITING = "waiting"  # accepted, and not in the engine
     ADMITTED = "admitted"  # in the engine
     DECODED = "decoded"  # out of the engine, with codes or with the error that ended it
+    HELD = "held"  # finished, and judged when the other takes of its row are
     FINISHED = "finished"  # its row waits for the next commit
     DURABLE = "durable"  # it stands in a part, or a dead letter in its place
     HANDED_BACK = "handed back"  # left undone by a drain
 
 
-OPEN = (ClipState.WAITING, ClipState.ADMITTED, ClipState.DECODED)
+OPEN = (ClipState.WAITING, ClipState.ADMITTED, ClipState.DECODED, ClipState.HELD)
 UNCOMMITTED = (ClipState.DECODED, ClipState.FINISHED)
 SETTLED = (ClipState.DURABLE, ClipState.HANDED_BACK)
 
@@ -61,6 +67,7 @@ class ClipTask:
         codes: [K, T] what the engine made.
         engine_rows: Rows of the engine that made it.
         admitted_at: When it entered the engine, monotonic seconds.
+        group: The takes of its row that it is judged with; None where it is kept as it is.
         stage: Where it failed, None as long as it has not.
         error: Why it failed.
     """
@@ -76,6 +83,7 @@ class ClipTask:
     codes: torch.Tensor | None = None
     engine_rows: int = 0
     admitted_at: float | None = None
+    group: "TakeGroup | None" = None
     stage: str | None = None
     error: Exception | None = None
 
@@ -101,6 +109,12 @@ class ClipTask:
         if isinstance(self.prepared, PreparedClip):
             return self.prepared.spec.clip_id
         return self.prepared.clip_id
+
+    def judged_again(self) -> None:
+        """Notes that the clip is committed, and made only to be judged with its siblings."""
+        judged = self.clip.judged
+        assert judged is not None
+        self.prepared = replace(self.clip, judged=replace(judged, stands=True))
 
     @property
     def duration_s(self) -> float:
@@ -164,9 +178,10 @@ class TaskTable:
             return True
 
     def move(self, task: ClipTask, state: ClipState) -> None:
-        """The clip is in another state from now on."""
+        """The clip is in another state from now on, unless a drain has handed it back."""
         with self._lock:
-            self._move(task, state)
+            if task.state not in SETTLED:
+                self._move(task, state)
 
     def settle(self, task: ClipTask, status: ClipStatus) -> list[RayTask]:
         """The end of a clip: durable or handed back, duplicates included.

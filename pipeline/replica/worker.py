@@ -31,6 +31,7 @@ from pipeline.replica.decode_loop import DecodeLoop
 from pipeline.replica.finisher import Finisher
 from pipeline.replica.messages import ClipStatus, ReplicaSettings
 from pipeline.replica.model import load_model, pick_device, pick_dtype
+from pipeline.replica.takes import form_groups
 from pipeline.replica.task import ClipState, ClipTask, RayTask, TaskTable, request_of
 from pipeline.replica.watchdog import Watchdog
 from pipeline.storage import StorageError, open_storage
@@ -129,17 +130,23 @@ class ReplicaWorker:
         self.tasks.begin(ray_task)
         clips = [task for task in ray_task.tasks if task.is_clip]
         known = self._commits.contains_many([task.spec.clip_id for task in clips])
+        entering: list[ClipTask] = []
         for task in ray_task.tasks:
             if not task.is_clip:
                 self._decoded.put(task)
         for task, is_known in zip(clips, known, strict=True):
             clip_id = task.spec.clip_id
-            if is_known:
+            if is_known and task.clip.judged is None:
                 self._settle(task, ClipStatus("known", clip_id))
             elif clip_id in self._commits.letters:
                 self._settle(task, ClipStatus("letter", clip_id))
             elif self.tasks.add(task):
-                self._let_in(task)
+                if is_known:  # its siblings may still have to be judged
+                    task.judged_again()
+                entering.append(task)
+        form_groups(entering)
+        for task in entering:
+            self._let_in(task)
         return ray_task
 
     def samples(self) -> list[Sample]:
@@ -235,13 +242,17 @@ class ReplicaWorker:
             clips = [task.spec.clip_id for task in batch if task.is_clip]
             with self._watchdog.watching("decoding and encoding", clips):
                 statuses = self.finisher.statuses(batch)
-            for task, status in zip(batch, statuses, strict=True):
-                if status is None:
-                    continue  # it is made again
-                finished.append((task, status))
-                self.tasks.move(task, ClipState.FINISHED)
-                if not self._admission.isolating:
-                    self._out(task)
+            for task, status in statuses:
+                if status.status == "held":
+                    self.tasks.move(task, ClipState.HELD)
+                    self._out(task)  # or suspects, which are let in one by one, would wait for ever
+                elif status.status == "drained":
+                    self.hand_back(task)
+                else:
+                    finished.append((task, status))
+                    self.tasks.move(task, ClipState.FINISHED)
+                    if not self._admission.isolating:
+                        self._out(task)
             if finished and (self.writer.due_in_s() == 0.0 or self._waits_only_for_commit()):
                 self._commit(finished)
                 finished = []
@@ -335,9 +346,11 @@ class ReplicaWorker:
         self.on_decoded(task)
 
     def hand_back(self, task: ClipTask) -> None:
-        """A drain leaves a clip undone."""
-        self._out(task)
-        self._settle(task, ClipStatus("drained", task.clip_id))
+        """A drain leaves a clip undone, and with it the takes that can't be judged without it."""
+        waiting = [] if task.group is None else task.group.abandon(task)
+        for each in (task, *waiting):
+            self._out(each)
+            self._settle(each, ClipStatus("drained", each.clip_id))
 
     def _take_again(self, task: ClipTask) -> None:
         """Sends a clip back to the queue with its next seed."""

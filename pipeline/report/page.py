@@ -30,6 +30,7 @@ from pipeline.ledger.schema import CLIP_FIELDS
 from pipeline.report import highlights
 from pipeline.report.cards import Card, make_cards
 from pipeline.report.pictures import WAVE_COLUMNS, Histogram, Timeline, histogram, timeline
+from pipeline.report.set_figures import read_figures
 from pipeline.storage import ObjectInfo, Storage
 
 # What the report reads of clips/, beside `part`: never the `audio` column, nor long JSON.
@@ -146,6 +147,7 @@ def render(
         panels=[p for p in panels if p] if clips.num_rows > 1 else [],
         flags=[(title, len(found), len(found) / clips.num_rows) for title, found in flags.items()],
         failures=highlights.failure_groups(data.failed),
+        figures=read_figures(storage),
         runs=[_run(run) for run in reversed(data.runs)],
         n_takes=len(picked["takes"]),
         wave_columns=WAVE_COLUMNS,

@@ -74,7 +74,7 @@ class LocalRuntime:
         blocks: Blocks = Queue(BLOCKS_PER_REPLICA * self._config.cluster.replicas)
         results: Results = Queue()
         self._prepare = work.prepare_class(
-            work.prepare, lambda: (work.known.clips, work.known.letters)
+            work.prepare, lambda: (work.known.clips, work.known.letters, work.known.rulings)
         )
         prepared = self._prepared(work, self._prepare)
         _start("read", partial(self._feed, prepared, blocks), results)

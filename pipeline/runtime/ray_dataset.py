@@ -112,7 +112,8 @@ def build_dataset(config: JobConfig, work: Work) -> ray.data.Dataset:
     manifest = work.prepare.spec.manifest
     index = {row_group: position for position, row_group in enumerate(manifest.row_groups)}
     row_groups = [{"row_group": index[row_group]} for row_group in work.row_groups]
-    held = ray.put((work.known.clips, work.known.letters))  # one copy per node
+    known = work.known
+    held = ray.put((known.clips, known.letters, known.rulings))  # one copy per node
     dataset = ray.data.from_items(row_groups, override_num_blocks=min(len(row_groups), 1000))
     rows = dataset.map_batches(
         partial(read_rows, manifest), batch_size=1, batch_format="pyarrow", num_cpus=TASK_CPUS

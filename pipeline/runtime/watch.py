@@ -148,6 +148,7 @@ class Watch:
                 tally.times.update(replica, times)
             tally.failed += status.status == "letter"
             tally.clips += status.status in ("clip", "known")
+            tally.aside += status.status == "aside"
             tally.audio_s += status.audio_s or 0.0
             tally.is_replayed |= status.status == "known"
             self.summary.replicas.add(replica)
@@ -172,6 +173,7 @@ def _fatal(status: ClipStatus) -> Exception:
         "StorageError": StorageError,
         "CheckpointError": ConfigError,
         "ModelNotFoundError": ConfigError,
+        "ScorerError": ConfigError,
     }
     kind = known.get(status.error_class or "", ReplicaFailedError)
     return kind(status.error or status.error_class)

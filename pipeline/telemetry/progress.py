@@ -20,6 +20,7 @@ class Tally:
     """Counts of a run so far; all of them are of committed rows.
 
     Attributes:
+        aside: Takes that were made, judged and not kept.
         is_replayed: Whether Ray sent a task again, so that statuses may have been lost and the
             parts have to be counted at the end.
     """
@@ -27,6 +28,7 @@ class Tally:
     total: int
     clips: int = 0
     failed: int = 0
+    aside: int = 0
     audio_s: float = 0.0
     started: float = 0.0  # monotonic seconds
     times: RunTimes = field(default_factory=RunTimes)
@@ -35,7 +37,7 @@ class Tally:
     @property
     def ended(self) -> int:
         """Clips that need no more work."""
-        return self.clips + self.failed
+        return self.clips + self.failed + self.aside
 
     @property
     def left(self) -> int:
@@ -78,9 +80,10 @@ class Tally:
                 f"0 of {counted(self.total, 'clip')}, {clock(self.wall_s)} elapsed: replicas "
                 "start, load the model and fill their first part"
             )
+        aside = f"{self.aside} set aside, " if self.aside else ""
         return (
             f"{self.clips} of {counted(self.total, 'clip')} made, {self.failed} failed, "
-            f"{self.left} left, {self.audio_s:.1f} s of audio, {self.rate:.2f} audio-s/s, "
+            f"{aside}{self.left} left, {self.audio_s:.1f} s of audio, {self.rate:.2f} audio-s/s, "
             f"{clock(self.wall_s)} elapsed, ETA {self.eta}"
         )
 
@@ -89,7 +92,7 @@ class Tally:
         if not self.ended:
             return f"0/{self.total}  starting  {clock(self.wall_s)}  ETA {self.eta}"
         parts = [
-            f"{self.clips}/{self.total}",
+            f"{self.ended if self.aside else self.clips}/{self.total}",
             f"{self.failed} failed" if self.failed else "",
             f"{self.rate:.2f} audio-s/s",
             clock(self.wall_s),

@@ -2,16 +2,16 @@
 
 import pyarrow as pa
 
-from pipeline.ledger.columns import CLIP_COLUMNS, FAILED_COLUMNS, Column
+from pipeline.ledger.columns import CLIP_COLUMNS, FAILED_COLUMNS, SCORE_COLUMNS, Column
 
-FOLDERS = {"clips": CLIP_COLUMNS, "failed": FAILED_COLUMNS}
+FOLDERS = {"clips": CLIP_COLUMNS, "failed": FAILED_COLUMNS, "scores": SCORE_COLUMNS}
 
 
 def columns_table(folder: str) -> str:
-    """Markdown: every column of `clips/` or `failed/` with its type, unit and meaning.
+    """Markdown: every column of a folder with its type, unit and meaning.
 
     Args:
-        folder: "clips" or "failed".
+        folder: "clips", "failed" or "scores".
     """
     lines = ["| column | type | unit | holds |", "|---|---|---|---|"]
     lines += [

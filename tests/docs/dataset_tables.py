@@ -20,6 +20,7 @@ TABLES: dict[str, dict[str, Callable[[], str]]] = {
         "failed": lambda: columns_table("failed"),
     },
     "audio-and-qc.md": {"measures": measures_table},
+    "scores.md": {"scores": lambda: columns_table("scores")},
 }
 
 

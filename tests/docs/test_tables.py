@@ -8,6 +8,7 @@ import pytest
 from pipeline import ledger
 from pipeline.audio.limits import QualityLimits
 from pipeline.audio.measures_table import MEASURES
+from pipeline.ledger.schema import SCORES_SCHEMA
 from tests.docs.columns import columns_table
 from tests.docs.measures import measures_table
 
@@ -28,7 +29,12 @@ def test_the_table_of_measures_names_every_measure_and_every_limit() -> None:
 
 
 @pytest.mark.parametrize(
-    ("folder", "schema"), [("clips", ledger.CLIP_FIELDS), ("failed", ledger.FAILED_SCHEMA)]
+    ("folder", "schema"),
+    [
+        ("clips", ledger.CLIP_FIELDS),
+        ("failed", ledger.FAILED_SCHEMA),
+        ("scores", SCORES_SCHEMA),
+    ],
 )
 def test_the_table_of_columns_follows_the_schema(folder: str, schema: pa.Schema) -> None:
     rows = cells(columns_table(folder))

@@ -21,23 +21,19 @@ import torch
 from torch import Tensor
 
 from musicgen.conditioning.fuser import fuse
+from musicgen.conditioning.tune import chroma_agreement, pitch_classes
 from musicgen.config import SamplingParams
 from musicgen.model import MusicGen
 from musicgen.request_builder import GenerationRequest
 from musicgen.tiny.evaluation.joints import joint_figures, joints_of
+from musicgen.tiny.measures import VoiceClassifier, scale_share, tempo_of
+from musicgen.tiny.music import SAMPLE_RATE_HZ
 from musicgen.tiny.training.card import write_card
 from musicgen.tiny.training.figures import GOALS, Entry, Table, as_json, missed
-from musicgen.tiny.training.measures import (
-    VoiceClassifier,
-    chroma_agreement,
-    pitch_classes,
-    scale_share,
-    si_snr_db,
-    tempo_of,
-)
+from musicgen.tiny.training.measures import si_snr_db
 from musicgen.tiny.training.pieces import Piece, caption, random_piece, rng_of
 from musicgen.tiny.training.recipe import SAMPLING
-from musicgen.tiny.training.synth import FRAME_RATE_HZ, SAMPLE_RATE_HZ, VOICES
+from musicgen.tiny.training.synth import FRAME_RATE_HZ, VOICES
 
 logger = logging.getLogger(__name__)
 

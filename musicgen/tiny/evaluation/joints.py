@@ -8,9 +8,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from musicgen.conditioning.chroma import ChromaExtractor
+from musicgen.conditioning.tune import tune_config
+from musicgen.tiny.music import SAMPLE_RATE_HZ
 from musicgen.tiny.training.figures import Entry, Table
-from musicgen.tiny.training.measures import chroma_config
-from musicgen.tiny.training.synth import FRAME_RATE_HZ, SAMPLE_RATE_HZ
+from musicgen.tiny.training.synth import FRAME_RATE_HZ
 from musicgen.windows import default_stride_s, plan_windows, stride_frames
 
 SIDE_S = 0.5  # what is compared on either side of a point
@@ -72,7 +73,7 @@ def _jumps(wav: Tensor, at_s: float) -> tuple[float, float]:
     n, at = round(SIDE_S * SAMPLE_RATE_HZ), round(at_s * SAMPLE_RATE_HZ)
     sides = [wav[max(at - n, 0) : at].double(), wav[at : at + n].double()]
     levels = [10 * torch.log10(side.square().mean() + 1e-8) for side in sides]
-    extractor = ChromaExtractor(chroma_config(SIDE_S))
+    extractor = ChromaExtractor(tune_config(SIDE_S))
     chroma = [extractor.energies(side[None], SAMPLE_RATE_HZ).mean(dim=0) for side in sides]
     likeness = torch.nn.functional.cosine_similarity(chroma[0], chroma[1], dim=0)
     return abs(float(levels[0] - levels[1])), float(1 - likeness)

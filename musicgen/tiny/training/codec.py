@@ -13,12 +13,13 @@ import torch
 from torch import Tensor, nn
 from transformers import EncodecConfig, EncodecModel
 
+from musicgen.tiny.music import FRAME_SAMPLES, SAMPLE_RATE_HZ
 from musicgen.tiny.training.isometry import initialise
 from musicgen.tiny.training.measures import si_snr_db
 from musicgen.tiny.training.pieces import excerpt, random_piece, rng_of
 from musicgen.tiny.training.recipe import CodecRecipe, Recipe, Stage
 from musicgen.tiny.training.schedule import cosine
-from musicgen.tiny.training.synth import FRAME_SAMPLES, SAMPLE_RATE_HZ, VOICES
+from musicgen.tiny.training.synth import VOICES
 
 UPSAMPLING = [2, 4, 5, 8]  # the short part at the high rate: three times as fast as [8, 5, 4, 2]
 WINDOWS = (256, 1024, 2048)

@@ -17,9 +17,10 @@ from transformers import (
 
 from musicgen.checkpoints.transformers_names import transformers_lm
 from musicgen.config import LMConfig
+from musicgen.tiny.music import SAMPLE_RATE_HZ
 from musicgen.tiny.training.card import write_card
 from musicgen.tiny.training.recipe import SAMPLING, Recipe
-from musicgen.tiny.training.synth import FRAME_RATE_HZ, SAMPLE_RATE_HZ
+from musicgen.tiny.training.synth import FRAME_RATE_HZ
 from musicgen.tiny.training.untrained import Language
 
 TRAINING = "training"  # the key of `config.json` that an untrained checkpoint lacks

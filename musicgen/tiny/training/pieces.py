@@ -9,10 +9,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.random import Generator
 
+from musicgen.tiny.music import MODES, SAYS, TONICS, scale_of
 from musicgen.tiny.training.synth import HAT, KICK, VOICES, Note, Samples, render
 
-TONICS = ("C", "C#", "D", "Eb", "E", "F", "F#", "G", "Ab", "A", "Bb", "B")
-MODES = {"major": (0, 2, 4, 5, 7, 9, 11), "minor": (0, 2, 3, 5, 7, 8, 10)}
 TEMPOS = {"slow": (24, 28, 32), "fast": (8, 10, 12)}  # frames of 20 ms per note
 KEYS = tuple(f"{tonic} {mode}" for mode in MODES for tonic in TONICS)
 LOWEST, HIGHEST = 60, 83  # C4 … B5: the melody's range
@@ -22,7 +21,6 @@ NOTES_PER_BAR = 4
 LONG_NOTES, LEAPS = 0.1, 0.2  # shares of the notes
 WITH = {"bass": 0.35, "chords": 0.2, "drums": 0.25}  # shares of the pieces
 
-SAYS = {"slow": ("slow", "calm"), "fast": ("fast", "lively")}
 KINDS = ("melody", "tune", "solo")
 FILLERS = (
     "warm", "bright", "mellow", "gentle", "happy", "dreamy", "soft", "clear", "lo-fi", "acoustic",
@@ -52,7 +50,7 @@ class Piece:
     @property
     def scale(self) -> frozenset[int]:
         """Its seven pitch classes."""
-        return frozenset((self.tonic + step) % 12 for step in MODES[self.mode])
+        return scale_of(self.tonic, self.mode)
 
     def audio(self) -> Samples:
         """All of it, [N]."""

@@ -11,10 +11,9 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-SAMPLE_RATE_HZ = 16_000
-FRAME_SAMPLES = 320  # 20 ms: the codec's hop
+from musicgen.tiny.music import A4_HZ, A4_MIDI, FRAME_SAMPLES, SAMPLE_RATE_HZ
+
 FRAME_RATE_HZ = SAMPLE_RATE_HZ // FRAME_SAMPLES
-A4_HZ, A4_MIDI = 440.0, 69
 RELEASE_S = 0.02  # every note fades within its own time
 CACHED_NOTES = 4096
 KICK, HAT = "kick", "hat"

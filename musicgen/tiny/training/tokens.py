@@ -13,10 +13,11 @@ from transformers import EncodecModel
 
 from musicgen.codec.codec import CompressionModel
 from musicgen.conditioning.chroma import ChromaExtractor, tile
-from musicgen.tiny.training.measures import chroma_config
+from musicgen.conditioning.tune import tune_config
+from musicgen.tiny.music import SAMPLE_RATE_HZ
 from musicgen.tiny.training.pieces import Piece, caption, excerpt, random_piece, rng_of
 from musicgen.tiny.training.recipe import Recipe, Stage
-from musicgen.tiny.training.synth import FRAME_RATE_HZ, SAMPLE_RATE_HZ, VOICES
+from musicgen.tiny.training.synth import FRAME_RATE_HZ, VOICES
 
 logger = logging.getLogger(__name__)
 
@@ -84,7 +85,7 @@ def make_tokens(recipe: Recipe, codec: EncodecModel, folder: Path) -> tuple[Toke
 def _write(
     path: Path, recipe: Recipe, codec: CompressionModel, indices: range, *, unseen: bool
 ) -> None:
-    extractor = ChromaExtractor(chroma_config(recipe.piece_frames / FRAME_RATE_HZ))
+    extractor = ChromaExtractor(tune_config(recipe.piece_frames / FRAME_RATE_HZ))
 
     def row(index: int) -> tuple[Tensor, Tensor, Tensor, str]:
         return _row(recipe, codec, extractor, index, unseen)

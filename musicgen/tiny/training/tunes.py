@@ -11,7 +11,8 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
-from musicgen.tiny.training.synth import HAT, KICK, SAMPLE_RATE_HZ, Note, render
+from musicgen.tiny.music import SAMPLE_RATE_HZ
+from musicgen.tiny.training.synth import HAT, KICK, Note, render
 
 # Note numbers, each with its length in beats where that is not 1; frames of 20 ms per beat; voice.
 Tune = tuple[str, int, str]

@@ -7,10 +7,11 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerFast, T5Config, T5EncoderModel
 
+from musicgen.conditioning.tune import tune_config
 from musicgen.config import LMConfig
 from musicgen.lm.model import LMModel
 from musicgen.tiny.training.alignment import align
-from musicgen.tiny.training.measures import HOP_FRAMES, chroma_config
+from musicgen.tiny.training.measures import HOP_FRAMES
 from musicgen.tiny.training.recipe import LanguageRecipe, Recipe
 from musicgen.tiny.training.vocabulary import make_tokenizer
 
@@ -54,7 +55,7 @@ def lm_config(recipe: Recipe) -> LMConfig:
         delays=tuple(range(recipe.codec.n_codebooks)),
         text_dim=settings.text_dim,
         fuse="prepend",
-        chroma=chroma_config(recipe.max_duration_s),
+        chroma=tune_config(recipe.max_duration_s),
     )
 
 

@@ -13,7 +13,8 @@ from tokenizers import (
 )
 from transformers import PreTrainedTokenizerFast
 
-from musicgen.tiny.training.pieces import FILLERS, KEYS, KINDS, SAYS, WITH
+from musicgen.tiny.music import SAYS
+from musicgen.tiny.training.pieces import FILLERS, KEYS, KINDS, WITH
 from musicgen.tiny.training.synth import VOICES
 
 VOCABULARY = 512  # with the words

@@ -44,7 +44,7 @@ def test_csv_values_take_their_columns_type(tmp_path: Path) -> None:
     assert [(row.row, row.line) for row in rows] == [(0, 2), (1, 6)]
     second, _ = rows[1].parse()
     assert second is not None
-    assert (second.seed, second.takes) == (None, 1)
+    assert (second.seed, second.takes) == (None, None)
 
 
 @pytest.mark.parametrize(

@@ -10,19 +10,19 @@ import soundfile
 import torch
 from torch import Tensor
 
+from musicgen.conditioning.tune import chroma_agreement, pitch_classes
 from musicgen.tiny.evaluation.joints import joint_excesses, joints_of
-from musicgen.tiny.training import codec, tokens
-from musicgen.tiny.training.codec import batch_of
-from musicgen.tiny.training.measures import (
+from musicgen.tiny.measures import (
     VoiceClassifier,
     changes_per_second,
-    chroma_agreement,
-    pitch_classes,
     pitch_track,
     scale_share,
-    si_snr_db,
     tempo_of,
 )
+from musicgen.tiny.music import FRAME_SAMPLES
+from musicgen.tiny.training import codec, tokens
+from musicgen.tiny.training.codec import batch_of
+from musicgen.tiny.training.measures import si_snr_db
 from musicgen.tiny.training.pieces import (
     KEYS,
     Piece,
@@ -32,7 +32,7 @@ from musicgen.tiny.training.pieces import (
     random_piece,
     rng_of,
 )
-from musicgen.tiny.training.synth import FRAME_SAMPLES, VOICES, Note, render
+from musicgen.tiny.training.synth import VOICES, Note, render
 from musicgen.tiny.training.tokens import training_piece
 from musicgen.tiny.training.tunes import TUNES, notes, write_tunes
 from musicgen.tiny.training.vocabulary import make_tokenizer

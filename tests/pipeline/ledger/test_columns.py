@@ -9,13 +9,25 @@ import pytest
 
 from pipeline import ledger
 from pipeline.audio.measures_table import MEASURES, AudioMeasures
-from pipeline.ledger.clip_row import ClipRow, DeadLetterRow, Provenance
-from pipeline.ledger.columns import CLIP_COLUMNS, FAILED_COLUMNS, Column
+from pipeline.ledger.clip_row import (
+    ClipRow,
+    ClipScores,
+    DeadLetterRow,
+    Provenance,
+    ScoreRow,
+)
+from pipeline.ledger.columns import (
+    CLIP_COLUMNS,
+    FAILED_COLUMNS,
+    SCORE_COLUMNS,
+    SCORERS_TYPE,
+    Column,
+)
 
 FILLED_BY_THE_WRITER = {
     *("audio_path", "audio_member", "audio_format", "audio_bytes", "audio_sha256")
 }
-GROUPS = {"measures", "provenance"}
+GROUPS = {"measures", "scores", "provenance"}
 CAME_LATER = {"bits_depend_on"}  # every new row has it, and it is null in earlier parts
 
 
@@ -40,12 +52,17 @@ def arrow_type(kind: type) -> set[pa.DataType]:
         "float": {pa.float64()},
         "int": {pa.int32(), pa.int64()},
         "datetime": {pa.timestamp("us", tz="UTC")},
+        "list": {SCORERS_TYPE},
     }[kind.__name__]
 
 
 @pytest.mark.parametrize(
     ("columns", "rows"),
-    [(CLIP_COLUMNS, (ClipRow, AudioMeasures, Provenance)), (FAILED_COLUMNS, (DeadLetterRow,))],
+    [
+        (CLIP_COLUMNS, (ClipRow, AudioMeasures, ClipScores, Provenance)),
+        (FAILED_COLUMNS, (DeadLetterRow,)),
+        (SCORE_COLUMNS, (ScoreRow,)),
+    ],
 )
 def test_a_typed_row_has_the_columns_with_their_types(
     columns: tuple[Column, ...], rows: tuple[type, ...]
@@ -62,7 +79,7 @@ def test_every_measure_is_a_column() -> None:
     assert MEASURES.keys() <= set(ledger.CLIP_FIELDS.names)
 
 
-@pytest.mark.parametrize("columns", [CLIP_COLUMNS, FAILED_COLUMNS])
+@pytest.mark.parametrize("columns", [CLIP_COLUMNS, FAILED_COLUMNS, SCORE_COLUMNS])
 def test_every_column_is_explained_in_a_sentence_and_its_unit_agrees_with_its_name(
     columns: tuple[Column, ...],
 ) -> None:

@@ -7,7 +7,7 @@ import pyarrow as pa
 import pytest
 
 from manifests.schema import EffectiveParams
-from pipeline.planning.clips import ClipSpec, DeadLetter
+from pipeline.planning.clips import ClipSpec, DeadLetter, JudgedTake
 from pipeline.prepare.prepared import (
     ROW_BYTES,
     PreparedClip,
@@ -114,3 +114,35 @@ def test_a_block_of_rows_is_bounded_in_bytes_too() -> None:
         <= 8 * ROW_BYTES + large.nbytes
     )
     assert len(without_empty_rows(table)) == 12
+
+
+def take(number: int, row: int = 17, stands: bool = False) -> PreparedClip:
+    spec = replace(SPEC, take=number, row=row, clip_id=f"{row:016x}{number:016x}")
+    tune = np.array([0, -1, 11], np.int8)
+    return PreparedClip(spec, 125, tune=tune, judged=JudgedTake("e" * 32, 1, stands))
+
+
+def test_takes_that_are_judged_together_are_one_row_of_the_table() -> None:
+    """So that blocks, which are cut by rows, never part them."""
+    alone = PreparedClip(SPEC, n_frames=50)
+    rows = [take(0), take(1, stands=True), take(2), alone, take(0, 18), take(3, 18), alone]
+    extras = pa.table({"extra.n": list(range(len(rows)))})
+
+    table = to_table(rows, extras)
+    arrived = [*from_table(table)]
+
+    assert table.num_rows == 4
+    found = [clip for clip, _ in arrived if isinstance(clip, PreparedClip)]
+    assert [(clip.spec, clip.judged) for clip in found] == [(row.spec, row.judged) for row in rows]
+    assert [clip.tune is None for clip in found] == [row.tune is None for row in rows]
+    np.testing.assert_array_equal(found[1].tune, [0, -1, 11])
+    assert [extra["n"][0].as_py() for _, extra in arrived] == [0, 0, 0, 3, 4, 4, 6]
+
+
+def test_large_takes_that_are_judged_together_take_room_once() -> None:
+    style = np.zeros((1, ROW_BYTES // 4 * 2), np.float32)
+    rows = [replace(take(0), style=style), replace(take(1), style=style), take(0, 18)]
+    table = to_table(rows, pa.table({"extra.n": [0, 1, 2]}))
+    assert table.num_rows == 1 + 2 + 1
+    assert table["extra.n"].to_pylist() == [0, 0, 0, 2]
+    assert [clip.spec.clip_id for clip, _ in from_table(table)] == [r.spec.clip_id for r in rows]  # type: ignore[union-attr]
