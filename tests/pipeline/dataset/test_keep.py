@@ -148,15 +148,15 @@ def test_a_run_that_has_lost_its_lease_writes_nothing(storage: Storage) -> None:
 
 @pytest.mark.parametrize("mode", LAYOUTS)
 def test_the_figures_of_the_card_are_those_of_the_ledger(tmp_path: Path, mode: str) -> None:
-    storage = make_output(tmp_path / "music", mode)  # type: ignore[arg-type]
+    storage = make_output(tmp_path / "music", mode, n=9)  # type: ignore[arg-type]
     status = read_status(storage)
     text = card_of(storage)
     assert f"| clips | {status.clips} |" in text
     assert f"| audio | {status.audio_s:.1f} s |" in text
     assert f"| rows that failed | {status.dead_letters} |" in text
-    assert "| clips with a melody reference | 4 |" in text
-    assert "| length of a clip | 0.1 to 0.19 s |" in text
-    assert "| tiny | `0123456789abcdef0123456789abcdef` |  | Apache-2.0 | 10 |" in text
+    assert "| clips with a melody reference | 3 |" in text
+    assert "| length of a clip | 0.1 to 0.18 s |" in text
+    assert "| tiny | `0123456789abcdef0123456789abcdef` |  | Apache-2.0 | 9 |" in text
     assert "Columns of its own manifest: `bpm`." in text
     assert front_matter(storage)["license"] == "apache-2.0"
 
