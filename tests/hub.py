@@ -63,6 +63,7 @@ class Hub:
 
     Attributes:
         uploads: sha256 of every object that was sent, in order.
+        begun: how many uploads began.
         hold_after: let no more than so many uploads through; the others wait for `released`.
     """
 
@@ -70,10 +71,18 @@ class Hub:
     repos: dict[str, Repo] = field(default_factory=dict)
     objects: dict[str, bytes] = field(default_factory=dict)
     uploads: list[str] = field(default_factory=list)
+    begun: int = 0
     hold_after: int | None = None
     held: threading.Event = field(default_factory=threading.Event)
     released: threading.Event = field(default_factory=threading.Event)
     lock: threading.Lock = field(default_factory=threading.Lock)
+
+
+def is_private(asked: dict[str, Any], default: bool) -> bool:
+    """What a request says of who may see a repository; earlier clients say it in another word."""
+    if "visibility" in asked:
+        return bool(asked["visibility"] != "public")
+    return bool(asked.get("private", default))
 
 
 def git_oid(data: bytes) -> str:
@@ -156,8 +165,9 @@ class _Handler(BaseHTTPRequestHandler):
         match path.split("/"):
             case ["lfs", oid]:
                 with self.hub.lock:
+                    self.hub.begun += 1
                     full = self.hub.hold_after
-                    waits = full is not None and len(self.hub.uploads) >= full
+                    waits = full is not None and self.hub.begun > full
                 if waits:
                     self.hub.held.set()
                     self.hub.released.wait(60)
@@ -172,7 +182,7 @@ class _Handler(BaseHTTPRequestHandler):
                 self._answer({})
             case ["api", "datasets", user, name, "settings"]:
                 if self._may_write() and (repo := self._repo(f"{user}/{name}")):
-                    repo.private = json.loads(body).get("private", repo.private)
+                    repo.private = is_private(json.loads(body), repo.private)
                     self._answer({"private": repo.private})
             case _:
                 self._refuse(404, path)
@@ -186,7 +196,7 @@ class _Handler(BaseHTTPRequestHandler):
         if repo_id in self.hub.repos:
             self._refuse(409, "You already created this dataset repo")
             return
-        self.hub.repos[repo_id] = Repo(private=bool(asked.get("private")))
+        self.hub.repos[repo_id] = Repo(private=is_private(asked, False))
         self._answer({"url": f"{self.hub.endpoint}/datasets/{repo_id}"})
 
     def _info(self, repo_id: str, repo: Repo) -> dict[str, Any]:

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING
 
 import click
 
-from pipeline.cli.errors import errors_to_exit_codes
 from pipeline.cli.options import storage_pairs
 from pipeline.cli.speech import answer, say
 from pipeline.cli.upkeep import held_lease, keep_current, on_output
@@ -55,7 +54,6 @@ Examples:
     help="fsspec option of the other store; no credentials.",
 )
 @on_output
-@errors_to_exit_codes
 def publish(
     storage: Storage, to: str, public: bool, dry_run: bool, to_options: tuple[str, ...]
 ) -> None:

@@ -209,6 +209,8 @@ def _with_counts(counts: Any, unit: str = "") -> str:
 
 
 def _length(seconds: float) -> str:
+    if seconds < 10:
+        return f"{seconds:.1f} seconds"
     if seconds < 600:
         return f"{seconds:.0f} seconds"
     return f"{seconds / 60:.0f} minutes" if seconds < 36_000 else f"{seconds / 3600:.0f} hours"

@@ -44,7 +44,8 @@ class Figures:
     """What the card tells about the clips; all of it grows with `add`."""
 
     clips: int = 0
-    audio_s: float = 0.0
+    samples: Counter[int] = field(default_factory=Counter)
+    """of the clips of each sample rate"""
     audio_bytes: int = 0
     shortest_s: float = float("inf")
     longest_s: float = 0.0
@@ -79,7 +80,9 @@ class Figures:
             "files": 0 if inside else len(rows) - in_tars,
         }
         self.clips += len(rows)
-        self.audio_s += pc.sum(seconds).as_py()
+        by_rate = rows.group_by("sample_rate_hz").aggregate([("n_samples", "sum")])
+        for rate, n_samples in zip(*by_rate.to_pydict().values(), strict=True):
+            self.samples[rate] += n_samples
         self.audio_bytes += pc.sum(rows["audio_bytes"]).as_py()
         self.shortest_s = min(self.shortest_s, pc.min(seconds).as_py())
         self.longest_s = max(self.longest_s, pc.max(seconds).as_py())
@@ -103,6 +106,11 @@ class Figures:
         names = ["model", "weights_hash", "weights_revision", "weights_licence"]
         for row in rows.group_by(names).aggregate([([], "count_all")]).to_pylist():
             self.weights[Weights(*(row[name] for name in names))] += row["count_all"]
+
+    @property
+    def audio_s(self) -> float:
+        """Seconds of audio."""
+        return sum(n_samples / rate for rate, n_samples in self.samples.items())
 
     @property
     def sample_rate_hz(self) -> int | None:

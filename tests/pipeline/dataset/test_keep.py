@@ -7,7 +7,9 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 import yaml
+from click.testing import CliRunner
 
+from pipeline.cli.root import main
 from pipeline.dataset.card import identity_of
 from pipeline.dataset.keep import refresh
 from pipeline.ledger.lease import Lease, LeaseLostError
@@ -146,15 +148,15 @@ def test_a_run_that_has_lost_its_lease_writes_nothing(storage: Storage) -> None:
 
 @pytest.mark.parametrize("mode", LAYOUTS)
 def test_the_figures_of_the_card_are_those_of_the_ledger(tmp_path: Path, mode: str) -> None:
-    storage = make_output(tmp_path / "music", mode)  # type: ignore[arg-type]
+    storage = make_output(tmp_path / "music", mode, n=9)  # type: ignore[arg-type]
     status = read_status(storage)
     text = card_of(storage)
     assert f"| clips | {status.clips} |" in text
     assert f"| audio | {status.audio_s:.1f} s |" in text
     assert f"| rows that failed | {status.dead_letters} |" in text
-    assert "| clips with a melody reference | 4 |" in text
-    assert "| length of a clip | 0.1 to 0.19 s |" in text
-    assert "| tiny | `0123456789abcdef0123456789abcdef` |  | Apache-2.0 | 10 |" in text
+    assert "| clips with a melody reference | 3 |" in text
+    assert "| length of a clip | 0.1 to 0.18 s |" in text
+    assert "| tiny | `0123456789abcdef0123456789abcdef` |  | Apache-2.0 | 9 |" in text
     assert "Columns of its own manifest: `bpm`." in text
     assert front_matter(storage)["license"] == "apache-2.0"
 
@@ -190,3 +192,24 @@ def test_upkeep_knows_them_as_ours(storage: Storage) -> None:
         compact(storage, lease)
     assert all(storage.size(name) for name in (CARD, CROISSANT, METADATA))
     assert keep(storage)[0] == [METADATA, CROISSANT, CARD]  # the state names the parts
+
+
+def test_the_commands_that_change_parts_keep_them_current(storage: Storage) -> None:
+    add_clips(storage, range(8))
+    output = ["--output", storage.root.removeprefix("file://")]
+    done = CliRunner().invoke(main, ["card", *output, "--json"])
+    assert done.exit_code == 0, done.output
+    written = json.loads(done.stdout)["written"]
+    assert [where.rpartition("/")[2] for where in written] == [METADATA, CROISSANT, CARD]
+    before = identity_of(card_of(storage))
+    assert CliRunner().invoke(main, ["compact", *output, "--dry-run"]).exit_code == 0
+    assert identity_of(card_of(storage)) == before
+    assert CliRunner().invoke(main, ["compact", *output]).exit_code == 0
+    after = identity_of(card_of(storage))
+    assert before is not None
+    assert after is not None
+    assert after.state != before.state
+    assert keep(storage) == ([], [])
+    storage.delete([min(info.path for info in storage.list("audio"))])
+    assert CliRunner().invoke(main, ["verify", *output, "--repair"]).exit_code == 0
+    assert "| clips | 7 |" in card_of(storage)
