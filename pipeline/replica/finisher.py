@@ -131,8 +131,7 @@ class Finisher:
         stage, error = task.stage or "generate", task.error
         if finishing is not None:
             try:
-                with self._times.beside("encode_s"):
-                    return finishing.result()
+                return self.finished(task, finishing)
             except QualityError as failed:
                 if self._postprocessor.may_retake(task):
                     self._reseed(task, failed)
@@ -147,6 +146,15 @@ class Finisher:
                 stage, error = "encode", invalid
         error = error or RuntimeError("the engine returned neither tokens nor an error")
         return task.spec.dead_letter(stage, error)
+
+    def finished(self, task: ClipTask, finishing: Future[FinishedClip]) -> FinishedClip:
+        """Waits for a clip.
+
+        Raises:
+            QualityError: It is out of the limits.
+        """
+        with self._times.beside("encode_s"):
+            return finishing.result()
 
     def _add(self, task: ClipTask, outcome: FinishedClip | DeadLetter) -> ClipStatus:
         """Puts a clip or a dead letter into the part."""

@@ -188,6 +188,7 @@ def test_kill_9_while_it_scores(output: Path) -> None:
     assert problems(f"file://{output}") == []
 
 
+@pytest.mark.long
 def test_another_writer_is_waited_for_or_refused(output: Path) -> None:
     storage = open_storage(str(output))
     with Lease.acquire(storage, owner="run") as lease:
