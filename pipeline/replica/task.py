@@ -1,11 +1,11 @@
 """One clip on its way through a replica, and the table that says where each of them is.
 
     waiting ─► admitted ─► decoded ─► finished ─► durable
-       ▲  │        │          └ held ─┘ (takes that are judged together wait for each other)
        ▲  └────────┬──────────┘│ (a refused or failed clip skips what it can't do)
        └───────────┼───────────┘ (a re-take waits again)
                    └─► handed back (a drain leaves it undone)
 
+Takes that are judged together are held between decoded and finished, until the last one comes.
 `TaskTable.move` is the only place where a state changes, and every count is derived from it.
 """
 
