@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from manifests.uris.policy import ReferenceAccess
+from manifests.uris.policy import ReferenceAccess, ReferencePolicy
 from pipeline.audio.scores.settings import parse
 from pipeline.audio.scores.table import SCORERS
 from pipeline.cli.options import reference_options, reference_policy
@@ -84,8 +84,7 @@ def score(
     lines: list[str] = []
     with held_lease(storage, wait, "score") as lease:
         if specs:
-            access = ReferenceAccess(policy, storage.options)
-            tally = _score(lease, specs, _references(storage, references_from, access))
+            tally = _score(lease, specs, _references(storage, references_from, policy))
             facts |= tally.facts()
             lines += _words(tally)
         if set_figures and reference_audio:
@@ -102,8 +101,9 @@ def _specs(text: str) -> Any:
         raise ConfigError(str(error)) from error
 
 
-def _references(storage: Storage, folder: str | None, access: ReferenceAccess) -> "References":
-    """Where melodies lie: beside the manifests of the runs, as their records name them."""
+def _references(storage: Storage, folder: str | None, policy: ReferencePolicy) -> "References":
+    """Where melodies lie: beside the manifests of the runs, as their records name them. Rows of an
+    output that is not local name no files of this machine, unless the policy lets them."""
     from pipeline import ledger
     from pipeline.report.scoring import References
 
@@ -111,7 +111,7 @@ def _references(storage: Storage, folder: str | None, access: ReferenceAccess) -
     manifests = {run["run_id"]: _manifest_of(run) for run in runs}
     if folder is not None:
         manifests = dict.fromkeys(manifests, f"{folder.rstrip('/')}/manifest")
-    return References(manifests, access)
+    return References(manifests, ReferenceAccess(policy, storage.options, storage.root))
 
 
 def _manifest_of(run: dict[str, Any]) -> str:

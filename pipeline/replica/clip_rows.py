@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from functools import cache
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
@@ -28,9 +28,6 @@ from pipeline.ledger.clip_row import (
 from pipeline.ledger.columns import VERSIONED_PACKAGES
 from pipeline.planning.clips import DeadLetter
 from pipeline.replica.task import SAMPLING, ClipTask
-
-if TYPE_CHECKING:
-    from pipeline.replica.takes import Verdict
 
 GENERATION_COLUMNS = (*SAMPLING, "extend_stride_s", "style_eval_q", "style_excerpt_s")
 
@@ -139,28 +136,34 @@ class ClipRowBuilder:
             created_at=datetime.now(UTC),
         )
 
-    def score_rows(self, verdict: Verdict) -> list[ScoreRow]:
-        """The rows of `scores/` of a take that was judged; the first scorer is the judge."""
-        clip, spec = verdict.clip, verdict.task.spec
-        if clip is None:
-            return []
+    def score_rows(
+        self, task: ClipTask, scores: Sequence[Score], ruling: str, kept: bool
+    ) -> list[ScoreRow]:
+        """The rows of `scores/` of a take that was judged.
+
+        Args:
+            scores: What the run's scorers say of it; the first one is the judge.
+            ruling: How it was judged.
+            kept: Whether it is among the best.
+        """
+        spec, now = task.spec, datetime.now(UTC)
         return [
             ScoreRow(
                 clip_id=spec.clip_id,
                 row_key=spec.row_key,
                 id=spec.id,
                 take=spec.take,
-                seed_used=verdict.task.seed_used,
+                seed_used=task.seed_used,
                 scorer=score.scorer.name,
                 checkpoint=score.scorer.checkpoint,
                 digest=score.scorer.digest,
                 score=score.value,
-                ruling=verdict.rule.ruling if number == 0 else None,
-                kept=verdict.kept if number == 0 else None,
+                ruling=ruling if number == 0 else None,
+                kept=kept if number == 0 else None,
                 run_id=self.run_id,
-                created_at=clip.row.created_at,
+                created_at=now,
             )
-            for number, score in enumerate(clip.scores)
+            for number, score in enumerate(scores)
         ]
 
     def failed_before(self, row_key: str) -> bool:

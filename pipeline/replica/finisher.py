@@ -23,7 +23,7 @@ from pipeline.replica.postprocess import (
     QualityError,
     ScoringError,
 )
-from pipeline.replica.takes import Verdict
+from pipeline.replica.takes import TakeTable, Verdict
 from pipeline.replica.task import ClipTask
 from pipeline.telemetry.logfmt import line
 from pipeline.telemetry.timing import ReplicaTimes
@@ -43,6 +43,9 @@ class Finisher:
         writer: Gathers them.
         times: Counts what each step takes.
         take_again: Given a clip that failed its quality checks, with its next seed.
+
+    Attributes:
+        takes: Those that are judged together.
     """
 
     def __init__(
@@ -61,6 +64,7 @@ class Finisher:
         scorers = ScorerSet.open(specs, settings.scorers) if specs else None
         self._postprocessor = Postprocessor(config, row_builder, scorers)
         self._pool = ThreadPoolExecutor(config.audio.encode_threads, "finishing")
+        self.takes = TakeTable()
 
     def statuses(self, batch: Sequence[ClipTask]) -> list[tuple[ClipTask, ClipStatus]]:
         """Puts clips, or the dead letters that they became, into the part.
@@ -115,9 +119,9 @@ class Finisher:
         outcome = self._outcome(task, finishing)
         if outcome is None:
             return []
-        if task.group is None:
+        ended = self.takes.end(task, outcome)
+        if ended is None:
             return [(task, self._add(task, outcome))]
-        ended = task.group.end(task, outcome)
         if isinstance(ended, str):
             return [(task, ClipStatus(ended, task.clip_id))]
         return [(verdict.task, self._settle(verdict)) for verdict in ended]
@@ -131,8 +135,7 @@ class Finisher:
         stage, error = task.stage or "generate", task.error
         if finishing is not None:
             try:
-                with self._times.beside("encode_s"):
-                    return finishing.result()
+                return self.finished(task, finishing)
             except QualityError as failed:
                 if self._postprocessor.may_retake(task):
                     self._reseed(task, failed)
@@ -148,6 +151,15 @@ class Finisher:
         error = error or RuntimeError("the engine returned neither tokens nor an error")
         return task.spec.dead_letter(stage, error)
 
+    def finished(self, task: ClipTask, finishing: Future[FinishedClip]) -> FinishedClip:
+        """Waits for a clip.
+
+        Raises:
+            QualityError: It is out of the limits.
+        """
+        with self._times.beside("encode_s"):
+            return finishing.result()
+
     def _add(self, task: ClipTask, outcome: FinishedClip | DeadLetter) -> ClipStatus:
         """Puts a clip or a dead letter into the part."""
         if isinstance(outcome, DeadLetter):
@@ -161,11 +173,13 @@ class Finisher:
         task, builder = verdict.task, self._row_builder
         if verdict.letter is not None:
             return self._add(task, verdict.letter)
-        is_new = verdict.kept and not verdict.rule.stands
-        self._writer.add_scores(builder.score_rows(verdict), n_set_aside=not is_new)
+        clip, rule = verdict.clip, verdict.rule
+        assert clip is not None
+        is_new = verdict.kept and not rule.stands
+        rows = builder.score_rows(task, clip.scores, rule.ruling, verdict.kept)
+        self._writer.add_scores(rows, n_set_aside=not is_new)
         if is_new:
-            assert verdict.clip is not None
-            return self._add(task, verdict.clip)
+            return self._add(task, clip)
         if builder.failed_before(task.spec.row_key):  # no clip takes its dead letter back
             settled = RuntimeError("the take was made and judged, its dead letter no longer stands")
             letter = task.spec.dead_letter(SETTLED, settled)

@@ -104,11 +104,46 @@ def judging_score(scores: Sequence[Score]) -> float | None:
     return scores[0].value
 
 
-def form_groups(tasks: Iterable[ClipTask]) -> None:
-    """Gives the takes of a Ray task that are judged together their group."""
-    groups: dict[int, TakeGroup] = {}
-    for task in tasks:
-        if task.clip.judged is not None:
-            group = groups.setdefault(task.spec.row, TakeGroup())
-            group.tasks.append(task)
-            task.group = group
+class TakeTable:
+    """The takes in a replica that are judged together. Safe for several threads."""
+
+    def __init__(self) -> None:
+        self._groups: dict[ClipTask, TakeGroup] = {}
+        self._lock = threading.Lock()
+
+    def begin(self, tasks: Iterable[ClipTask]) -> None:
+        """Takes of a Ray task come in: those of a row are judged together."""
+        rows: dict[int, TakeGroup] = {}
+        judged = [task for task in tasks if task.clip.judged is not None]
+        for task in judged:
+            rows.setdefault(task.spec.row, TakeGroup()).tasks.append(task)
+        with self._lock:
+            self._groups.update((task, rows[task.spec.row]) for task in judged)
+
+    def end(
+        self, task: ClipTask, outcome: FinishedClip | DeadLetter
+    ) -> Sequence[Verdict] | Literal["held", "drained"] | None:
+        """See `TakeGroup.end`; None for a clip that is kept as it is."""
+        with self._lock:
+            group = self._groups.get(task)
+        if group is None:
+            return None
+        ended = group.end(task, outcome)
+        if ended != "held":
+            self._forget([task] if isinstance(ended, str) else group.tasks)
+        return ended
+
+    def abandon(self, task: ClipTask) -> list[ClipTask]:
+        """A clip is left undone; returns the takes that waited to be judged with it."""
+        with self._lock:
+            group = self._groups.get(task)
+        if group is None:
+            return []
+        waiting = group.abandon(task)
+        self._forget([task, *waiting])
+        return waiting
+
+    def _forget(self, tasks: Iterable[ClipTask]) -> None:
+        with self._lock:
+            for task in tasks:
+                self._groups.pop(task, None)

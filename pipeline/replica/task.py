@@ -1,11 +1,11 @@
 """One clip on its way through a replica, and the table that says where each of them is.
 
     waiting ─► admitted ─► decoded ─► finished ─► durable
-       ▲  │        │          └ held ─┘ (takes that are judged together wait for each other)
        ▲  └────────┬──────────┘│ (a refused or failed clip skips what it can't do)
        └───────────┼───────────┘ (a re-take waits again)
                    └─► handed back (a drain leaves it undone)
 
+Takes that are judged together are held between decoded and finished, until the last one comes.
 `TaskTable.move` is the only place where a state changes, and every count is derived from it.
 """
 
@@ -14,7 +14,6 @@ from collections import Counter
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 from enum import Enum
-from typing import TYPE_CHECKING
 
 import pyarrow as pa
 import torch
@@ -26,9 +25,6 @@ from musicgen.request_builder import GenerationRequest
 from pipeline.planning.clips import ClipSpec
 from pipeline.prepare.prepared import Prepared, PreparedClip
 from pipeline.replica.messages import ClipStatus
-
-if TYPE_CHECKING:
-    from pipeline.replica.takes import TakeGroup
 
 # Parameters of the engine's sampling, under their names in the manifest.
 SAMPLING = ("use_sampling", "temperature", "top_k", "top_p", "cfg_coef", "cfg_coef_beta")
@@ -67,7 +63,6 @@ class ClipTask:
         codes: [K, T] what the engine made.
         engine_rows: Rows of the engine that made it.
         admitted_at: When it entered the engine, monotonic seconds.
-        group: The takes of its row that it is judged with; None where it is kept as it is.
         stage: Where it failed, None as long as it has not.
         error: Why it failed.
     """
@@ -83,7 +78,6 @@ class ClipTask:
     codes: torch.Tensor | None = None
     engine_rows: int = 0
     admitted_at: float | None = None
-    group: "TakeGroup | None" = None
     stage: str | None = None
     error: Exception | None = None
 

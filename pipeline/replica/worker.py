@@ -31,7 +31,6 @@ from pipeline.replica.decode_loop import DecodeLoop
 from pipeline.replica.finisher import Finisher
 from pipeline.replica.messages import ClipStatus, ReplicaSettings
 from pipeline.replica.model import load_model, pick_device, pick_dtype
-from pipeline.replica.takes import form_groups
 from pipeline.replica.task import ClipState, ClipTask, RayTask, TaskTable, request_of
 from pipeline.replica.watchdog import Watchdog
 from pipeline.storage import StorageError, open_storage
@@ -144,7 +143,7 @@ class ReplicaWorker:
                 if is_known:  # its siblings may still have to be judged
                     task.judged_again()
                 entering.append(task)
-        form_groups(entering)
+        self.finisher.takes.begin(entering)
         for task in entering:
             self._let_in(task)
         return ray_task
@@ -347,8 +346,7 @@ class ReplicaWorker:
 
     def hand_back(self, task: ClipTask) -> None:
         """A drain leaves a clip undone, and with it the takes that can't be judged without it."""
-        waiting = [] if task.group is None else task.group.abandon(task)
-        for each in (task, *waiting):
+        for each in (task, *self.finisher.takes.abandon(task)):
             self._out(each)
             self._settle(each, ClipStatus("drained", each.clip_id))
 

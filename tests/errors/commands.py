@@ -244,6 +244,17 @@ SETTINGS = (
             "generation.duration_s=-1.0 must be more than 0 s; correct --duration-s or job.yaml"),
     Command("half precision without a GPU", RUN_GOOD + " --dtype fp16 --device cpu",
             "dtype=fp16 needs a GPU; use bf16 or fp32 with device=cpu"),
+    Command("a scorer that does not exist", RUN_GOOD + " --score melodie",
+            "score: no scorer is named 'melodie'; known: melody, key, tempo, voice, clap, "
+            "aesthetics"),
+    Command("a scorer twice", RUN_GOOD + " --score key,key",
+            "score: key stands there twice; name it once"),
+    Command("takes that nothing judges", RUN_GOOD + " --keep-best 1",
+            "keep_best needs a scorer that judges the takes: add one, as in --score melody"),
+    Command("a scorer whose weights are not here", RUN_GOOD + " --score clap=nobody/nothing",
+            "score: clap=nobody/nothing is neither a folder nor in the cache of the hub, and a run "
+            "downloads no scorer: `hf download nobody/nothing` on every machine, or give the "
+            "folder that holds it"),
     Command("a flag that does not exist", RUN_GOOD + " --slotz 3",
             "No such option '--slotz'. (Did you mean one of: '--json', '--slots'?)"),
     Command("a flag with nonsense", RUN_GOOD + " --replicas many",

@@ -31,9 +31,9 @@ class Poisoned(Replica):
     def __init__(self, settings: ReplicaSettings) -> None:
         super().__init__(settings)
         assert self.worker is not None
-        self.step, self.add_clip = self.worker.loop.engine.step, self.worker.finisher.add_clip
+        self.step, self.finished = self.worker.loop.engine.step, self.worker.finisher.finished
         self.worker.loop.engine.step = self.harmful_step
-        self.worker.finisher.add_clip = self.greedy_add
+        self.worker.finisher.finished = self.greedily_finished
 
     def harmful_step(self) -> Any:
         jobs = self.worker.loop.tasks.values()
@@ -44,7 +44,7 @@ class Poisoned(Replica):
             threading.Event().wait()
         return self.step()
 
-    def greedy_add(self, job: Any, codes: Any) -> Any:
+    def greedily_finished(self, job: Any, codes: Any) -> Any:
         if job.spec.prompt == "fills the memory":
             soft, hard = resource.getrlimit(resource.RLIMIT_AS)
             resource.setrlimit(resource.RLIMIT_AS, (1 << 40, hard))
@@ -52,7 +52,7 @@ class Poisoned(Replica):
                 bytearray(1 << 41)
             finally:
                 resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
-        return self.add_clip(job, codes)
+        return self.finished(job, codes)
 
 
 @fault("rows/harmful", "rows that kill, hang or fill the process that makes them", "3 of 20 rows")

@@ -14,9 +14,10 @@ import pytest
 
 from pipeline import ledger
 from pipeline.audio.measures_table import MEASURES, AudioMeasures
-from pipeline.ledger.clip_row import ClipRow, DeadLetterRow, Provenance
-from pipeline.ledger.id_set import NO_IDS, DoneSet, pack_ids
+from pipeline.ledger.clip_row import ClipRow, ClipScores, DeadLetterRow, Provenance, ScoreRow
+from pipeline.ledger.id_set import NO_IDS, DoneSet, pack_ids, ruling_key
 from pipeline.ledger.lease import LeaseLostError
+from pipeline.ledger.scores import read_rulings, read_scores, takes_judged_by
 from pipeline.ledger.writer import PartLimits, PartOrigin, PartWriter
 from pipeline.storage import Storage, open_storage
 
@@ -42,6 +43,7 @@ def row(number: int, **changes: Any) -> ClipRow:
         "true_peak_limited": False,
         "references": {"melody": "blake2b:00"},
         "measures": measures,
+        "scores": ClipScores(),
         "provenance": Provenance(
             "tiny", "0" * 32, None, "none", "fp32", "cpu", 1, 4, "slots", {"torch": "2.14"}
         ),
@@ -181,3 +183,62 @@ def test_clips_and_dead_letters_are_counted_once_they_are_committed(storage: Sto
     told = parts.committed
     assert (told.parts, told.clips, told.audio_s, told.audio_bytes) == (1, 1, 0.5, 3)
     assert told.failures == {("manifest", "InvalidRow"): 1}
+
+
+def score(number: int, *, kept: bool) -> ScoreRow:
+    return ScoreRow(
+        clip_id=f"{number:032x}",
+        row_key=f"{number:032x}",
+        id="r",
+        take=number,
+        seed_used=number,
+        scorer="melody",
+        checkpoint="built in",
+        digest="a" * 32,
+        score=0.5,
+        ruling="b" * 32,
+        kept=kept,
+        run_id=RUN,
+        created_at=datetime.now(UTC),
+    )
+
+
+def test_scores_are_published_before_the_clips_that_are_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So that a run that ends in between does not judge them again."""
+    storage = open_storage(f"file://{tmp_path}")
+    parts = writer(storage)
+    parts.add_scores([score(0, kept=True)])
+    parts.add_clip(row(0), b"x")
+    parts.add_scores([score(1, kept=False)], n_set_aside=1)
+    assert len(parts) == 2  # takes that are set aside fill a part too
+    parts.add_scores([score(2, kept=False)], n_set_aside=1)
+    assert parts.due_in_s() == 0.0
+
+    def fail(*args: Any) -> None:
+        raise OSError("the disk is full")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(Storage, "put_many", fail)
+        with pytest.raises(OSError, match="full"):
+            parts.commit(NOBODY)
+    assert ledger.list_parts(storage) == []
+    kept, aside = takes_judged_by(storage, RUN)
+    assert ({*kept}, {*aside}) == ({f"{0:032x}"}, {f"{1:032x}", f"{2:032x}"})
+    assert read_rulings(storage).tolist() == sorted(
+        [
+            ruling_key(f"{0:032x}", "b" * 32, True),
+            *(ruling_key(f"{number:032x}", "b" * 32, False) for number in (1, 2)),
+        ]
+    )
+
+
+def test_scores_alone_are_a_commit(tmp_path: Path) -> None:
+    """Of takes that were made again to be judged, where the best of them stands."""
+    storage = open_storage(f"file://{tmp_path}")
+    parts = writer(storage)
+    parts.add_scores([score(0, kept=True)], n_set_aside=1)
+    assert parts.commit(NOBODY) == []
+    assert read_scores(storage)["clip_id"].to_pylist() == [f"{0:032x}"]
+    assert len(parts) == 0

@@ -32,8 +32,9 @@ def everything(tmp_path_factory: pytest.TempPathFactory) -> Everything:
     run_here(manifest, output, **{k: v for k, v in BEST.items() if k != "keep_best"})
     rows = clips(output)
     assert len(rows) == N_ROWS * TAKES
-    assert len({row["score_melody"] for row in rows}) > N_ROWS  # takes differ
-    return Everything(manifest, rows)
+    found = Everything(manifest, rows)
+    assert {take for _, take in found.best()} != {0}
+    return found
 
 
 def test_the_best_are_kept_and_the_others_are_recorded(
@@ -88,6 +89,7 @@ def test_other_settings_judge_again_and_what_stands_is_not_made_twice(
     assert back.plan.pending == 0
 
 
+@pytest.mark.long
 def test_neither_replicas_nor_slots_nor_parts_decide_what_is_kept(
     everything: Everything, tmp_path: Path
 ) -> None:
@@ -112,7 +114,7 @@ def test_a_row_without_a_melody_keeps_its_first_takes(tmp_path: Path) -> None:
 
     run_here(manifest, output, score="melody", keep_best=2)
 
-    assert [*kept(output)] == [("plain", 0), ("plain", 1)]
+    assert sorted(kept(output)) == [("plain", 0), ("plain", 1)]
     assert {row["score"] for row in read_scores(open_storage(output)).to_pylist()} == {None}
 
 
@@ -123,7 +125,7 @@ def test_takes_is_a_setting_that_rows_may_override(tmp_path: Path) -> None:
     ]
     manifest, output = write_manifest(tmp_path / "m.parquet", rows), f"file://{tmp_path}/out"
     run_here(manifest, output, takes=2)
-    assert [*kept(output)] == [("many", 0), ("many", 1), ("one", 0)]
+    assert sorted(kept(output)) == [("many", 0), ("many", 1), ("one", 0)]
 
 
 # --- what goes wrong
@@ -165,6 +167,7 @@ def test_a_take_that_fails_is_a_dead_letter_and_the_others_are_judged(
     assert (done.plan.pending, done.exit_code) == (0, 0)
 
 
+@pytest.mark.long
 def test_a_drain_leaves_no_take_half_judged(everything: Everything, tmp_path: Path) -> None:
     output = f"file://{tmp_path}/out"
     drained = run_here(
