@@ -24,6 +24,7 @@ from manifests.reader import Manifest, RowGroup
 from manifests.schema import COLUMNS, check_columns
 from musicgen.checkpoints.describe import ModelInfo
 from pipeline import ledger
+from pipeline.audio.marks.signing import open_signer
 from pipeline.config import ConfigError, JobConfig
 from pipeline.ledger.id_set import NO_IDS, Ids
 from pipeline.ledger.lease import Lease
@@ -81,6 +82,9 @@ class Processor:
         postprocess: Callable[[Row], Row] | None = None,
     ) -> None:
         self.config, self.info = config, inspect_model(config)
+        config.marks.check_packages()
+        signer = open_signer(config.marks)
+        self._fingerprint = signer and signer.certificate.fingerprint  # without the key
         self._preprocess, self._postprocess = preprocess, postprocess
 
     def __call__(self, dataset: "Dataset") -> "Dataset":
@@ -98,7 +102,7 @@ class Processor:
         )
         made = cut(prepared, config.cluster.block_rows).map_batches(
             ClipMaker,
-            fn_constructor_args=(config, self.info),
+            fn_constructor_args=(config, self.info, self._fingerprint),
             batch_size=config.cluster.block_rows,
             **replica_pool(config),
         )
@@ -129,7 +133,8 @@ def build_processor(
         postprocess: Makes a row of a row of the result.
 
     Raises:
-        ConfigError, ModelNotFoundError, CheckpointError: The settings or the model can't be used.
+        ConfigError, ModelNotFoundError, CheckpointError, MarksError: The settings, the model or
+            the marks can't be used.
     """
     if not isinstance(config, JobConfig):
         from pipeline.config_file import load_config
@@ -152,7 +157,7 @@ class PromptPreparer:
         block = RowGroup(f"{folder}/block", "block", 0, 0, 1, "")  # rows are counted per block
         options = config.run.storage_options
         manifest = Manifest(folder, (block,), COLUMNS, position, (), options)
-        limits = limits_of(info, config.references.separation)
+        limits = limits_of(info, config.references.separation, config.marks)
         spec = PlanSpec(manifest, config.generation, limits, options, config.references)
         self._prepare = Prepare(PrepareSettings(spec, info, {}, False), _nothing_known)
         self._reserved = (*CLIP_FIELDS.names, "audio", "error", "error_class")
@@ -186,9 +191,10 @@ class ClipMaker:
     Args:
         config: The job.
         info: The model.
+        fingerprint: Of the certificate that clips are signed with.
     """
 
-    def __init__(self, config: JobConfig, info: ModelInfo) -> None:
+    def __init__(self, config: JobConfig, info: ModelInfo, fingerprint: str | None = None) -> None:
         output = f"memory://{ledger.new_replica_id()}"
         config = _on_output(config, output)
         self._storage = open_storage(output)
@@ -201,6 +207,7 @@ class ClipMaker:
                 lease.generation,
                 lease.token,
                 clip_schema(pa.schema([]), "parquet"),
+                c2pa_certificate=fingerprint,
             )
         )
         self._lock = threading.Lock()

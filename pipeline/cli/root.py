@@ -9,6 +9,7 @@ import click
 
 from pipeline.cli.errors import errors_to_exit_codes
 from pipeline.cli.manifest import manifest
+from pipeline.cli.marks import marks
 from pipeline.cli.models import convert, models
 from pipeline.cli.options import JobCommand, given_flags, job_options, local_option
 from pipeline.cli.speech import answer, is_quiet, say, speech_options, wants_json, warn
@@ -190,5 +191,5 @@ def _failures(storage: Storage) -> list[str]:
     return [*shown, f"... and {left} more"] if left > 0 else shown
 
 
-for _command in (submit, manifest, models, convert, status, verify, compact, gc, report):
+for _command in (submit, manifest, models, convert, marks, status, verify, compact, gc, report):
     main.add_command(_command)

@@ -24,6 +24,7 @@ from pipeline.ledger.names import (
     is_audio,
     is_leftover,
     part_path,
+    sidecar_of,
 )
 from pipeline.ledger.order import Order, order_of_clips, times_us
 from pipeline.ledger.output_schema import standing_schema
@@ -158,7 +159,8 @@ def _named_audio(storage: Storage) -> tuple[set[str], set[str]]:
     def read(info: ObjectInfo) -> tuple[set[str], set[str]]:
         table = read_part(storage, info, ["audio_path", *_REFERENCES])
         uris = [uri for name in _REFERENCES for uri in table[name].unique().to_pylist() if uri]
-        return set(table["audio_path"].unique().to_pylist()), _mentioned(uris)
+        audio = set(table["audio_path"].unique().to_pylist())
+        return audio | {sidecar_of(path) for path in audio if path}, _mentioned(uris)
 
     clips = map_parts(storage, "clips", read)
     rows = map_parts(

@@ -11,11 +11,13 @@ from torch import Tensor
 from manifests.identity import retake_seed
 from musicgen.engine.device_errors import is_broken_cuda, retried_with_memory
 from musicgen.model import MusicGen
+from pipeline.audio.marks.signing import open_named_signer
+from pipeline.audio.marks.watermark import load_watermark
 from pipeline.ledger.writer import PartWriter
 from pipeline.planning.clips import DeadLetter
 from pipeline.replica.clip_rows import ClipRowBuilder
 from pipeline.replica.messages import ClipStatus, ReplicaSettings
-from pipeline.replica.postprocess import FinishedClip, Postprocessor, QualityError
+from pipeline.replica.postprocess import FinishedClip, Marks, Postprocessor, QualityError
 from pipeline.replica.task import ClipTask
 from pipeline.telemetry.logfmt import line
 from pipeline.telemetry.timing import ReplicaTimes
@@ -49,7 +51,7 @@ class Finisher:
         config = settings.config
         self._settings, self._model, self._times = settings, model, times
         self._row_builder, self._writer, self._take_again = row_builder, writer, take_again
-        self._postprocessor = Postprocessor(config, row_builder)
+        self._postprocessor = Postprocessor(config, row_builder, _marks(settings))
         self._pool = ThreadPoolExecutor(config.audio.encode_threads, "finishing")
 
     def statuses(self, batch: Sequence[ClipTask]) -> list[ClipStatus | None]:
@@ -125,10 +127,11 @@ class Finisher:
 
         Raises:
             QualityError: It is out of the limits.
+            SigningStoppedError: It can't be signed, nor can any after it.
         """
         with self._times.beside("encode_s"):
             clip = finishing.result()
-        self._writer.add_clip(clip.row, clip.data, task.extras)
+        self._writer.add_clip(clip.row, clip.data, task.extras, clip.sidecar)
         return ClipStatus("clip", task.clip_id, clip.audio_s)
 
     def _reseed(self, task: ClipTask, failed: QualityError) -> None:
@@ -141,3 +144,10 @@ class Finisher:
         ids = {"clip_id": spec.clip_id, "id": spec.id, "take": spec.take}
         told = {"retake": task.retake, "error": str(failed)}
         log.info(line("retake", run=builder.run_id, replica=builder.replica, **ids, **told))
+
+
+def _marks(settings: ReplicaSettings) -> Marks:
+    """What the job marks clips with. MarksError: this node lacks what that takes."""
+    wanted = settings.config.marks
+    signer = open_named_signer(wanted, settings.c2pa_certificate)
+    return Marks(signer, load_watermark(wanted))

@@ -26,6 +26,8 @@ class ReplicaSettings:
         schema: Arrow schema of `clips/`.
         attempts: How often rows have failed in earlier runs, by row key.
         find_identity: Asked by the replica itself, where it runs.
+        c2pa_certificate: Fingerprint of the certificate that clips are signed with, which the
+            replica finds in its own environment; None where the job does not sign.
     """
 
     config: JobConfig
@@ -36,6 +38,7 @@ class ReplicaSettings:
     schema: pa.Schema
     attempts: dict[str, int] = field(default_factory=dict)
     find_identity: Callable[[], ActorIdentity] = lone_identity
+    c2pa_certificate: str | None = None
 
 
 StatusKind = Literal["clip", "letter", "known", "drained", "fatal"]

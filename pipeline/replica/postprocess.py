@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 from musicgen.audio import resample
 from pipeline.audio.encode import Coding, encode
 from pipeline.audio.level import to_level
+from pipeline.audio.marks.signing import ClipSigner
+from pipeline.audio.marks.watermark import Watermark
 from pipeline.audio.measure import NotFiniteError, measure
 from pipeline.config import JobConfig
 from pipeline.ledger.clip_row import ClipRow
@@ -29,13 +31,28 @@ class FinishedClip:
     row: ClipRow
     data: bytes  # the encoded file
     audio_s: float
+    sidecar: bytes | None = None  # its C2PA manifest, where that is not inside the file
+
+
+@dataclass(frozen=True)
+class Marks:
+    """What marks the clips of a replica; None: nothing does.
+
+    Attributes:
+        signer: Of C2PA manifests.
+        watermark: In the samples.
+    """
+
+    signer: ClipSigner | None = None
+    watermark: Watermark | None = None
 
 
 class Postprocessor:
-    """Finishes the clips of one replica; the same samples and settings give the same bytes."""
+    """Finishes the clips of one replica; the same samples and settings give the same bytes, up to
+    the C2PA manifest, whose salts are random."""
 
-    def __init__(self, config: JobConfig, row_builder: ClipRowBuilder) -> None:
-        self.config, self.row_builder = config, row_builder
+    def __init__(self, config: JobConfig, row_builder: ClipRowBuilder, marks: Marks) -> None:
+        self.config, self.row_builder, self.marks = config, row_builder, marks
         self.coding = Coding(
             config.audio.audio_format,
             config.audio.audio_bits,
@@ -52,8 +69,9 @@ class Postprocessor:
 
         Raises:
             QualityError: It fails its checks and may not be kept, or is made again.
+            SigningStoppedError: No clip can be signed any more.
         """
-        config = self.config
+        config, watermark = self.config, self.marks.watermark
         try:
             made = measure(wav, made_hz)
         except NotFiniteError as error:  # no setting lets that pass
@@ -61,6 +79,9 @@ class Postprocessor:
         failed = config.quality.qc.failed(made)
         if failed and (config.quality.qc_action == "fail" or self.may_retake(task)):
             raise QualityError("; ".join(failed))
+        if watermark is not None:  # after the checks: a mark must not make music of silence
+            wav = watermark(wav, made_hz)
+            made = measure(wav, made_hz)
         levelled = to_level(wav, made_hz, made, config.audio)
         rate_hz = self.coding.rate_hz(made_hz)
         samples = resample(torch.from_numpy(levelled.wav), made_hz, rate_hz).numpy()  # [C, N]
@@ -78,7 +99,19 @@ class Postprocessor:
             sample_rate_hz=rate_hz,
             qc_failed=failed,
         )
-        return FinishedClip(row, data, wav.shape[1] / made_hz)
+        if watermark is not None:
+            row = replace(row, watermark=watermark.name, watermark_strength=watermark.strength)
+        audio_s = wav.shape[1] / made_hz
+        return self._signed(FinishedClip(row, data, audio_s))
+
+    def _signed(self, clip: FinishedClip) -> FinishedClip:
+        """The clip with its C2PA manifest; as it is where the job does not sign."""
+        if self.marks.signer is None:
+            return clip
+        claim = self.row_builder.claim(clip.row)
+        signed = self.marks.signer.sign(clip.data, self.coding.fmt, claim)
+        row = replace(clip.row, c2pa=signed.layer, unsigned_sha256=signed.unsigned_sha256)
+        return FinishedClip(row, signed.data, clip.audio_s, signed.sidecar)
 
     def may_retake(self, task: ClipTask) -> bool:
         """Whether a clip that failed is made again. Where no draw depends on the seed (greedy
