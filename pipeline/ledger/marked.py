@@ -41,11 +41,11 @@ class MarksFound:
         if not claimed.c2pa and not claimed.watermarked:
             return []
         names = ", ".join(repr(name) for name in self.signers)
-        by = f" by {names}" if names else ""
+        of = f" of {names}" if names else ""
         words = {
             "trusted": f"hold, by the given certificate {self.trusts}",
-            "valid": f"hold,{by}, which MUSICGEN_C2PA_CERT does not name",
-            "expired": f"fit their clips, but the certificate{by} has expired since",
+            "valid": f"hold, by a certificate{of} that MUSICGEN_C2PA_CERT does not hold",
+            "expired": f"fit their clips, but the certificate{of} has expired since",
             "invalid": "do not hold",
             "unchecked": "were not checked (--fast, or pip install 'musicgen-batch[marks]')",
         }

@@ -4,7 +4,7 @@ trusts."""
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,7 +22,7 @@ KEY_FILE, CERTIFICATE_FILE = "c2pa-key.pem", "c2pa-cert.pem"
 class TrialPair:
     """PEM texts of a key and of its chain, the signer first."""
 
-    key: bytes
+    key: bytes = field(repr=False)
     chain: bytes
 
 
@@ -85,7 +85,7 @@ def write_trial_pair(folder: Path, days: float = 365.0) -> tuple[Path, Path]:
     there = [str(path) for path in (key, certificate) if path.exists()]
     if there:
         raise MarksError(
-            f"{' and '.join(there)} exists: a key is never overwritten; name another --out"
+            f"{' and '.join(there)} already there: a key is never overwritten; name another --out"
         )
     pair = make_trial_pair(days=days)
     try:

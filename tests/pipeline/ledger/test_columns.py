@@ -12,7 +12,8 @@ from pipeline.ledger.clip_row import ClipRow, DeadLetterRow, Provenance
 from pipeline.ledger.columns import CLIP_COLUMNS, FAILED_COLUMNS, Column
 
 FILLED_BY_THE_WRITER = {
-    *("audio_path", "audio_member", "audio_format", "audio_bytes", "audio_sha256")
+    *("audio_path", "audio_member", "audio_format", "audio_bytes", "audio_sha256"),
+    *("c2pa_sidecar", "c2pa_sidecar_sha256"),
 }
 GROUPS = {"measures", "provenance"}
 CAME_LATER = {"bits_depend_on"}  # every new row has it, and it is null in earlier parts
