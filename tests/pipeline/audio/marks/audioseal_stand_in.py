@@ -1,7 +1,7 @@
-"""A stand-in for the package audioseal with its call signatures: released weights can't be had here.
+"""A stand-in for the package audioseal with its call signatures: its weights can't be had here.
 
-As in audioseal 0.2, a generator takes [B, 1, n] samples with their rate and a message [B, 16], draws
-a random message where none is given, and returns the mark alone.
+As in audioseal 0.2, a generator takes [B, 1, n] samples with their rate and a message [B, 16],
+draws a random message where none is given, and returns the mark alone.
 """
 
 import sys
@@ -33,9 +33,8 @@ class Generator(nn.Module):
         if message is None:
             message = torch.randint(0, 2, (len(x), 16))
         seconds = torch.arange(x.shape[-1]) / MODEL_HZ
-        tones = torch.sin(
-            2 * torch.pi * (500 + 50 * torch.arange(16))[:, None] * seconds
-        )  # [16, n]
+        pitches_hz = (500 + 50 * torch.arange(16))[:, None]
+        tones = torch.sin(2 * torch.pi * pitches_hz * seconds)  # [16, n]
         return (self.level * (message.float() @ tones))[:, None]  # [B, 1, n]
 
 
