@@ -13,6 +13,7 @@ from pipeline.audio.marks.settings import MarksError
 
 if TYPE_CHECKING:
     from cryptography import x509
+    from cryptography.hazmat.primitives.asymmetric.types import CertificateIssuerPrivateKeyTypes
 
 NAME = "musicgen-batch test certificate"
 KEY_FILE, CERTIFICATE_FILE = "c2pa-key.pem", "c2pa-cert.pem"
@@ -26,8 +27,12 @@ class TrialPair:
     chain: bytes
 
 
-def make_trial_pair(begins: datetime | None = None, days: float = 365.0) -> TrialPair:
-    """An Ed25519 key with a certificate that a throw-away root has signed.
+def make_trial_pair(
+    begins: datetime | None = None,
+    days: float = 365.0,
+    key: CertificateIssuerPrivateKeyTypes | None = None,
+) -> TrialPair:
+    """A key with a certificate that a throw-away root has signed.
 
     C2PA has no place for a signer that has signed itself, so there are two certificates; the key of
     the root is forgotten, and nothing else can be signed with it.
@@ -35,15 +40,18 @@ def make_trial_pair(begins: datetime | None = None, days: float = 365.0) -> Tria
     Args:
         begins: When the certificate becomes valid; default a minute ago.
         days: How long it is valid.
+        key: The key; a new one of Ed25519 by default.
     """
     from cryptography import x509
     from cryptography.hazmat.primitives import serialization
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
     begins = begins or datetime.now(UTC) - timedelta(minutes=1)
-    root_key, key = Ed25519PrivateKey.generate(), Ed25519PrivateKey.generate()
+    root_key, key = Ed25519PrivateKey.generate(), key or Ed25519PrivateKey.generate()
 
-    def certificate(name: str, own: Ed25519PrivateKey, is_root: bool) -> x509.Certificate:
+    def certificate(
+        name: str, own: CertificateIssuerPrivateKeyTypes, is_root: bool
+    ) -> x509.Certificate:
         builder = (
             x509.CertificateBuilder()
             .subject_name(_name(name))
@@ -85,7 +93,7 @@ def write_trial_pair(folder: Path, days: float = 365.0) -> tuple[Path, Path]:
     there = [str(path) for path in (key, certificate) if path.exists()]
     if there:
         raise MarksError(
-            f"{' and '.join(there)} already there: a key is never overwritten; name another --out"
+            f"{there[0]} is already there: a key is never overwritten; name another --out"
         )
     pair = make_trial_pair(days=days)
     try:

@@ -126,6 +126,17 @@ def test_sidecars_lie_beside_the_file_in_its_tar_or_in_a_column(
         assert found["c2pa_sidecar"] == (signed.sidecar if layout == "parquet" else None)
 
 
+def test_two_signings_of_one_clip_never_share_a_name(tmp_path: Path, signer: ClipSigner) -> None:
+    """The audio of an Opus file is the same each time, its sidecar is not."""
+    names = set()
+    for attempt in range(2):
+        storage = open_storage(f"{tmp_path}/{attempt}")
+        put(storage, signer, "files", "opus", n_clips=1)
+        names |= {info.path for info in storage.list("audio")}
+    assert len(names) == 4
+    assert len({name.rpartition(".")[0] for name in names}) == 2
+
+
 def flip(data: bytes, at: int) -> bytes:
     """The same with one bit changed; a negative place counts from the end."""
     changed = bytearray(data)

@@ -8,6 +8,7 @@ from typing import Any, get_args
 import c2pa
 import pytest
 import soundfile as sf
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
 from manifests.audio_file import decode_reference
 from pipeline.audio.encode import MEDIA_TYPES, read_comment
@@ -30,6 +31,7 @@ from tests.pipeline.audio.marks.pairs import music
 
 CLAIM = Claim("ab" * 16, "tiny", "cd" * 16, "Apache-2.0", "a secret tune", None)
 FORMATS: tuple[AudioFormat, ...] = get_args(AudioFormat)
+CURVES = (ec.SECP256R1(), ec.SECP384R1(), ec.SECP521R1())
 every_format = pytest.mark.parametrize("fmt", FORMATS)
 
 
@@ -112,6 +114,28 @@ def test_the_prompt_itself_is_told_only_where_a_setting_says_so(with_pair: Trial
     assert "a secret tune" not in json.dumps(told(silent, "wav"))
     assert b"a secret tune" not in silent.data
     assert "a secret tune" in json.dumps(loud)
+
+
+@pytest.mark.parametrize(
+    ("kind", "algorithm"),
+    [("secp256r1", "Es256"), ("secp384r1", "Es384"), ("secp521r1", "Es512"), ("rsa", "Ps256")],
+)
+def test_keys_of_every_kind_sign(
+    kind: str, algorithm: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key = (
+        rsa.generate_private_key(65537, 2048)
+        if kind == "rsa"
+        else ec.generate_private_key({curve.name: curve for curve in CURVES}[kind])
+    )
+    pair = make_trial_pair(key=key)
+    monkeypatch.setenv(KEY, pair.key.decode())
+    monkeypatch.setenv(CERTIFICATE, pair.chain.decode())
+
+    signed = signer().sign(music("wav"), "wav", CLAIM)
+
+    assert told(signed, "wav")["signature_info"]["alg"] == algorithm
+    assert ManifestChecker.of_environment().check(signed.data, "wav").state == "trusted"
 
 
 def test_nothing_of_the_key_is_in_a_signed_clip(with_pair: TrialPair) -> None:
