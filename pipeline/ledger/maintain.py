@@ -20,11 +20,11 @@ from pipeline.ledger.names import (
     AUDIO_MENTIONED,
     MERGED,
     Kind,
+    audio_of,
     generation_of,
     is_audio,
     is_leftover,
     part_path,
-    sidecar_of,
 )
 from pipeline.ledger.order import Order, order_of_clips, times_us
 from pipeline.ledger.output_schema import standing_schema
@@ -140,7 +140,7 @@ def gc(
             info
             for info in old
             if is_audio(info.path)
-            and info.path not in named
+            and named.isdisjoint(audio_of(info.path))
             and info.path.rpartition("/")[2] not in mentioned
         ),
         leftovers=tuple(info for info in old if is_leftover(info.path)),
@@ -159,8 +159,7 @@ def _named_audio(storage: Storage) -> tuple[set[str], set[str]]:
     def read(info: ObjectInfo) -> tuple[set[str], set[str]]:
         table = read_part(storage, info, ["audio_path", *_REFERENCES])
         uris = [uri for name in _REFERENCES for uri in table[name].unique().to_pylist() if uri]
-        audio = set(table["audio_path"].unique().to_pylist())
-        return audio | {sidecar_of(path) for path in audio if path}, _mentioned(uris)
+        return set(table["audio_path"].unique().to_pylist()), _mentioned(uris)
 
     clips = map_parts(storage, "clips", read)
     rows = map_parts(

@@ -71,6 +71,13 @@ def sidecar_of(audio: str) -> str:
     return audio.rpartition(".")[0] + SIDECAR
 
 
+def audio_of(path: str) -> list[str]:
+    """The audio by which an object below audio/ is kept: itself, or what a sidecar may belong to."""
+    if not path.endswith(SIDECAR):
+        return [path]
+    return [f"{path.removesuffix(SIDECAR)}.{ending}" for ending in get_args(AudioFormat)]
+
+
 def run_path(run_id: str) -> str:
     """The path of a run's record."""
     return f"runs/{run_id}.json"
