@@ -72,7 +72,7 @@ def sidecar_of(audio: str) -> str:
 
 
 def audio_of(path: str) -> list[str]:
-    """The audio by which an object below audio/ is kept: itself, or what a sidecar may belong to."""
+    """The audio by which an object below audio/ stays: itself, or what a sidecar may belong to."""
     if not path.endswith(SIDECAR):
         return [path]
     return [f"{path.removesuffix(SIDECAR)}.{ending}" for ending in get_args(AudioFormat)]
