@@ -17,6 +17,14 @@ from pipeline.audio.marks.counts import MarkCounts, count_marks
 # Of a row of `clips/`; earlier parts lack most of them.
 MARK_COLUMNS = ("audio_format", "c2pa", "c2pa_sidecar_sha256", "c2pa_sidecar", "watermark")
 
+_IN_WORDS: dict[State, str] = {
+    "trusted": "hold, by the given certificate",
+    "valid": "hold, by another certificate than that of MUSICGEN_C2PA_CERT",
+    "expired": "fit their clips, but their certificate has expired since",
+    "invalid": "do not hold",
+    "unchecked": "were not checked (--fast, or musicgen-batch[marks] is missing)",
+}
+
 
 @dataclass(frozen=True)
 class MarksFound:
@@ -37,25 +45,18 @@ class MarksFound:
     @property
     def lines(self) -> list[str]:
         """In words, for people; none where no row claims anything."""
-        claimed = self.claimed
-        if not claimed.c2pa and not claimed.watermarked:
+        if not self.claimed.c2pa and not self.claimed.watermarked:
             return []
-        names = ", ".join(repr(name) for name in self.signers)
-        of = f" of {names}" if names else ""
-        words = {
-            "trusted": f"hold, by the given certificate {self.trusts}",
-            "valid": f"hold, by a certificate{of} that MUSICGEN_C2PA_CERT does not hold",
-            "expired": f"fit their clips, but the certificate{of} has expired since",
-            "invalid": "do not hold",
-            "unchecked": "were not checked (--fast, or pip install 'musicgen-batch[marks]')",
-        }
-        found = [
-            f"{self.signatures[state]} {words[state]}"
+        lines = [
+            f"signatures that {_IN_WORDS[state]}: {self.signatures[state]}"
             for state in STATES
             if self.signatures.get(state)
         ]
-        lines = [f"marks: {claimed.text}"]
-        return [*lines, f"signatures: {'; '.join(found)}"] if found else lines
+        if self.signers:
+            lines.append(f"signed by: {', '.join(repr(name) for name in self.signers)}")
+        if self.claimed.c2pa and self.trusts is not None:
+            lines.append(f"given certificate: {self.trusts}")
+        return ["marks:", *(f"  {line}" for line in [*self.claimed.layers, *lines])]
 
     def as_json(self) -> dict[str, Any]:
         """For programs: every state has its number."""

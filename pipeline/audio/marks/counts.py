@@ -34,11 +34,8 @@ class MarkCounts:
         return self.c2pa_embedded + self.c2pa_sidecar
 
     @property
-    def text(self) -> str:
-        """In a sentence."""
-        if not self.clips:
-            return "there are no clips"
-        signed, watermarked = self._share(self.c2pa), self._share(self.watermarked)
+    def layers(self) -> list[str]:
+        """A line for each mark that not all clips have by themselves."""
         places = [
             f"{count} {where}"
             for count, where in (
@@ -48,10 +45,18 @@ class MarkCounts:
             if count
         ]
         detail = f" ({', '.join(places)})" if places else ""
-        return (
-            f"signed C2PA manifest: {signed}{detail}; watermark in the samples: {watermarked}; "
-            "`ai_generated` in the row and provenance in the file's comment tag: all clips"
-        )
+        return [
+            f"signed C2PA manifest: {self._share(self.c2pa)}{detail}",
+            f"watermark in the samples: {self._share(self.watermarked)}",
+        ]
+
+    @property
+    def text(self) -> str:
+        """All of it in a sentence."""
+        if not self.clips:
+            return "there are no clips"
+        every = "`ai_generated` in the row and provenance in the file's comment tag: all clips"
+        return "; ".join([*self.layers, every])
 
     def _share(self, count: int) -> str:
         if count == self.clips:
