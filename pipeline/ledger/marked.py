@@ -19,7 +19,7 @@ MARK_COLUMNS = ("audio_format", "c2pa", "c2pa_sidecar_sha256", "c2pa_sidecar", "
 
 _IN_WORDS: dict[State, str] = {
     "trusted": "hold, by the given certificate",
-    "valid": "hold, by another certificate than that of MUSICGEN_C2PA_CERT",
+    "valid": "hold, by another certificate",
     "expired": "fit their clips, but their certificate has expired since",
     "invalid": "do not hold",
     "unchecked": "were not checked (--fast, or musicgen-batch[marks] is missing)",
@@ -56,6 +56,8 @@ class MarksFound:
             lines.append(f"signed by: {', '.join(repr(name) for name in self.signers)}")
         if self.claimed.c2pa and self.trusts is not None:
             lines.append(f"given certificate: {self.trusts}")
+        elif self.claimed.c2pa:
+            lines.append("given certificate: none (MUSICGEN_C2PA_CERT says whom you trust)")
         return ["marks:", *(f"  {line}" for line in [*self.claimed.layers, *lines])]
 
     def as_json(self) -> dict[str, Any]:

@@ -98,7 +98,7 @@ def test_a_run_that_goes_on_with_keys_leaves_the_music_and_the_ids_as_they_are(
         "trusted": 1, "valid": 0, "expired": 0, "invalid": 0, "unchecked": 0
     }  # fmt: skip
     shown = CliRunner().invoke(main, ["verify", "--output", mixed])
-    assert "signatures: 1 hold, by the given certificate" in shown.stdout
+    assert "signatures that hold, by the given certificate: 1" in shown.stdout
 
 
 def test_a_certificate_that_expires_during_a_run_ends_it_and_blames_no_row(
