@@ -45,6 +45,7 @@ def make_trial_pair(
     from cryptography import x509
     from cryptography.hazmat.primitives import serialization
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+    from cryptography.x509.oid import ExtendedKeyUsageOID
 
     begins = begins or datetime.now(UTC) - timedelta(minutes=1)
     root_key, key = Ed25519PrivateKey.generate(), key or Ed25519PrivateKey.generate()
@@ -68,7 +69,7 @@ def make_trial_pair(
             )
         )
         if not is_root:
-            purposes = x509.ExtendedKeyUsage([x509.ExtendedKeyUsageOID.EMAIL_PROTECTION])
+            purposes = x509.ExtendedKeyUsage([ExtendedKeyUsageOID.EMAIL_PROTECTION])
             builder = builder.add_extension(purposes, critical=False)
         return builder.sign(root_key, None)
 
