@@ -6,20 +6,14 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    ValidationInfo,
-    field_validator,
-    model_validator,
-)
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 from pydantic.fields import FieldInfo
 
 from manifests.schema import GenerationDefaults
 from manifests.uris.policy import ReferencePolicy
 from musicgen.config import ModelSource
 from musicgen.registry import AUTO_SLOTS_AT_MOST, AUTO_SLOTS_ON_CPU
+from pipeline.audio.marks.settings import MarksSettings
 from pipeline.audio.settings import AudioSettings, QualitySettings
 from pipeline.ledger.settings import PartsSettings
 from pipeline.telemetry.settings import PriceSettings
@@ -36,7 +30,9 @@ _TIME = re.compile(r"(\d+(?:\.\d+)?)\s*([smhd]?)")
 _UNITS_S = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86_400}
 
 # Storage options that hold credentials, at any depth; they belong in the environment.
-_SECRET_NAME = re.compile(r"^key$|secret|token|passw|access_key|account_key|credential", re.I)
+_SECRET_NAME = re.compile(
+    r"^key$|secret|token|passw|access_key|account_key|c2pa_key|credential", re.I
+)
 _SECRET_IN_URL = re.compile(r"://[^/@\s]+:[^/@\s]+@")
 
 
@@ -319,6 +315,9 @@ class JobConfig(BaseModel):
     quality: QualitySettings = Field(
         default_factory=QualitySettings,
         description="Checks and scores of clips.",
+    )
+    marks: MarksSettings = Field(
+        default_factory=MarksSettings, description="What marks clips as made by AI."
     )
     run: RunSettings = Field(description="Input, output, limits and reports of a run.")
     price: PriceSettings = Field(

@@ -20,6 +20,7 @@ import pyarrow as pa
 from manifests.reader import Manifest
 from musicgen.checkpoints.describe import ModelInfo
 from pipeline import ledger
+from pipeline.audio.marks.signing import ClipSigner, open_signer
 from pipeline.audio.scores.settings import needs_tunes
 from pipeline.config import ConfigError, JobConfig
 from pipeline.dataset.keep import refresh
@@ -92,6 +93,7 @@ def run(
 
     Raises:
         ConfigError: The settings, the output's address or the cluster can't be used.
+        MarksError: Clips can't be marked as the settings ask (`pipeline.audio.marks`).
         ManifestError: The manifest as a whole is unusable (`manifests.reader`).
         ModelNotFoundError, CheckpointError: So is the model (`musicgen.checkpoints`).
         SchemaError: The manifest's columns don't fit into the output (`pipeline.ledger`).
@@ -103,7 +105,8 @@ def run(
     """
     manifest = open_manifest(config)
     info = inspect_model(config)
-    summary = _run(config, manifest, info, retry=retry, say=say, progress=progress)
+    signer = _check_marks(config, say)
+    summary = _run(config, manifest, info, signer, retry=retry, say=say, progress=progress)
     storage = open_storage(config.run.output, config.run.storage_options)
     changed = summary.plan.pending or summary.plan.letters
     if not summary.drained and (changed or not storage.size("report.html")):
@@ -161,8 +164,18 @@ def open_manifest(config: JobConfig) -> Manifest:
     )
 
 
+def _check_marks(config: JobConfig, say: Callable[[str], None]) -> ClipSigner | None:
+    """What signs the clips of this job, if anything does; what is wrong with it is told here, once,
+    and not by every row."""
+    config.marks.check_packages()
+    signer = open_signer(config.marks)
+    if signer is not None:
+        say(f"clips are signed (C2PA) with the certificate {signer.certificate.text}")
+    return signer
+
+
 def _spec(config: JobConfig, manifest: Manifest, info: ModelInfo) -> PlanSpec:
-    limits = limits_of(info, config.references.separation)
+    limits = limits_of(info, config.references.separation, config.marks)
     options = config.run.storage_options
     judging = judging_of(config)
     return PlanSpec(manifest, config.generation, limits, options, config.references, judging)
@@ -172,6 +185,7 @@ def _run(
     config: JobConfig,
     manifest: Manifest,
     info: ModelInfo,
+    signer: ClipSigner | None,
     *,
     retry: bool,
     say: Callable[[str], None],
@@ -219,6 +233,7 @@ def _run(
                     ReplicaSettings(
                         *(config, info, run_id, lease.generation, lease.token, schema, failures),
                         scorers=scorers,
+                        c2pa_certificate=signer and signer.certificate.fingerprint,
                     ),
                     _known_after(found.standing.known, retry, plan.letters),
                     Replica,

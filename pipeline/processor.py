@@ -24,6 +24,7 @@ from manifests.reader import Manifest, RowGroup
 from manifests.schema import COLUMNS, check_columns
 from musicgen.checkpoints.describe import ModelInfo
 from pipeline import ledger
+from pipeline.audio.marks.signing import open_signer
 from pipeline.audio.scores.checkpoints import identify
 from pipeline.audio.scores.protocol import ScorerIdentity
 from pipeline.audio.scores.settings import needs_tunes
@@ -90,6 +91,9 @@ class Processor:
             )
         self.config, self.info = config, inspect_model(config)
         self._scorers = tuple(identify(spec) for spec in config.quality.scorers)
+        config.marks.check_packages()
+        signer = open_signer(config.marks)
+        self._fingerprint = signer and signer.certificate.fingerprint  # without the key
         self._preprocess, self._postprocess = preprocess, postprocess
 
     def __call__(self, dataset: "Dataset") -> "Dataset":
@@ -107,7 +111,7 @@ class Processor:
         )
         made = cut(prepared, config.cluster.block_rows).map_batches(
             ClipMaker,
-            fn_constructor_args=(config, self.info, self._scorers),
+            fn_constructor_args=(config, self.info, self._scorers, self._fingerprint),
             batch_size=config.cluster.block_rows,
             **replica_pool(config),
         )
@@ -138,7 +142,8 @@ def build_processor(
         postprocess: Makes a row of a row of the result.
 
     Raises:
-        ConfigError, ModelNotFoundError, CheckpointError: The settings or the model can't be used.
+        ConfigError, ModelNotFoundError, CheckpointError, MarksError: The settings, the model or
+            the marks can't be used.
     """
     if not isinstance(config, JobConfig):
         from pipeline.config_file import load_config
@@ -161,7 +166,7 @@ class PromptPreparer:
         block = RowGroup(f"{folder}/block", "block", 0, 0, 1, "")  # rows are counted per block
         options = config.run.storage_options
         manifest = Manifest(folder, (block,), COLUMNS, position, (), options)
-        limits = limits_of(info, config.references.separation)
+        limits = limits_of(info, config.references.separation, config.marks)
         spec = PlanSpec(manifest, config.generation, limits, options, config.references)
         self._prepare = Prepare(
             PrepareSettings(spec, info, {}, False, needs_tunes(config.quality.scorers)),
@@ -199,10 +204,15 @@ class ClipMaker:
         config: The job.
         info: The model.
         scorers: Those that the config names, as the driver found them.
+        fingerprint: Of the certificate that clips are signed with.
     """
 
     def __init__(
-        self, config: JobConfig, info: ModelInfo, scorers: tuple[ScorerIdentity, ...] = ()
+        self,
+        config: JobConfig,
+        info: ModelInfo,
+        scorers: tuple[ScorerIdentity, ...] = (),
+        fingerprint: str | None = None,
     ) -> None:
         output = f"memory://{ledger.new_replica_id()}"
         config = _on_output(config, output)
@@ -217,6 +227,7 @@ class ClipMaker:
                 lease.token,
                 clip_schema(pa.schema([]), "parquet"),
                 scorers=scorers,
+                c2pa_certificate=fingerprint,
             )
         )
         self._lock = threading.Lock()

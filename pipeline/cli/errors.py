@@ -23,7 +23,7 @@ EXIT_CRASH, EXIT_BAD_INPUT, EXIT_LEASE_HELD = 1, 2, 4  # the others: `RunSummary
 RAY_GONE = "RayGoneError"
 # Classes whose modules are heavy are known by name.
 _BAD_INPUT, _FATAL = (
-    ("ModelNotFoundError", "CheckpointError", "ScorerError"),
+    ("ModelNotFoundError", "CheckpointError", "ScorerError", "MarksError"),
     ("StalledError", "ReplicaFailedError", "NoPlaceError", "PlanningError", RAY_GONE),
 )
 

@@ -9,6 +9,7 @@ import click
 
 from pipeline.cli.errors import errors_to_exit_codes
 from pipeline.cli.manifest import manifest
+from pipeline.cli.marks import marks
 from pipeline.cli.models import convert, models
 from pipeline.cli.options import JobCommand, given_flags, job_options, local_option
 from pipeline.cli.publish import card, publish
@@ -193,7 +194,7 @@ def _failures(storage: Storage) -> list[str]:
 
 
 for _command in (
-    *(submit, manifest, models, convert, status, verify, compact, gc, report),
+    *(submit, manifest, models, convert, marks, status, verify, compact, gc, report),
     *(card, publish, score),
 ):
     main.add_command(_command)

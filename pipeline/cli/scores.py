@@ -11,7 +11,7 @@ from pipeline.audio.scores.settings import parse
 from pipeline.audio.scores.table import SCORERS
 from pipeline.cli.options import reference_options, reference_policy
 from pipeline.cli.speech import answer, is_quiet, say
-from pipeline.cli.upkeep import on_output, held_lease
+from pipeline.cli.upkeep import held_lease, on_output
 from pipeline.config import ConfigError
 from pipeline.storage import Storage, open_storage
 from pipeline.telemetry.words import counted

@@ -129,7 +129,7 @@ def verify(storage: Storage, fast: bool, repair: bool, dry_run: bool, wait: bool
     if not repair:
         report = verify_output(storage, deep=not fast)
         _say_problems(report)
-        answer(_found(report), asdict(report) | {"ok": report.ok})
+        answer(_found(report), _facts(report) | {"ok": report.ok})
         if not report.ok:
             say(_way_out(report))
             raise click.exceptions.Exit(EXIT_CRASH)
@@ -175,8 +175,12 @@ def _way_out(report: "VerifyReport") -> str:
     return "; ".join(ways)
 
 
+def _facts(report: "VerifyReport") -> dict[str, Any]:
+    return asdict(report) | {"marks": report.marks.as_json()}
+
+
 def _found(report: "VerifyReport") -> str:
-    return (
+    counts = (
         f"{counted(report.n_clips, 'clip')} in {counted(report.n_parts, 'part')}: "
         f"{counted(len(report.problems), 'problem')}; benign: "
         f"{counted(report.n_superseded, 'superseded clip')}, "
@@ -186,6 +190,7 @@ def _found(report: "VerifyReport") -> str:
         f"{counted(report.n_leftovers, 'leftover')}, "
         f"{counted(report.n_foreign, 'object of others', 'objects of others')}"
     )
+    return "\n".join([counts, *report.marks.lines])
 
 
 @click.command(
@@ -295,7 +300,7 @@ def _wanted(storage: Storage, manifest: str) -> Ids:
     where = {"output": literal(storage.root), "manifest": manifest}
     config = continued_config(None, where | {"storage_options": storage.options})
     opened = Manifest.open(config.run.manifest, storage_options=config.run.storage_options)
-    limits = limits_of(inspect_model(config), config.references.separation)
+    limits = limits_of(inspect_model(config), config.references.separation, config.marks)
     options = config.run.storage_options
     return wanted_clips(PlanSpec(opened, config.generation, limits, options, config.references))
 

@@ -1,7 +1,8 @@
 """What a replica hands to the ledger: a row of `clips/` or of `failed/`, typed.
 
-`columns` says what each of them means. The columns of a clip's audio file (`audio_...`) are absent:
-the writer fills them when it has the bytes. The manifest's extra columns travel beside a row.
+`columns` says what each of them means. The columns of a clip's audio file and of its sidecar
+(`audio_...`, `c2pa_sidecar...`) are absent: the writer fills them when it has the bytes. The
+manifest's extra columns travel beside a row.
 """
 
 from __future__ import annotations
@@ -98,6 +99,10 @@ class ClipRow:
     replica: str
     attempts: int
     created_at: datetime
+    watermark: str | None = None
+    watermark_strength: float | None = None
+    c2pa: str | None = None
+    unsigned_sha256: str | None = None
 
     @property
     def audio_s(self) -> float:

@@ -15,7 +15,7 @@ from pipeline.audio.scores.table import COLUMN, SCORERS
 
 TIMESTAMP = pa.timestamp("us", tz="UTC")
 _TEXT, _FLAG, _FLOAT = pa.string(), pa.bool_(), pa.float64()
-_INT, _LONG = pa.int32(), pa.int64()
+_INT, _LONG, _BYTES = pa.int32(), pa.int64(), pa.binary()
 SCORERS_TYPE = pa.list_(pa.struct([("name", _TEXT), ("checkpoint", _TEXT), ("digest", _TEXT)]))
 
 REFERENCE_ROLES = ("melody", "continuation", "style")
@@ -190,10 +190,46 @@ CLIP_COLUMNS = (
         "Versions of the packages that determine the bits, one in each field.",
     ),
     Column("ai_generated", _FLAG, "Always true."),
+    _optional(
+        "watermark",
+        _TEXT,
+        "Watermark in the samples: its model, version of its package, hash of its weights; "
+        "null without one.",
+    ),
+    _optional("watermark_strength", _FLOAT, "Factor of the watermark; null without one."),
+    _optional(
+        "c2pa",
+        _TEXT,
+        "Where the clip's signed C2PA manifest is: `embedded` in the audio file or in a `sidecar`; "
+        "null where the clip was not signed.",
+    ),
+    _optional(
+        "unsigned_sha256",
+        _TEXT,
+        "SHA-256 of the audio file before it was signed. It repeats at equal settings; the signed "
+        "bytes do not, because a manifest holds random salts. Null where the clip was not signed.",
+    ),
+    _optional(
+        "c2pa_sidecar_sha256",
+        _TEXT,
+        "SHA-256 of the sidecar: beside the file or in its tar under the name of the audio with "
+        "the ending .c2pa, or in `c2pa_sidecar`.",
+    ),
+    _optional(
+        "c2pa_sidecar", _BYTES, "The sidecar itself, where the audio is inside the part, else null."
+    ),
     Column("run_id", _TEXT, "Run that committed the clip."),
     Column("replica", _TEXT, "Process of that run that made it."),
     Column("attempts", _INT, "1, and 1 more for each earlier dead letter of the same row_key."),
     Column("created_at", TIMESTAMP, "When the clip was finished.", "UTC"),
+)
+
+# Columns that parts of earlier versions lack; a reader finds null there.
+CAME_LATER = frozenset(
+    {
+        *("bits_depend_on", "watermark", "watermark_strength", "c2pa", "unsigned_sha256"),
+        *("c2pa_sidecar_sha256", "c2pa_sidecar"),
+    }
 )
 
 FAILED_COLUMNS = (

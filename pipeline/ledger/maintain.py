@@ -21,6 +21,7 @@ from pipeline.ledger.names import (
     AUDIO_MENTIONED,
     MERGED,
     Kind,
+    audio_of,
     generation_of,
     is_audio,
     is_leftover,
@@ -140,7 +141,7 @@ def gc(
             info
             for info in old
             if is_audio(info.path)
-            and info.path not in named
+            and named.isdisjoint(audio_of(info.path))
             and info.path.rpartition("/")[2] not in mentioned
         ),
         leftovers=tuple(info for info in old if is_leftover(info.path)),

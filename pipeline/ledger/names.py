@@ -23,7 +23,9 @@ _PART = re.compile(
     rf"(?P<kind>clips|failed|scores)/part-{_RUN}-(?P<replica>[0-9a-f]{{6}}|{MERGED})-(?P<seq>[0-9]{{6,}})"
     r"\.parquet"
 )
-_AUDIO_FILE = rf"(?P<hash>[0-9a-f]{{2}})/(?P=hash)[0-9a-f]{{30}}-[0-9a-f]{{8}}\.(?:{_FORMATS})"
+SIDECAR = ".c2pa"  # ending of a signed manifest beside its audio
+_ENDINGS = rf"{_FORMATS}|{SIDECAR[1:]}"
+_AUDIO_FILE = rf"(?P<hash>[0-9a-f]{{2}})/(?P=hash)[0-9a-f]{{30}}-[0-9a-f]{{8}}\.(?:{_ENDINGS})"
 _SHARD = rf"shard-{_RUN}-[0-9a-f]{{6}}-[0-9]{{6,}}\.tar"
 _AUDIO = re.compile(rf"audio/(?:{_AUDIO_FILE}|{_SHARD})")
 _RUN_RECORD = re.compile(rf"runs/{_RUN}\.json")
@@ -64,8 +66,20 @@ def part_name(path: str) -> PartName | None:
 
 
 def is_audio(path: str) -> bool:
-    """Whether this is the name of an audio object: of one clip, or a tar of many."""
+    """Whether this is the name of an audio object: of one clip, its sidecar, or a tar of many."""
     return _AUDIO.fullmatch(path) is not None
+
+
+def sidecar_of(audio: str) -> str:
+    """The path, or the name in a tar, of the sidecar of a clip's audio file."""
+    return audio.rpartition(".")[0] + SIDECAR
+
+
+def audio_of(path: str) -> list[str]:
+    """The audio by which an object below audio/ stays: itself, or what a sidecar may belong to."""
+    if not path.endswith(SIDECAR):
+        return [path]
+    return [f"{path.removesuffix(SIDECAR)}.{ending}" for ending in get_args(AudioFormat)]
 
 
 def run_path(run_id: str) -> str:

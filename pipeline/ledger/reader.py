@@ -14,6 +14,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipeline.ledger.columns import CAME_LATER
 from pipeline.ledger.id_set import NO_IDS, Ids, among, pack_ids
 from pipeline.ledger.names import part_path
 from pipeline.ledger.order import (
@@ -144,7 +145,8 @@ def read_clips(
     if not tables:
         empty = CLIP_FIELDS.empty_table()
         return empty if columns is None else empty.select(list(columns))
-    table = pa.concat_tables(tables, promote_options="default")
+    later = CLIP_FIELDS.empty_table().select([n for n in columns or () if n in CAME_LATER])
+    table = pa.concat_tables([*tables, later], promote_options="default")
     if columns is None:
         return table
     missing = set(columns) - set(table.column_names)
@@ -154,11 +156,11 @@ def read_clips(
 
 
 def _read_known(storage: Storage, info: ObjectInfo, columns: Sequence[str] | None) -> pa.Table:
-    """A part, without those extra columns that it lacks."""
+    """A part, without those extra columns that it lacks; what came with a later version is null."""
     if columns is None:
         return read_part(storage, info)
     table = read_known(storage, info, columns)
-    lacking = (set(columns) & set(CLIP_FIELDS.names)) - set(table.column_names)
+    lacking = (set(columns) & set(CLIP_FIELDS.names)) - set(table.column_names) - CAME_LATER
     if lacking:
         raise KeyError(f"no columns {sorted(lacking)}")
     return table

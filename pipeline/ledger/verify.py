@@ -1,4 +1,5 @@
-"""Checks that an output is complete: each clip once, each audio object with its size and hash."""
+"""Checks that an output is complete: each clip once, each audio object with its size and hash, and
+each signature with what it signs."""
 
 from __future__ import annotations
 
@@ -7,14 +8,15 @@ import io
 import tarfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
 
 from pipeline.ledger.id_set import pack_ids
-from pipeline.ledger.names import FOLDERS, Kind, is_audio, is_leftover, is_ours
+from pipeline.ledger.marked import MARK_COLUMNS, MarkAudit, MarksFound
+from pipeline.ledger.names import FOLDERS, Kind, is_audio, is_leftover, is_ours, sidecar_of
 from pipeline.ledger.parts import (
     UnreadablePartError,
     on_steady_listing,
@@ -34,7 +36,13 @@ KEY_COLUMNS = ["clip_id", "id", "take", "weights_hash"]
 AUDIO_COLUMNS = ["clip_id", "audio_path", "audio_member", "audio_bytes", "audio_sha256"]
 
 ProblemKind = Literal[
-    "unreadable part", "unreadable audio", "doubled", "missing", "wrong size", "wrong sha256"
+    "unreadable part",
+    "unreadable audio",
+    "doubled",
+    "missing",
+    "wrong size",
+    "wrong sha256",
+    "wrong signature",
 ]
 Sizes = Mapping[str, int]
 
@@ -72,6 +80,8 @@ class VerifyReport:
     """temporary files of killed writers, records of attempts; `gc` removes them"""
     n_foreign: int
     """objects in the folders of this program that it did not write; no command touches them"""
+    marks: MarksFound = field(default_factory=MarksFound)
+    """what clips are marked with, and whether their signatures hold"""
 
     @property
     def ok(self) -> bool:
@@ -83,7 +93,11 @@ def verify(storage: Storage, *, deep: bool = True) -> VerifyReport:
 
     Args:
         storage: root of the output.
-        deep: read all audio and compare its sha256; otherwise only that it exists with its size.
+        deep: read all audio, compare its sha256 and check its signature; otherwise only that it
+            exists with its size.
+
+    Raises:
+        MarksError: MUSICGEN_C2PA_CERT is set and holds no certificate.
     """
     return on_steady_listing(lambda: _verify(storage, deep))
 
@@ -102,9 +116,11 @@ def _verify(storage: Storage, deep: bool) -> VerifyReport:
     objects = own_objects(storage)
     sizes = {info.path: info.size for info in objects if info.path.startswith("audio/")}
     unused = {path: size for path, size in sizes.items() if is_audio(path)}
+    audit = MarkAudit()
     with ThreadPoolExecutor(THREADS) as pool:
+        check = _Check(storage, sizes, unused, audit, deep)
         for info in readable:
-            problems += _check_part(storage, info, sizes, unused, deep, pool)
+            problems += _check_part(check, info, pool)
     doubled, n_distinct, n_current = _count(keys)
     return VerifyReport(
         n_parts=len(parts),
@@ -116,6 +132,7 @@ def _verify(storage: Storage, deep: bool) -> VerifyReport:
         unreferenced_bytes=sum(unused.values()),
         n_leftovers=sum(is_leftover(info.path) for info in objects),
         n_foreign=sum(not is_ours(info.path) and not is_leftover(info.path) for info in objects),
+        marks=audit.found(),
     )
 
 
@@ -151,73 +168,104 @@ def _count(keys: list[pa.Table]) -> tuple[list[Problem], int, int]:
     return doubled, len(ids), n_current
 
 
-def _check_part(
-    storage: Storage,
-    info: ObjectInfo,
-    sizes: Sizes,
-    unused: dict[str, int],
-    deep: bool,
-    pool: ThreadPoolExecutor,
-) -> list[Problem]:
+@dataclass(frozen=True)
+class _Check:
+    """What all parts are checked with.
+
+    Attributes:
+        sizes: Of the objects below audio/.
+        unused: Those that no part has named so far.
+    """
+
+    storage: Storage
+    sizes: Sizes
+    unused: dict[str, int]
+    audit: MarkAudit
+    deep: bool
+
+    def lost(self, rows: Sequence[dict[str, Any]]) -> None:
+        """Counts the signatures of clips whose audio is not there as it was."""
+        for row in rows if self.deep else ():
+            self.audit.note(row, "invalid")
+
+
+def _check_part(check: _Check, info: ObjectInfo, pool: ThreadPoolExecutor) -> list[Problem]:
     try:
-        with reading(storage, info) as part:
-            if "audio" in part.schema_arrow.names:
-                if not deep:
-                    return []
-                batches = part.iter_batches(32, columns=[*AUDIO_COLUMNS, "audio"])
-                return [found for batch in batches for found in _check_inside(info, batch)]
-            read: list[dict[str, Any]] = part.read(columns=AUDIO_COLUMNS).to_pylist()
-            rows = [row | {"part": info.path} for row in read]
+        with reading(check.storage, info) as part:
+            names = set(part.schema_arrow.names)
+            columns = [*AUDIO_COLUMNS, *(name for name in MARK_COLUMNS if name in names)]
+            if "audio" in names:
+                batches = part.iter_batches(32, columns=[*columns, *(["audio"] * check.deep)])
+                return [p for batch in batches for p in _check_inside(check, info, batch)]
+            table = part.read(columns=columns)
     except UnreadablePartError as error:
         return [Problem("unreadable part", info.path, str(error))]
+    check.audit.claim(table)
     objects: dict[str, list[dict[str, Any]]] = {}
-    for row in rows:
-        objects.setdefault(row["audio_path"], []).append(row)
-        unused.pop(row["audio_path"], None)
+    for row in table.to_pylist():
+        path = row["audio_path"]
+        objects.setdefault(path, []).append(row | {"part": info.path})
+        check.unused.pop(path, None)
+        if row.get("c2pa") == "sidecar":
+            check.unused.pop(sidecar_of(path), None)
 
-    def check(path: str) -> list[Problem]:
-        return list(_check_object(storage, path, objects[path], sizes, deep))
+    def check_one(path: str) -> list[Problem]:
+        rows, problems = objects[path], list(_check_object(check, path, objects[path]))
+        for row in rows if not check.deep else ():
+            check.audit.note(row, "unchecked")
+        return problems
 
-    return [found for problems in pool.map(check, objects) for found in problems]
+    return [found for problems in pool.map(check_one, objects) for found in problems]
 
 
-def _check_inside(info: ObjectInfo, batch: pa.RecordBatch) -> Iterator[Problem]:
+def _check_inside(check: _Check, info: ObjectInfo, batch: pa.RecordBatch) -> Iterator[Problem]:
     """Clips whose audio is a column of the part."""
+    check.audit.claim(batch)
     for row in batch.to_pylist():
+        if not check.deep:
+            check.audit.note(row, "unchecked")
+            continue
         audio = (row["audio"] or {}).get("bytes")
-        yield from _compare(row | {"part": info.path}, info.path, audio)
+        row["part"] = info.path
+        yield from _compare(check, row, info.path, audio, row.get("c2pa_sidecar"))
 
 
-def _check_object(
-    storage: Storage, path: str, rows: list[dict[str, Any]], sizes: Sizes, deep: bool
-) -> Iterator[Problem]:
+def _check_object(check: _Check, path: str, rows: list[dict[str, Any]]) -> Iterator[Problem]:
     """The clips in one audio object: one in a file, many in a tar."""
     names = ", ".join(row["clip_id"] for row in rows[:3])
-    if path not in sizes:
-        detail = f"no such object, wanted by clip {names}"
-        yield Problem("missing", path, detail, _places(rows))
-        return
     is_tar = rows[0]["audio_member"] is not None
-    if not is_tar and sizes[path] != rows[0]["audio_bytes"]:
-        yield _wrong_size(rows[0], path, sizes[path])
+    wanted = [path]
+    if rows[0].get("c2pa") == "sidecar" and not is_tar:
+        wanted.append(sidecar_of(path))
+    for each in wanted:
+        if each not in check.sizes:
+            detail = f"no such object, wanted by clip {names}"
+            yield Problem("missing", each, detail, _places(rows))
+            check.lost(rows)
+            return
+    if not is_tar and check.sizes[path] != rows[0]["audio_bytes"]:
+        yield _wrong_size(rows[0], path, check.sizes[path])
+        check.lost(rows)
         return
-    if not deep:
+    if not check.deep:
         return
     try:
-        data = storage.get(path)
-        members = _members(data) if is_tar else {None: data}
+        data = [check.storage.get(each) for each in wanted]
+        members = _members(data[0]) if is_tar else dict(zip(wanted, data, strict=True))
     except (ObjectNotFoundError, tarfile.TarError) as error:
         detail = f"can't be read ({error}), wanted by clip {names}"
         yield Problem("missing", path, detail, _places(rows))
+        check.lost(rows)
         return
     except StorageError as error:  # it may be whole: no repair
         yield Problem("unreadable audio", path, f"{error}, wanted by clip {names}")
         return
     for row in rows:
-        yield from _compare(row, path, members.get(row["audio_member"]))
+        name = row["audio_member"] or path
+        yield from _compare(check, row, path, members.get(name), members.get(sidecar_of(name)))
 
 
-def _members(tar: bytes) -> dict[str | None, bytes]:
+def _members(tar: bytes) -> dict[str, bytes]:
     with tarfile.open(fileobj=io.BytesIO(tar)) as archive:
         files: Iterable[tarfile.TarInfo] = (entry for entry in archive if entry.isfile())
         return {entry.name: _content(archive, entry) for entry in files}
@@ -228,7 +276,10 @@ def _content(archive: tarfile.TarFile, entry: tarfile.TarInfo) -> bytes:
     return file.read() if file else b""
 
 
-def _compare(row: dict[str, Any], where: str, data: bytes | None) -> Iterator[Problem]:
+def _compare(
+    check: _Check, row: dict[str, Any], where: str, data: bytes | None, sidecar: bytes | None
+) -> Iterator[Problem]:
+    """Holds the audio of a clip, and its signature, against its row."""
     if data is None:
         detail = f"no audio of clip {row['clip_id']} inside"
         yield Problem("missing", where, detail, _places([row]))
@@ -237,6 +288,13 @@ def _compare(row: dict[str, Any], where: str, data: bytes | None) -> Iterator[Pr
     elif hashlib.sha256(data).hexdigest() != row["audio_sha256"]:
         detail = f"clip {row['clip_id']} is not what was committed: damaged"
         yield Problem("wrong sha256", where, detail, _places([row]))
+    else:
+        fault = check.audit.fault(row, data, sidecar)
+        if fault is not None:
+            detail = f"clip {row['clip_id']}: its C2PA {fault}"
+            yield Problem("wrong signature", where, detail, _places([row]))
+        return
+    check.lost([row])
 
 
 def _wrong_size(row: dict[str, Any], where: str, size: int) -> Problem:

@@ -23,6 +23,7 @@ from pipeline import ledger
 from pipeline.audio.settings import AudioFormat
 from pipeline.ledger.clip_row import ClipRow, DeadLetterRow, ScoreRow
 from pipeline.ledger.extras import NO_EXTRAS, append_extras, as_python
+from pipeline.ledger.names import sidecar_of
 from pipeline.ledger.schema import RESERVED_COLUMNS
 from pipeline.ledger.scores import write_score_part
 from pipeline.ledger.settings import AudioMode
@@ -49,14 +50,24 @@ class _PendingClip:
     row: ClipRow
     extras: pa.Table
     audio: bytes
-    sha256: str
+    sidecar: bytes | None
+
+    @property
+    def name(self) -> str:
+        """Of its objects, without an ending. It tells two signings of one clip apart: what a
+        replica that was given up still writes never replaces what is committed."""
+        content = hashlib.sha256(self.audio)
+        content.update(self.sidecar or b"")
+        return f"{self.row.clip_id}-{content.hexdigest()[:8]}"
 
     def columns(self, audio_format: AudioFormat) -> dict[str, Any]:
         """Our columns of `clips/` but those that say where the audio lies."""
         file = {
             "audio_format": audio_format,
             "audio_bytes": len(self.audio),
-            "audio_sha256": self.sha256,
+            "audio_sha256": hashlib.sha256(self.audio).hexdigest(),
+            "c2pa_sidecar_sha256": self.sidecar and hashlib.sha256(self.sidecar).hexdigest(),
+            "c2pa_sidecar": None,
         }
         return self.row.as_columns() | file
 
@@ -167,16 +178,22 @@ class PartWriter:
     def __len__(self) -> int:
         return len(self._pending)
 
-    def add_clip(self, row: ClipRow, audio: bytes, extras: pa.Table = NO_EXTRAS) -> None:
+    def add_clip(
+        self,
+        row: ClipRow,
+        audio: bytes,
+        extras: pa.Table = NO_EXTRAS,
+        sidecar: bytes | None = None,
+    ) -> None:
         """Adds a clip.
 
         Args:
             row: Its row.
             audio: Its encoded file.
             extras: The extra columns of the manifest, a table of one row.
+            sidecar: Its C2PA manifest, where that is not inside the file.
         """
-        digest = hashlib.sha256(audio).hexdigest()
-        self._pending.clips.append(_PendingClip(row, extras, audio, digest))
+        self._pending.clips.append(_PendingClip(row, extras, audio, sidecar))
         self._pending.n_bytes += len(audio)
         self._mark()
         log.info(line("finished", **self._named(row), audio_s=row.audio_s, bytes=len(audio)))
@@ -278,12 +295,16 @@ class PartWriter:
 
     def _write_audio(self, clips: list[_PendingClip]) -> list[dict[str, Any]]:
         """Puts the audio where the mode wants it; the rows of the clips with our columns."""
-        names = [f"{clip.row.clip_id}-{clip.sha256[:8]}.{self._format}" for clip in clips]
+        names = [f"{clip.name}.{self._format}" for clip in clips]
         rows = [clip.columns(self._format) for clip in clips]
         data = [clip.audio for clip in clips]
+        sidecars = [clip.sidecar for clip in clips]
         if self._audio == "files":
             paths = [f"audio/{name[:2]}/{name}" for name in names]
-            self._storage.put_many(dict(zip(paths, data, strict=True)))
+            self._storage.put_many(
+                dict(zip(paths, data, strict=True))
+                | {sidecar_of(p): s for p, s in zip(paths, sidecars, strict=True) if s is not None}
+            )
             for row, path in zip(rows, paths, strict=True):
                 row |= {"audio_path": path, "audio_member": None}
         elif self._audio == "webdataset":
@@ -291,26 +312,34 @@ class PartWriter:
                 f"audio/shard-{self._origin.run_id}-{self._origin.replica}-{self._seq:06d}.tar"
             )
             told = [row | as_python(clip.extras) for row, clip in zip(rows, clips, strict=True)]
-            self._storage.put(tar_path, _webdataset_shard(names, told, data))
+            self._storage.put(tar_path, _webdataset_shard(names, told, data, sidecars))
             for row, name in zip(rows, names, strict=True):
                 row |= {"audio_path": tar_path, "audio_member": name}
         else:
-            for row, name, audio in zip(rows, names, data, strict=True):
-                row |= {"audio_path": None, "audio_member": None}
+            for row, name, audio, sidecar in zip(rows, names, data, sidecars, strict=True):
+                row |= {"audio_path": None, "audio_member": None, "c2pa_sidecar": sidecar}
                 row["audio"] = {"bytes": audio, "path": name}
         return rows
 
 
-def _webdataset_shard(names: list[str], rows: list[dict[str, Any]], data: list[bytes]) -> bytes:
-    """A tar with `<key>.<format>`, `<key>.json` and the prompt as `<key>.txt` for each clip."""
+def _webdataset_shard(
+    names: list[str],
+    rows: list[dict[str, Any]],
+    data: list[bytes],
+    sidecars: list[bytes | None],
+) -> bytes:
+    """A tar with `<key>.<format>`, `<key>.json` and the prompt as `<key>.txt` for each clip, and
+    `<key>.c2pa` for sidecars."""
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w", format=tarfile.USTAR_FORMAT) as tar:
-        for name, row, audio in zip(names, rows, data, strict=True):
+        for name, row, audio, sidecar in zip(names, rows, data, sidecars, strict=True):
             meta = json.dumps(row, default=str, sort_keys=True, ensure_ascii=False).encode()
             key = name.rsplit(".", 1)[0]
             caption = (row["prompt"] or "").encode()
-            members = ((name, audio), (f"{key}.json", meta), (f"{key}.txt", caption))
-            for member, content in members:
+            members = {name: audio, f"{key}.json": meta, f"{key}.txt": caption}
+            if sidecar is not None:
+                members[sidecar_of(name)] = sidecar
+            for member, content in members.items():
                 entry = tarfile.TarInfo(member)
                 entry.size = len(content)
                 tar.addfile(entry, io.BytesIO(content))

@@ -42,6 +42,7 @@ class ModelLimits:
     weights_hash: str
     roles: frozenset[str]  # references that the model takes
     separation: str | None = None  # what melodies are heard through; None: the plain mix
+    watermark: str | None = None  # what is added to the samples of each clip; None: nothing
 
 
 @dataclass(frozen=True)
@@ -301,6 +302,8 @@ class Expander:
             chosen |= {"style_eval_q": None, "style_excerpt_s": None}
         if "melody" in references and self.spec.limits.separation is not None:
             chosen["separation"] = self.spec.limits.separation
+        if self.spec.limits.watermark is not None:
+            chosen["watermark"] = self.spec.limits.watermark
         return chosen
 
     def token(self, reference: str | bytes, row_group: RowGroup) -> str:

@@ -211,7 +211,8 @@ def _path(spec: PlanSpec, group: list[int]) -> str:
         *(row_groups[0].uri, row_groups[0].version),
         [(row_group.row_group, row_group.n_rows) for row_group in row_groups],
         spec.manifest.known_columns,
-        *(limits.name, limits.weights_hash, sorted(limits.roles), limits.separation),
+        *(limits.name, limits.weights_hash, sorted(limits.roles)),
+        *(limits.separation, limits.watermark),
         spec.defaults.model_dump(mode="json"),
         *(IDENTITY_VERSION, SCHEMA_VERSION, version("musicgen-batch")),
     ]

@@ -14,6 +14,7 @@ import torch
 
 from musicgen.checkpoints.describe import ModelInfo
 from pipeline.audio.level import Levelled
+from pipeline.audio.marks.signing import Claim
 from pipeline.audio.scores.scoring import Score
 from pipeline.audio.scores.table import COLUMN
 from pipeline.config import JobConfig
@@ -82,10 +83,26 @@ class ClipRowBuilder:
         how = asdict(self.provenance(task.engine_rows))
         del how["bits_depend_on"]  # which may be known better one day, for the same clip
         how["versions"] = json.dumps(how["versions"], sort_keys=True)
-        made = named | _generation(task) | _level(levelled) | how
-        if posixpath.isabs(self.info.name) or self.info.name.startswith((".", "~")):
-            made["model"] = posixpath.basename(self.info.name.rstrip("/"))
+        made = named | _generation(task) | _level(levelled) | how | {"model": self._public_model}
         return json.dumps(made, sort_keys=True, ensure_ascii=False)
+
+    def claim(self, row: ClipRow) -> Claim:
+        """What the clip's C2PA manifest says of it."""
+        return Claim(
+            clip_id=row.clip_id,
+            model=self._public_model,
+            weights_hash=self.info.weights_hash,
+            weights_licence=self.info.weights_licence,
+            prompt=row.prompt,
+            watermark=row.watermark,
+        )
+
+    @property
+    def _public_model(self) -> str:
+        """The model's name; of a local folder the last part alone."""
+        if posixpath.isabs(self.info.name) or self.info.name.startswith((".", "~")):
+            return posixpath.basename(self.info.name.rstrip("/"))
+        return self.info.name
 
     def clip(
         self,

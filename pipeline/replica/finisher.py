@@ -11,6 +11,8 @@ from torch import Tensor
 from manifests.identity import retake_seed
 from musicgen.engine.device_errors import is_broken_cuda, retried_with_memory
 from musicgen.model import MusicGen
+from pipeline.audio.marks.signing import open_named_signer
+from pipeline.audio.marks.watermark import load_watermark
 from pipeline.audio.scores.scoring import ScorerSet
 from pipeline.ledger import SETTLED
 from pipeline.ledger.writer import PartWriter
@@ -19,6 +21,7 @@ from pipeline.replica.clip_rows import ClipRowBuilder
 from pipeline.replica.messages import ClipStatus, ReplicaSettings
 from pipeline.replica.postprocess import (
     FinishedClip,
+    Marks,
     Postprocessor,
     QualityError,
     ScoringError,
@@ -62,7 +65,7 @@ class Finisher:
         self._row_builder, self._writer, self._take_again = row_builder, writer, take_again
         specs = config.quality.scorers
         scorers = ScorerSet.open(specs, settings.scorers) if specs else None
-        self._postprocessor = Postprocessor(config, row_builder, scorers)
+        self._postprocessor = Postprocessor(config, row_builder, _marks(settings), scorers)
         self._pool = ThreadPoolExecutor(config.audio.encode_threads, "finishing")
         self.takes = TakeTable()
 
@@ -156,6 +159,7 @@ class Finisher:
 
         Raises:
             QualityError: It is out of the limits.
+            SigningStoppedError: It can't be signed, nor can any after it.
         """
         with self._times.beside("encode_s"):
             return finishing.result()
@@ -165,7 +169,7 @@ class Finisher:
         if isinstance(outcome, DeadLetter):
             self._writer.add_dead_letter(self._row_builder.dead_letter(outcome))
             return ClipStatus("letter", task.clip_id)
-        self._writer.add_clip(outcome.row, outcome.data, task.extras)
+        self._writer.add_clip(outcome.row, outcome.data, task.extras, outcome.sidecar)
         return ClipStatus("clip", task.clip_id, outcome.audio_s)
 
     def _settle(self, verdict: Verdict) -> ClipStatus:
@@ -196,3 +200,10 @@ class Finisher:
         ids = {"clip_id": spec.clip_id, "id": spec.id, "take": spec.take}
         told = {"retake": task.retake, "error": str(failed)}
         log.info(line("retake", run=builder.run_id, replica=builder.replica, **ids, **told))
+
+
+def _marks(settings: ReplicaSettings) -> Marks:
+    """What the job marks clips with. MarksError: this node lacks what that takes."""
+    wanted = settings.config.marks
+    signer = open_named_signer(wanted, settings.c2pa_certificate)
+    return Marks(signer, load_watermark(wanted))

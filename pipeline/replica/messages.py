@@ -28,6 +28,8 @@ class ReplicaSettings:
         attempts: How often rows have failed in earlier runs, by row key.
         find_identity: Asked by the replica itself, where it runs.
         scorers: Those that the config names, as the driver found them.
+        c2pa_certificate: Fingerprint of the certificate that clips are signed with, which the
+            replica finds in its own environment; None where the job does not sign.
     """
 
     config: JobConfig
@@ -39,6 +41,7 @@ class ReplicaSettings:
     attempts: dict[str, int] = field(default_factory=dict)
     find_identity: Callable[[], ActorIdentity] = lone_identity
     scorers: tuple[ScorerIdentity, ...] = ()
+    c2pa_certificate: str | None = None
 
 
 StatusKind = Literal["clip", "letter", "known", "aside", "held", "drained", "fatal"]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -12,6 +12,8 @@ from manifests.audio_file import decode_reference
 from musicgen.audio import resample
 from pipeline.audio.encode import Coding, encode
 from pipeline.audio.level import to_level
+from pipeline.audio.marks.signing import ClipSigner
+from pipeline.audio.marks.watermark import Watermark
 from pipeline.audio.measure import NotFiniteError, measure
 from pipeline.audio.scores.protocol import ScoredClip
 from pipeline.audio.scores.scoring import Score, ScorerSet
@@ -37,15 +39,35 @@ class FinishedClip:
     data: bytes  # the encoded file
     audio_s: float
     scores: tuple[Score, ...] = ()
+    sidecar: bytes | None = None  # its C2PA manifest, where that is not inside the file
+
+
+@dataclass(frozen=True)
+class Marks:
+    """What marks the clips of a replica; None: nothing does.
+
+    Attributes:
+        signer: Of C2PA manifests.
+        watermark: In the samples.
+    """
+
+    signer: ClipSigner | None = None
+    watermark: Watermark | None = None
 
 
 class Postprocessor:
-    """Finishes the clips of one replica; the same samples and settings give the same bytes."""
+    """Finishes the clips of one replica; the same samples and settings give the same bytes, up to
+    the C2PA manifest, whose salts are random."""
 
     def __init__(
-        self, config: JobConfig, row_builder: ClipRowBuilder, scorers: ScorerSet | None = None
+        self,
+        config: JobConfig,
+        row_builder: ClipRowBuilder,
+        marks: Marks,
+        scorers: ScorerSet | None = None,
     ) -> None:
-        self.config, self.row_builder, self.scorers = config, row_builder, scorers
+        self.config, self.row_builder = config, row_builder
+        self.marks, self.scorers = marks, scorers
         self.coding = Coding(
             config.audio.audio_format,
             config.audio.audio_bits,
@@ -63,8 +85,9 @@ class Postprocessor:
         Raises:
             QualityError: It fails its checks and may not be kept, or is made again.
             ScoringError: A scorer fails.
+            SigningStoppedError: No clip can be signed any more.
         """
-        config = self.config
+        config, watermark = self.config, self.marks.watermark
         try:
             made = measure(wav, made_hz)
         except NotFiniteError as error:  # no setting lets that pass
@@ -72,6 +95,9 @@ class Postprocessor:
         failed = config.quality.qc.failed(made)
         if failed and (config.quality.qc_action == "fail" or self.may_retake(task)):
             raise QualityError("; ".join(failed))
+        if watermark is not None:  # after the checks: a mark must not make music of silence
+            wav = watermark(wav, made_hz)
+            made = measure(wav, made_hz)
         levelled = to_level(wav, made_hz, made, config.audio)
         rate_hz = self.coding.rate_hz(made_hz)
         samples = resample(torch.from_numpy(levelled.wav), made_hz, rate_hz).numpy()  # [C, N]
@@ -91,7 +117,19 @@ class Postprocessor:
             sample_rate_hz=rate_hz,
             qc_failed=failed,
         )
-        return FinishedClip(row, data, wav.shape[1] / made_hz, scores)
+        if watermark is not None:
+            row = replace(row, watermark=watermark.name, watermark_strength=watermark.strength)
+        audio_s = wav.shape[1] / made_hz
+        return self._signed(FinishedClip(row, data, audio_s, scores))
+
+    def _signed(self, clip: FinishedClip) -> FinishedClip:
+        """The clip with its C2PA manifest; as it is where the job does not sign."""
+        if self.marks.signer is None:
+            return clip
+        claim = self.row_builder.claim(clip.row)
+        signed = self.marks.signer.sign(clip.data, self.coding.fmt, claim)
+        row = replace(clip.row, c2pa=signed.layer, unsigned_sha256=signed.unsigned_sha256)
+        return replace(clip, row=row, data=signed.data, sidecar=signed.sidecar)
 
     def _scores(self, task: ClipTask, data: bytes) -> tuple[Score, ...]:
         """What scorers say of the file, decoded again: so `musicgen-batch score` says the same."""

@@ -28,7 +28,7 @@ PAGES = pages()
 OURS = [page for page in PAGES if page.parent in (ROOT, ROOT / "docs", ROOT / "docs/reference")]
 SECTIONS = {
     *("model", "generation", "engine", "cluster", "references", "parts", "audio", "quality", "run"),
-    "price",
+    *("marks", "price"),
 }
 # Flags of the benchmarks, which are scripts of the tests.
 FLAGS_OF_SCRIPTS = {"--only"}

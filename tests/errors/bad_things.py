@@ -4,6 +4,7 @@ import errno
 import os
 import shutil
 import subprocess
+from datetime import UTC, datetime
 from typing import Any
 
 import pyarrow as pa
@@ -11,6 +12,8 @@ import pyarrow.parquet as pq
 
 from musicgen.checkpoints.describe import TINY_FOLDER
 from pipeline import ledger
+from pipeline.audio.marks.credentials import CERTIFICATE, KEY
+from pipeline.audio.marks.trial_pair import make_trial_pair
 from pipeline.ledger.lease import Lease
 from pipeline.storage import RetryPolicy, open_storage
 from tests.errors.case import Place
@@ -161,3 +164,41 @@ def a_damaged_part(place: Place) -> None:
 
 def settings(text: str | bytes) -> Any:
     return write("job.yaml", text)
+
+
+def no_pair(place: Place) -> None:
+    """An environment without keys of C2PA."""
+    for name in (KEY, CERTIFICATE):
+        place.monkeypatch.delenv(name, raising=False)
+
+
+def a_pair(place: Place, key: bytes, chain: bytes) -> None:
+    """Key and certificate of C2PA as files that the environment names."""
+    for name, path, data in ((KEY, "key.pem", key), (CERTIFICATE, "cert.pem", chain)):
+        place[path].write_bytes(data)
+        place.monkeypatch.setenv(name, str(place[path]))
+
+
+def an_expired_pair(place: Place) -> None:
+    old = make_trial_pair(datetime(2024, 3, 1, 12, tzinfo=UTC), days=30)
+    a_pair(place, old.key, old.chain)
+
+
+def a_key_of_another_certificate(place: Place) -> None:
+    a_pair(place, make_trial_pair().key, make_trial_pair().chain)
+
+
+def a_key_alone(place: Place) -> None:
+    a_pair(place, make_trial_pair().key, b"")
+    place.monkeypatch.delenv(CERTIFICATE)
+
+
+def a_key_without_its_frame(place: Place) -> None:
+    """The middle of a PEM text, as people paste it."""
+    pair = make_trial_pair()
+    a_pair(place, pair.key, pair.chain)
+    place.monkeypatch.setenv(KEY, pair.key.decode().splitlines()[1])
+
+
+def no_audioseal(place: Place) -> None:
+    place.monkeypatch.setattr("pipeline.audio.marks.settings.find_spec", lambda name: None)

@@ -6,7 +6,11 @@ import pyarrow as pa
 
 from tests.errors.bad_things import (
     a_damaged_part,
+    a_key_alone,
+    a_key_of_another_certificate,
+    a_key_without_its_frame,
     a_newer_output,
+    an_expired_pair,
     an_output,
     an_output_with_moods,
     another_run,
@@ -18,6 +22,8 @@ from tests.errors.bad_things import (
     link,
     model,
     newer_manifest,
+    no_audioseal,
+    no_pair,
     s3_server,
     settings,
     silent_endpoint,
@@ -282,4 +288,34 @@ CLUSTER = (
             "RAY_ADDRESS"),
 )  # fmt: skip
 
-COMMANDS = (*MANIFESTS, *TABLES, *SWEEPS, *MODELS, *OUTPUTS, *SETTINGS)
+MARKS = (
+    Command("signatures that are required, without keys", RUN_GOOD + " --c2pa require",
+            "--c2pa require: neither MUSICGEN_C2PA_KEY nor MUSICGEN_C2PA_CERT is set; set them to "
+            "PEM files (`musicgen-batch marks test-certificate` makes a pair for trials)",
+            use=no_pair),
+    Command("a key without its certificate", RUN_GOOD,
+            "MUSICGEN_C2PA_KEY is set but MUSICGEN_C2PA_CERT is not; set both, or run with --c2pa "
+            "off", use=a_key_alone),
+    Command("a variable that holds part of a key", RUN_GOOD,
+            "MUSICGEN_C2PA_KEY holds neither PEM text nor the path of a file that can be read (No "
+            "such file or directory); mend the pair, or run with --c2pa off",
+            use=a_key_without_its_frame),
+    Command("an expired certificate", RUN_GOOD,
+            "MUSICGEN_C2PA_CERT: the certificate 'musicgen-batch test certificate' expired at "
+            "2024-03-31 12:00 UTC; mend the pair, or run with --c2pa off", use=an_expired_pair),
+    Command("a key of another certificate", RUN_GOOD,
+            "MUSICGEN_C2PA_KEY is not the key of MUSICGEN_C2PA_CERT: the first certificate there, "
+            "'musicgen-batch test certificate', has another public key; mend the pair, or run with "
+            "--c2pa off", use=a_key_of_another_certificate),
+    Command("a test certificate where one is already", "marks test-certificate --out {there}",
+            "{there}/c2pa-key.pem is already there: a key is never overwritten; name another --out",
+            use=write("there/c2pa-key.pem", "x")),
+    Command("a watermark without its package", RUN_GOOD + " --watermark audioseal",
+            "--watermark audioseal needs the package audioseal, which is not installed; pip "
+            "install 'musicgen-batch[watermark]'", use=no_audioseal),
+    Command("a watermark of no strength", RUN_GOOD + " --watermark-strength 0",
+            "marks.watermark_strength=0.0 must be more than 0; correct --watermark-strength or "
+            "job.yaml"),
+)  # fmt: skip
+
+COMMANDS = (*MANIFESTS, *TABLES, *SWEEPS, *MODELS, *OUTPUTS, *SETTINGS, *MARKS)

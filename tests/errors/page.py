@@ -7,7 +7,7 @@ import re
 import sys
 from pathlib import Path
 
-from tests.errors.commands import CLUSTER, MANIFESTS, MODELS, OUTPUTS, SETTINGS
+from tests.errors.commands import CLUSTER, MANIFESTS, MARKS, MODELS, OUTPUTS, SETTINGS
 from tests.errors.lines import LINES
 from tests.errors.rows import BAD
 from tests.errors.tables import SWEEPS, TABLES
@@ -31,6 +31,7 @@ def errors_table() -> str:
         ("Models", MODELS),
         ("Outputs", OUTPUTS),
         ("Settings and flags", SETTINGS),
+        ("Marks", MARKS),
         ("Resources", CLUSTER),
     ):
         cases = [(command.what, command.says, str(command.code)) for command in commands]

@@ -21,6 +21,8 @@ from click.testing import CliRunner
 
 from pipeline import ledger
 from pipeline.audio.encode import read_comment
+from pipeline.audio.marks.credentials import CERTIFICATE, KEY
+from pipeline.audio.marks.trial_pair import make_trial_pair
 from pipeline.cli.root import main
 from pipeline.storage import open_storage
 from tests.integration.jobs import write_manifest
@@ -189,6 +191,12 @@ def test_no_secret_of_forty_kinds_is_written_or_said(
     job = ["--config", str(config), "--manifest", signed, "--output", output, "--local"]
     shape = ["--model", "tiny", "--slots", "2", "--allow-private-hosts", "--verbose"]
     assert len(planted.secrets) >= 50
+    # Its clips are signed, and nothing of the key is to be found either.
+    pair = make_trial_pair()
+    monkeypatch.setenv(KEY, pair.key.decode())
+    monkeypatch.setenv(CERTIFICATE, pair.chain.decode())
+    (body,) = pair.key.decode().splitlines()[1:-1]
+    planted.secrets |= {body: "key of C2PA", body[-44:-8]: "its last bytes"}
 
     said = ""
     for command in (
@@ -209,6 +217,7 @@ def test_no_secret_of_forty_kinds_is_written_or_said(
     storage = open_storage(output)
     clips, letters = ledger.read_clips(storage), ledger.read_dead_letters(storage)
     assert clips.num_rows >= 6
+    assert clips["c2pa"].unique().to_pylist() == ["embedded"]
     assert clips.num_rows + letters.num_rows == len(rows)
     assert any("http://***@" in uri for uri in clips["melody_uri"].to_pylist())
     written = {info.path: storage.get(info.path) for info in storage.list(hidden=True)}

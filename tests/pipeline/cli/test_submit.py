@@ -200,7 +200,7 @@ def test_what_ray_sets_up(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> No
 
 def test_credentials_stay_where_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
     """Neither the environment of this machine nor a flag takes one to the dashboard."""
-    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "HF_TOKEN"):
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "HF_TOKEN", "MUSICGEN_C2PA_KEY"):
         monkeypatch.setenv(name, "s3cr3t")
     cluster = FakeCluster("SUCCEEDED", 0)
 
@@ -210,6 +210,7 @@ def test_credentials_stay_where_they_are(monkeypatch: pytest.MonkeyPatch) -> Non
     for refused in (
         ["--env", "AWS_SECRET_ACCESS_KEY=s3cr3t"],
         ["--env", "HF_TOKEN=s3cr3t"],
+        ["--env", "MUSICGEN_C2PA_KEY=s3cr3t"],
         ["--env", "ENDPOINT=http://me:s3cr3t@host"],
         ["--package", "https://me:s3cr3t@host/x.whl"],
         ["--storage-option", "secret=s3cr3t"],

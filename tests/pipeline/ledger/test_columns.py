@@ -25,7 +25,8 @@ from pipeline.ledger.columns import (
 )
 
 FILLED_BY_THE_WRITER = {
-    *("audio_path", "audio_member", "audio_format", "audio_bytes", "audio_sha256")
+    *("audio_path", "audio_member", "audio_format", "audio_bytes", "audio_sha256"),
+    *("c2pa_sidecar", "c2pa_sidecar_sha256"),
 }
 GROUPS = {"measures", "scores", "provenance"}
 CAME_LATER = {"bits_depend_on"}  # every new row has it, and it is null in earlier parts

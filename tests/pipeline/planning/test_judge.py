@@ -2,6 +2,7 @@
 
 import random
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -31,6 +32,8 @@ def test_random_rows_get_the_verdicts_and_ids_of_the_row_by_row_path(
         [{}, {"seed": 7, "top_p": 0.5}, {"style_eval_q": 3, "cfg_coef_beta": 2.0}]
     )
     spec = spec_of(tmp_path / "m.parquet", odd_table(draw, 150), 40, **defaults)
+    if seed % 2:
+        spec = replace(spec, limits=replace(spec.limits, watermark="some strength=1.0"))
     everything = plan_row_by_row(spec)
     known = some_stand(draw, everything)
 

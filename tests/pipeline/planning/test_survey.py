@@ -229,6 +229,20 @@ def test_other_defaults_are_another_plan(
     assert plan_and_keep(storage, other).outcomes == {"pending": 40}
 
 
+def test_a_watermark_is_another_plan_and_without_one_the_old_clips_are_done(
+    tmp_path: Path, storage: Storage, reads: Reads
+) -> None:
+    spec = manifest(tmp_path / "m.parquet")
+    make(storage, spec, range(40), 0)
+    plan_and_keep(storage, spec)
+
+    marked = replace(spec, limits=replace(spec.limits, watermark="some strength=1.0"))
+    assert plan_and_keep(storage, marked).outcomes == {"pending": 40}
+    stronger = replace(spec, limits=replace(spec.limits, watermark="some strength=2.0"))
+    assert plan_and_keep(storage, stronger).outcomes == {"pending": 40}
+    assert plan_and_keep(storage, spec).outcomes == {"done": 40}
+
+
 def test_a_letter_that_came_or_went_is_seen(tmp_path: Path, storage: Storage, reads: Reads) -> None:
     spec = manifest(tmp_path / "m.parquet")
     make(storage, spec, range(40), 0)
