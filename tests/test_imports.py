@@ -39,7 +39,17 @@ FOLDERS = {
     ],
     "pipeline": [
         *("audio", "storage", "telemetry", "ledger", "config", "config_file", "planning"),
-        *("prepare", "replica", "run_record", "runtime", "report", "job", "processor", "cli"),
+        *(
+            "prepare",
+            "replica",
+            "run_record",
+            "dataset",
+            "runtime",
+            "report",
+            "job",
+            "processor",
+            "cli",
+        ),
     ],
 }
 MAY_IMPORT = {

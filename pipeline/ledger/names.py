@@ -14,7 +14,7 @@ from pipeline.audio.settings import AudioFormat
 Kind = Literal["clips", "failed"]
 
 MERGED = "merged"  # stands for the replica in the name of a part that upkeep wrote
-FOLDERS = ("clips", "failed", "audio", "runs", "lease", "attempts", "cache")
+FOLDERS = ("clips", "failed", "audio", "runs", "lease", "attempts", "cache", "ratings")
 
 _RUN = r"(?P<run>[0-9]{8}T[0-9]{6}-[0-9a-f]{6})"
 _FORMATS = "|".join(get_args(AudioFormat))
@@ -29,6 +29,7 @@ _RUN_RECORD = re.compile(rf"runs/{_RUN}\.json")
 _LEASE = re.compile(r"lease/(?P<generation>[0-9]{8,})\.json")
 _ATTEMPT = re.compile(rf"attempts/{_RUN}/[0-9a-f]{{6,64}}\.json")
 _CACHE = re.compile(r"cache/(?:ledger/[0-9a-f]{32}\.keys|plan/[0-9a-f]{32}\.(?:plan|whole))")
+_RATINGS = re.compile(rf"ratings/part-{_RUN}\.parquet")
 _REPORT = re.compile(r"report\.html")
 _TEMPORARY = re.compile(r"(?P<folder>(?:[^/]+/)*)\.(?P<name>[^/]+)\.[0-9a-f]{12}\.tmp")
 # The file name of a clip's audio, wherever it is mentioned.
@@ -75,6 +76,16 @@ def run_of_record(path: str) -> str | None:
     return found["run"] if found else None
 
 
+def rating_path(session: str) -> str:
+    """The path of what one session of the page has rated; sessions are named as runs are."""
+    return f"ratings/part-{session}.parquet"
+
+
+def is_rating(path: str) -> bool:
+    """Whether this is the name of an object with ratings."""
+    return _RATINGS.fullmatch(path) is not None
+
+
 def lease_path(generation: int) -> str:
     """The path of a lease file."""
     return f"lease/{generation:08d}.json"
@@ -105,5 +116,5 @@ def is_leftover(path: str) -> bool:
 
 def is_ours(path: str) -> bool:
     """Whether this program gives an object such a name; temporary files apart."""
-    patterns = (_PART, _AUDIO, _RUN_RECORD, _ATTEMPT, _CACHE, _REPORT)
+    patterns = (_PART, _AUDIO, _RUN_RECORD, _ATTEMPT, _CACHE, _RATINGS, _REPORT)
     return any(p.fullmatch(path) for p in patterns) or generation_of(path) > 0

@@ -25,11 +25,12 @@ from numpy.typing import NDArray
 from pipeline import ledger
 from pipeline.audio.measure import FLOOR_DBFS
 from pipeline.audio.measures_table import MEASURES
+from pipeline.audio.pictures import WAVE_COLUMNS
 from pipeline.ledger.parts import map_parts, read_part
 from pipeline.ledger.schema import CLIP_FIELDS
 from pipeline.report import highlights
 from pipeline.report.cards import Card, make_cards
-from pipeline.report.pictures import WAVE_COLUMNS, Histogram, Timeline, histogram, timeline
+from pipeline.report.pictures import Histogram, Timeline, histogram, timeline
 from pipeline.storage import ObjectInfo, Storage
 
 # What the report reads of clips/, beside `part`: never the `audio` column, nor long JSON.
