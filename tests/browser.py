@@ -77,6 +77,10 @@ class Tab:
 
     def open(self, page: Path, *, width: int, height: int = 900, scheme: Scheme = "light") -> None:
         """Shows a file in a window of that size and colour scheme."""
+        self.visit(page.as_uri(), width=width, height=height, scheme=scheme)
+
+    def visit(self, url: str, *, width: int, height: int = 900, scheme: Scheme = "light") -> None:
+        """Shows an address in a window of that size and colour scheme."""
         size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 600}
         self._do("Emulation.setDeviceMetricsOverride", **size)
         features = [{"name": "prefers-color-scheme", "value": scheme}]
@@ -85,9 +89,21 @@ class Tab:
         self.wait("location.href === 'about:blank'")
         self.requests.clear()
         self.said.clear()
-        answer = self._do("Page.navigate", url=page.as_uri())
+        answer = self._do("Page.navigate", url=url)
         assert "errorText" not in answer, answer
-        self.wait("location.protocol === 'file:' && document.readyState === 'complete'")
+        protocol = url.partition(":")[0]
+        self.wait(f"location.protocol === '{protocol}:' && document.readyState === 'complete'")
+
+    def press(self, key: str) -> None:
+        """Types one key, as a person does: the focused element gets it."""
+        text = key if len(key) == 1 else ""
+        for kind in ("keyDown", "keyUp"):
+            code = {"key": key, "text": text} if kind == "keyDown" else {"key": key}
+            self._do("Input.dispatchKeyEvent", type=kind, **code)
+
+    def type(self, text: str) -> None:
+        """Types text into the focused element."""
+        self._do("Input.insertText", text=text)
 
     def run(self, script: str) -> Any:
         """The value of a JavaScript expression; promises are awaited."""

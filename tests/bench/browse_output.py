@@ -34,7 +34,7 @@ PROVENANCE = {"model": "tiny", "weights_hash": "0123456789abcdef" * 2, "dtype": 
               "normalize_applied": "none", "bits_depend_on": "slots", "replica": "a1b2c3",
               "run_id": RUN_ID, "references": "{}", "ai_generated": True,
               "use_sampling": True, "true_peak_limited": False,
-              "versions": json.dumps({"torch": "2.14.1", "numpy": "2.3.0", "musicgen-batch": "0"})}  # fmt: skip
+              "versions": json.dumps({"torch": "2.14.1", "numpy": "2.3.0"})}  # fmt: skip
 
 
 def write_output(folder: Path, n_clips: int, *, n_heard: int = 0, workers: int = 1) -> int:

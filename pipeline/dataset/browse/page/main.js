@@ -108,7 +108,7 @@ class Page {
     byId("state").textContent = `${things(now.n_clips, "clip")}${parts}${going}`;
     byId("show-failed").textContent = `Failed ${count(now.n_failed)}`;
     byId("show-clips").textContent = "Clips";
-    byId("n-rated").textContent = `${count(now.n_rated)} ↓`;
+    byId("n-rated").textContent = `(${count(now.n_rated)})`;
     byId("export").setAttribute("aria-label", `Export ${things(now.n_rated, "rating")} as CSV`);
     byId("export").title = `Ratings are kept in ${now.ratings_in}` + (now.ratings_elsewhere ? ` (the output can't be written to: ${now.ratings_elsewhere})` : "");
   }
