@@ -54,10 +54,7 @@ def requested_range(header: str | None, size: int) -> tuple[int, int] | None:
         ValueError: It asks for what lies beyond the end.
     """
     found = _RANGE.fullmatch((header or "").strip())
-    if found is None or found.groups() == (
-        "",
-        "",
-    ):  # several ranges, other units: the whole is fine
+    if found is None or not any(found.groups()):  # several ranges, or other units
         return None
     first, last = found.groups()
     if not first:

@@ -100,9 +100,7 @@ class AudioFinder:
     def _check(self, path: str) -> None:
         """Raises MissingAudioError for a path that is no audio of this output."""
         if not is_audio(path):
-            raise MissingAudioError(
-                "The row names as its audio what is no audio of an output"
-            )
+            raise MissingAudioError("The row names as its audio what is no audio of an output")
         if self._storage.protocol == "file" and not self._is_inside(path):
             raise MissingAudioError(f"{path} leads out of the output (a symbolic link)")
 

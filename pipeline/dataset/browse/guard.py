@@ -1,9 +1,9 @@
 """Who may ask: this machine's user alone, from this page alone.
 
-Programs of other users, and pages of other sites in the user's own browser, reach a port on loopback
-too. So every request needs the token that stands in the address with which the page is opened. A
-name that merely resolves to this machine (DNS rebinding) is no valid host, and what another origin
-asks for is refused even where a browser adds the cookie.
+Programs of other users, and pages of other sites in the user's own browser, reach a port on
+loopback too. So every request needs the token that stands in the address with which the page is
+opened. A name that merely resolves to this machine (DNS rebinding) is no valid host, and what
+another origin asks for is refused even where a browser adds the cookie.
 """
 
 from __future__ import annotations

@@ -66,7 +66,8 @@ class ClipIndex:
                         "enable_external_access", "python_enable_replacements"):  # fmt: skip
             self._connection.execute(f"SET {setting} = false")
         self._connection.execute("SET lock_configuration = true")
-        self._connection.execute(
+        self._writer = self._connection.cursor()  # a connection does one thing at a time
+        self._writer.execute(
             f"CREATE TABLE clips (part INTEGER, position INTEGER, rating {RATING_COLUMN.sql_type})"
         )
         self._writing = threading.Lock()
@@ -88,10 +89,15 @@ class ClipIndex:
         """How far the index is."""
         return self._counts
 
-    def close(self) -> None:
-        """Ends it; a refresh that is under way stops at its next part."""
+    def cancel(self) -> None:
+        """Ends a refresh that is under way at its next part."""
         self._is_closed = True
+
+    def close(self) -> None:
+        """Ends it."""
+        self.cancel()
         with self._writing:
+            self._writer.close()
             self._connection.close()
 
     # --- filling
@@ -124,22 +130,24 @@ class ClipIndex:
         with self._writing:
             if self._is_closed:
                 return
-            self._connection.begin()
+            columns, parts = dict(self._columns), dict(self._parts)
+            self._writer.begin()
             try:
-                self._forget(gone)
-                tables = [(info, table) for info, table in read if table is not None]
-                self._insert(tables)
-                self._connection.commit()
+                self._forget(gone, parts)
+                self._insert(read, columns, parts)
+                self._writer.commit()
             except BaseException:
-                self._connection.rollback()
+                self._writer.rollback()
                 raise
-        for path in gone:
-            del self._parts[path]
-        n_clips = self._connection.cursor().execute("SELECT count(*) FROM clips").fetchone()
-        self._note(n_clips=int(n_clips[0]) if n_clips else 0)
+            counted = self._writer.execute("SELECT count(*) FROM clips").fetchone()
+            # Only now can questions be about them.
+            self._columns, self._parts = columns, parts
+        self._note(n_clips=int(counted[0]) if counted else 0)
 
     def _read(self, info: ObjectInfo) -> tuple[ObjectInfo, pa.Table | None]:
         """The columns of a part but its audio; None where `compact` has just removed it."""
+        if self._is_closed:
+            return info, None
         try:
             with reading(self._storage, info) as part:
                 names = [name for name in part.schema_arrow.names if name != "audio"]
@@ -147,31 +155,34 @@ class ClipIndex:
         except ObjectNotFoundError:
             return info, None
 
-    def _forget(self, gone: Sequence[str]) -> None:
-        numbers = [self._parts[path] for path in gone]
+    def _forget(self, gone: Sequence[str], parts: dict[str, int]) -> None:
+        numbers = [parts.pop(path) for path in gone]
         if numbers:
-            self._connection.execute(
-                "DELETE FROM clips WHERE part IN (SELECT unnest(?))", [numbers]
-            )
+            self._writer.execute("DELETE FROM clips WHERE part IN (SELECT unnest(?))", [numbers])
 
-    def _insert(self, read: Iterable[tuple[ObjectInfo, pa.Table]]) -> None:
+    def _insert(
+        self,
+        read: Iterable[tuple[ObjectInfo, pa.Table | None]],
+        columns: dict[str, PageColumn],
+        parts: dict[str, int],
+    ) -> None:
         """Adds rows whose clip is not known yet: a clip may stand in two parts for a while."""
         by_columns: dict[tuple[str, ...], list[pa.Table]] = {}
         for info, table in read:
+            if table is None:
+                continue
             number, self._next_part = self._next_part, self._next_part + 1
-            self._parts[info.path] = number
-            places = pa.array(range(len(table)), pa.int32())
-            table = table.append_column(
-                ":part", pa.repeat(pa.scalar(number, pa.int32()), len(table))
-            )
-            table = table.append_column(":position", places)
+            parts[info.path] = number
+            numbers = pa.repeat(pa.scalar(number, pa.int32()), len(table))
+            table = table.append_column(":part", numbers)
+            table = table.append_column(":position", pa.array(range(len(table)), pa.int32()))
             by_columns.setdefault(tuple(table.column_names), []).append(table)
         for tables in by_columns.values():
-            self._insert_alike(pa.concat_tables(tables, promote_options="permissive"))
+            self._insert_alike(pa.concat_tables(tables, promote_options="permissive"), columns)
 
-    def _insert_alike(self, table: pa.Table) -> None:
-        self._learn(table.schema)
-        known = [column for name, column in self._columns.items() if name in table.column_names]
+    def _insert_alike(self, table: pa.Table, columns: dict[str, PageColumn]) -> None:
+        self._learn(table.schema, columns)
+        known = [column for name, column in columns.items() if name in table.column_names]
         arrays = [_plain(table[column.name]) for column in known]
         names = [column.sql for column in known]
         rows = pa.table([*arrays, table[":part"], table[":position"]], [*names, "part", "position"])
@@ -179,35 +190,35 @@ class ClipIndex:
             f"TRY_CAST({_text_of(array.type, name)} AS {column.sql_type})"
             for array, name, column in zip(arrays, names, known, strict=True)
         )
-        clip = self._columns["clip_id"].sql
-        self._connection.register("new_rows", rows)
+        clip = columns["clip_id"].sql
+        self._writer.register("new_rows", rows)
         rated = pa.table(
             {"clip": list(self._ratings), "stars": pa.array(self._ratings.values(), pa.int8())},
             pa.schema([("clip", pa.string()), ("stars", pa.int8())]),
         )
-        self._connection.register("rated", rated)
+        self._writer.register("rated", rated)
         try:
-            self._connection.execute(
+            self._writer.execute(
                 f"INSERT INTO clips (part, position, rating, {', '.join(names)}) "
                 f"SELECT part, position, stars, {taken} FROM new_rows "
                 f"LEFT JOIN rated ON clip = {clip} "
                 f"WHERE NOT EXISTS (FROM clips AS old WHERE old.{clip} = new_rows.{clip})"
             )
         finally:
-            self._connection.unregister("new_rows")
-            self._connection.unregister("rated")
+            self._writer.unregister("new_rows")
+            self._writer.unregister("rated")
 
-    def _learn(self, schema: pa.Schema) -> None:
+    def _learn(self, schema: pa.Schema, columns: dict[str, PageColumn]) -> None:
         """Adds the columns that no part had before."""
         for field in schema:
-            if field.name in self._columns or field.name in self._unshown or field.name[0] == ":":
+            if field.name in columns or field.name in self._unshown or field.name[:1] == ":":
                 continue
-            column = page_column(field, len(self._columns))
+            column = page_column(field, len(columns))
             if column is None:
                 self._unshown.add(field.name)
                 continue
-            self._connection.execute(f"ALTER TABLE clips ADD COLUMN {column.sql} {column.sql_type}")
-            self._columns = self._columns | {field.name: column}
+            self._writer.execute(f"ALTER TABLE clips ADD COLUMN {column.sql} {column.sql_type}")
+            columns[field.name] = column
 
     def _note(self, **changes: int) -> None:
         old = self._counts
@@ -229,9 +240,7 @@ class ClipIndex:
             if column is None or self._is_closed:
                 return
             given = [[stars, clip] for clip, stars in ratings.items()]
-            self._connection.executemany(
-                f"UPDATE clips SET rating = ? WHERE {column.sql} = ?", given
-            )
+            self._writer.executemany(f"UPDATE clips SET rating = ? WHERE {column.sql} = ?", given)
 
     # --- asking
 

@@ -72,9 +72,11 @@ class Watcher:
             self._wake.set()
 
     def stop(self) -> None:
-        """Ends it."""
+        """Ends it, after the part that is being read."""
         self._is_over = True
+        self._index.cancel()
         self._wake.set()
+        self._thread.join()
 
     def _watch(self) -> None:
         while not self._is_over:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import logging
 import os
 import threading
 from datetime import UTC, datetime
@@ -21,6 +22,8 @@ import pyarrow.parquet as pq
 from pipeline.ledger import new_run_id
 from pipeline.ledger.names import is_rating, rating_path
 from pipeline.storage import Storage, StorageError, open_storage
+
+log = logging.getLogger(__name__)
 
 SCHEMA = pa.schema(
     [
@@ -72,9 +75,12 @@ class Ratings:
     def load(self) -> dict[str, int]:
         """Reads what earlier sessions rated: clip to stars."""
         for storage in (self._fallback, self._storage):
-            for info in storage.list("ratings"):
-                if is_rating(info.path):
-                    self._merge(storage.get(info.path))
+            try:
+                for info in storage.list("ratings"):
+                    if is_rating(info.path):
+                        self._merge(storage.get(info.path))
+            except StorageError as error:  # the clips can be heard all the same
+                log.warning("earlier ratings can't be read: %s", error)
         return self.stars()
 
     def _merge(self, data: bytes) -> None:

@@ -67,6 +67,7 @@ def serving(
     port: int = 0,
     policy: ReferencePolicy | None = None,
     ratings_folder: Path | None = None,
+    interval_s: float | None = None,
 ) -> Iterator[Served]:
     """A server for the page of an output; what it holds on this machine is removed at the end.
 
@@ -76,6 +77,7 @@ def serving(
         port: To listen on; 0 takes a free one.
         policy: Limits of reference audio.
         ratings_folder: Where ratings go if the output can't be written to.
+        interval_s: Shortest pause between two looks at the output, while somebody has the page open.
 
     Raises:
         BrowseError: A package is missing, or the host or port can't be had.
@@ -84,7 +86,7 @@ def serving(
     listener = _listen(host, port)
     try:
         with tempfile.TemporaryDirectory(prefix="musicgen-browse-") as folder:
-            yield from _served(storage, listener, Path(folder), policy, ratings_folder)
+            yield from _served(storage, listener, Path(folder), policy, ratings_folder, interval_s)
     finally:
         listener.close()
 
@@ -95,10 +97,11 @@ def _served(
     folder: Path,
     policy: ReferencePolicy | None,
     ratings_folder: Path | None,
+    interval_s: float | None,
 ) -> Iterator[Served]:
     from pipeline.dataset.browse.app import Browser
     from pipeline.dataset.browse.index import ClipIndex
-    from pipeline.dataset.browse.live import Watcher
+    from pipeline.dataset.browse.live import INTERVAL_S, Watcher
     from pipeline.dataset.browse.ratings import Ratings, local_folder
     from pipeline.dataset.browse.references import ReferenceReader
 
@@ -106,7 +109,7 @@ def _served(
     references = ReferenceReader(storage, policy or ReferencePolicy())
     ratings = Ratings(storage, ratings_folder or local_folder(storage))
     index.rate(dict(ratings.load()))
-    watcher = Watcher(storage, index)
+    watcher = Watcher(storage, index, interval_s or INTERVAL_S)
     token = new_token()
     address, port = listener.getsockname()[:2]
     app = Browser(storage, index, watcher, ratings, references).app(token, port)
