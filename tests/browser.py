@@ -23,6 +23,12 @@ def find_chromium() -> str | None:
     return next(filter(None, map(shutil.which, NAMES)), None)
 
 
+def find_axe() -> Path | None:
+    """axe-core as one script, None where it is not installed (`bash tests/install_axe.sh`)."""
+    script = Path(__file__).parents[1] / "out/axe/node_modules/axe-core/axe.min.js"
+    return script if script.exists() else None
+
+
 @contextmanager
 def chromium(profile: Path) -> Iterator[Tab]:
     """One tab of a browser of its own, with its profile in that folder."""
@@ -117,6 +123,14 @@ class Tab:
         while not self.run(condition):
             assert time.monotonic() < deadline, f"waited in vain for {condition}"
             time.sleep(0.05)
+
+    def inject(self, script: Path) -> None:
+        """Runs a script file in the page, whatever the page's policy says of scripts."""
+        self._do("Runtime.evaluate", expression=script.read_text())
+
+    def downloads_to(self, folder: Path) -> None:
+        """What the page downloads lands there."""
+        self._do("Page.setDownloadBehavior", behavior="allow", downloadPath=str(folder))
 
     def picture(self, *, whole: bool = False) -> bytes:
         """PNG of what is seen, or of the whole page."""

@@ -61,11 +61,10 @@ class Reference:
 
 def references_of(row: Row) -> Iterator[Reference]:
     """The references of a clip, in the order of roles."""
-    given = row.get("references")
-    found = {}
-    if isinstance(given, str):
+    found = row.get("references")
+    if isinstance(found, str):
         with suppress(ValueError):
-            found = json.loads(given)
+            found = json.loads(found)
     if isinstance(found, dict):
         for role in ROLES:
             if isinstance(found.get(role), str):
@@ -78,10 +77,20 @@ class ReferenceReader:
     Args:
         storage: Root of the output.
         policy: Limits; whether an output in an object store may name files of this machine.
+        isolated: Decode in a process of its own first, as a job does.
+        most_s: Only the beginning of longer audio is read; None: all of it.
     """
 
-    def __init__(self, storage: Storage, policy: ReferencePolicy) -> None:
+    def __init__(
+        self,
+        storage: Storage,
+        policy: ReferencePolicy,
+        *,
+        isolated: bool = True,
+        most_s: float | None = None,
+    ) -> None:
         self._storage, self._policy = storage, policy
+        self._isolated, self._most_s = isolated, most_s
         self._kept = KeptBytes(KEPT_BYTES)
         self._loudness: dict[str, float | None] = {}
         self._openers: dict[str, ReferenceOpener] = {}
@@ -130,12 +139,15 @@ class ReferenceReader:
             else:
                 place = resolve_uri(wanted.uri, manifest)
                 self._check_place(place)
-            heard = self._opener(access).judge([(place, manifest)])[0]
-            if isinstance(heard, RowError):
-                raise heard
+            if self._isolated:
+                heard = self._opener(access).judge([(place, manifest)])[0]
+                if isinstance(heard, RowError):
+                    raise heard
             data = read_reference(place, access, wanted.token)
             wav, rate_hz = decode_reference(data, wanted.shown)
-            return encode(np.clip(wav, -1, 1), rate_hz, Coding(bits=24))
+            if self._most_s is not None:
+                wav = wav[:, : round(self._most_s * rate_hz)]
+            return encode(np.clip(wav, -1, 1), rate_hz, Coding())
         except (RowError, StorageError, ManifestError, ValueError) as error:
             said = str(error).removesuffix("; then `retry`").removesuffix(", then `retry`")
             raise RefusedReferenceError(said) from error

@@ -77,7 +77,7 @@ def serving(
         port: To listen on; 0 takes a free one.
         policy: Limits of reference audio.
         ratings_folder: Where ratings go if the output can't be written to.
-        interval_s: Shortest pause between two looks at the output, while somebody has the page open.
+        interval_s: Shortest pause between two looks at the output while the page is open.
 
     Raises:
         BrowseError: A package is missing, or the host or port can't be had.
