@@ -13,7 +13,7 @@ import pyarrow as pa
 from pipeline import ledger
 from pipeline.dataset.browse.index import ClipIndex
 from pipeline.ledger.parts import list_parts
-from pipeline.storage import Storage, StorageError
+from pipeline.storage import ObjectInfo, Storage, StorageError
 
 log = logging.getLogger(__name__)
 
@@ -53,6 +53,7 @@ class Watcher:
     def __init__(self, storage: Storage, index: ClipIndex, interval_s: float = INTERVAL_S) -> None:
         self._storage, self._index, self._interval_s = storage, index, interval_s
         self.shown = Shown()
+        self._records: list[ObjectInfo] = []
         self._failed: tuple[str, ...] | None = None
         self._clips_at_letters = -1
         self._asked_at = time.monotonic()
@@ -90,9 +91,10 @@ class Watcher:
     def look(self) -> None:
         """Reads what is new; a store that fails is asked again later."""
         try:
-            runs = tuple(ledger.read_runs(self._storage))
-            if runs != self.shown.runs:
-                self._show(runs=runs)
+            records = self._storage.list("runs")
+            if records != self._records:
+                self._show(runs=tuple(ledger.read_runs(self._storage)))
+                self._records = records
             self._index.refresh()
             self._show(is_loading=False, problem=None)
             self._read_letters()

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import signal
 import socket
 import tempfile
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -32,8 +33,8 @@ class Served:
 
     Attributes:
         url: The address, with its token.
-        run: Serves until the process is interrupted, or `stop` is called.
-        stop: Ends it, from another thread.
+        server: Of uvicorn.
+        listener: The socket that it listens on.
     """
 
     url: str
@@ -42,8 +43,7 @@ class Served:
 
     def run(self) -> None:
         """Serves until it is interrupted."""
-        with suppress(KeyboardInterrupt):
-            self.server.run(sockets=[self.listener])
+        self.server.run(sockets=[self.listener])
 
     def stop(self) -> None:
         """Ends it, from another thread."""
@@ -126,7 +126,24 @@ def _served(
 def _server(app: Any) -> uvicorn.Server:
     import uvicorn
 
-    return uvicorn.Server(
+    class Server(uvicorn.Server):
+        """Ends at a signal as at `stop`: uvicorn's own would send itself the signal again, and what
+        lies in the temporary folder would stay."""
+
+        @contextmanager
+        def capture_signals(self) -> Iterator[None]:
+            if threading.current_thread() is not threading.main_thread():
+                yield
+                return
+            ends = (signal.SIGINT, signal.SIGTERM)
+            before = {number: signal.signal(number, self.handle_exit) for number in ends}
+            try:
+                yield
+            finally:
+                for number, handler in before.items():
+                    signal.signal(number, handler)
+
+    return Server(
         uvicorn.Config(
             app,
             loop="asyncio",

@@ -58,7 +58,7 @@ def client(tmp_path: Path) -> Iterator[Client]:
     clips = [clip_row(n, tune(n % 5, 3.0), genre=("folk", "jazz")[n % 2]) for n in range(54)]
     clips += [clip_row(54, tune(1, 0.5), prompt=SCRIPT, id=LONG, genre="<b>odd</b>")]
     clips += [clip_row(55, tune(2, 0.5), prompt=None), clip_row(56, tune(3, 0.5), prompt="gone")]
-    clips += [clip_row(57 + take, tune(57 + take, 4.0) * (1 - take / 4), id="choir", take=take,
+    clips += [clip_row(57 + take, tune(57, 4.0) * (1 - take / 4), id="choir", take=take,
                        prompt="a choir", genre="choral", **named) for take in range(3)]  # fmt: skip
     letters = [letter(n, message=f"row {n}: {SCRIPT}") for n in range(3)]
     runs = [run_record(config={"run": {"manifest": str(tmp_path / "m.parquet")}})]
@@ -146,8 +146,6 @@ def test_search_filter_sort_and_pages(tab: Tab, client: Client) -> None:
     tab.run("document.querySelector('#search').focus()")
     tab.type("choir")
     tab.wait("text('#found') === '3 clips of 60'")
-    tab.run("document.querySelector('#search').select()")
-    tab.press("Backspace")
     tab.run("""(() => { const s = document.querySelector('#search'); s.value = '';
       s.dispatchEvent(new Event('input')); })()""")
     tab.wait("text('#found') === '60 clips'")
@@ -344,5 +342,5 @@ def test_the_command_prints_an_address_that_opens(tab: Tab, tmp_path: Path) -> N
         tab.wait("document.querySelectorAll('[data-clip]').length === 1")
     finally:
         process.terminate()
-        assert process.wait(20) in (0, -15)
+        assert process.wait(20) == 0
     assert pq.read_table(tmp_path / "out" / "clips").num_rows == 1  # it left the output alone
