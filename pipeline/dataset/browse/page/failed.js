@@ -10,7 +10,7 @@ export class Failed {
     this.search = el("input", { type: "search", "aria-label": "Search in rows that failed", placeholder: "Search in reasons" });
     this.search.addEventListener("input", debounced(() => this.load(), 200));
     this.list = el("div", {});
-    this.root.append(this.search, this.list);
+    this.root.append(el("h2", { class: "hidden" }, "Rows that failed"), this.search, this.list);
     this.offset = 0;
   }
 

@@ -17,6 +17,7 @@ class Page {
   constructor(about) {
     this.about = about;
     this.state = about;
+    this.seen = { version: about.version, n_columns: about.n_columns, shown_version: about.shown_version };
     this.columns = about.columns;
     this.listed = JSON.parse(localStorage.getItem(LISTED) ?? "null") ?? about.columns.filter(each => each.group === "extra").slice(0, 2).map(each => each.name);
     this.query = { search: "", filters: [], sort: "created_at", descending: true, offset: 0, limit: 50, ...fromAddress() };
@@ -52,6 +53,7 @@ class Page {
       const found = await api.ask("/api/clips", { query });
       if (this.asked !== asked) return;
       this.tell(found);
+      this.seen.version = found.version;
       this.list_.show(found.clips, found.n_found);
       this.trouble(null);
     } catch (error) {
@@ -109,26 +111,29 @@ class Page {
     byId("show-failed").textContent = `Failed ${count(now.n_failed)}`;
     byId("show-clips").textContent = "Clips";
     byId("n-rated").textContent = `(${count(now.n_rated)})`;
-    byId("export").setAttribute("aria-label", `Export ${things(now.n_rated, "rating")} as CSV`);
+    byId("export").setAttribute("aria-label", `Export ratings (${count(now.n_rated)}) as CSV`);
     byId("export").title = `Ratings are kept in ${now.ratings_in}` + (now.ratings_elsewhere ? ` (the output can't be written to: ${now.ratings_elsewhere})` : "");
   }
 
   // Asks whether there is more, and shows it.
   async look() {
-    const { version, n_columns, shown_version, problem } = this.state;
+    const { seen, state: { problem } } = this;
     const now = await api.ask("/api/state").catch(error => ({ error }));
     if (now.error) {
       this.trouble(now.error instanceof api.ApiError ? now.error : new Error("The server has ended: start `musicgen-batch browse` again."));
       return;
     }
     this.tell(now);
-    if (now.n_columns !== n_columns) {
+    const hasColumns = now.n_columns !== seen.n_columns;
+    if (hasColumns) {
+      seen.n_columns = now.n_columns;
       this.columns = (await api.ask("/api/about")).columns;
       if (!localStorage.getItem(LISTED)) this.listed = this.columns.filter(each => each.group === "extra").slice(0, 2).map(each => each.name);
       this.bar.know(this.columns);
     }
-    if (now.version !== version || now.n_columns !== n_columns) await this.ask({});
-    if (now.shown_version !== shown_version && !byId("failed").hidden) this.failed.load(this.failed.offset);
+    if (now.version !== seen.version || hasColumns) await this.ask({});
+    if (now.shown_version !== seen.shown_version && !byId("failed").hidden) this.failed.load(this.failed.offset);
+    seen.shown_version = now.shown_version;
     if (now.problem !== problem) this.trouble(null);
   }
 }
