@@ -1,7 +1,7 @@
 // The dead letters that stand: which rows could not be made, and why.
 
 import { ask } from "./api.js";
-import { count, debounced, el, things } from "./format.js";
+import { count, debounced, el, things, withCode } from "./format.js";
 
 export class Failed {
   constructor(page) {
@@ -38,7 +38,7 @@ export class Failed {
     const take = letter.take === null ? "" : ` · take ${letter.take}`;
     return el("li", {},
       el("h3", {}, name, el("span", { class: "note" }, take)),
-      el("p", {}, letter.message),
+      el("p", {}, ...withCode(letter.message)),
       el("p", { class: "note" }, el("span", { class: "chip bad" }, letter.error_class), " ",
         el("span", { class: "chip" }, letter.stage), ` row ${count(letter.row)} of ${letter.source} · tried ${letter.attempts} ×`));
   }

@@ -13,6 +13,13 @@ export function el(tag, properties = {}, ...children) {
   return element;
 }
 
+// Text whose `commands` stand in the type of code.
+export function withCode(text) {
+  const parts = text.split("`");
+  if (parts.length % 2 === 0) return [text];
+  return parts.map((part, at) => at % 2 ? el("code", {}, part) : part);
+}
+
 const whole = new Intl.NumberFormat("en");
 export const count = n => whole.format(n);
 export const things = (n, one, many = `${one}s`) => `${count(n)} ${n === 1 ? one : many}`;
