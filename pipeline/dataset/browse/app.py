@@ -10,6 +10,7 @@ import csv
 import io
 import json
 import re
+import threading
 from collections.abc import Awaitable, Callable
 from importlib.resources import files
 from typing import Any
@@ -24,7 +25,7 @@ from starlette.routing import Route
 
 from manifests.audio_file import decode_reference
 from manifests.redaction import shown_uri
-from pipeline.audio.pictures import LOWEST_HZ, spectrogram_png, waveform_path
+from pipeline.audio.pictures import LOWEST_HZ, spectrogram_png
 from pipeline.dataset.browse.answers import NO_STORE, as_json, bytes_answer, refusal
 from pipeline.dataset.browse.audio import AudioFinder
 from pipeline.dataset.browse.guard import Guard
@@ -48,6 +49,7 @@ HIDDEN = ("row_key", "audio_member", ":part", ":position")
 MOST_LETTERS = 100
 MOST_BODY = 10_000
 SPECTROGRAM = (880, 220)  # pixels
+DRAWN_AT_ONCE = 2  # decoded audio takes memory
 _CLIP_ID = re.compile(r"[0-9a-f]{32}")
 _CACHED = {"Cache-Control": "private, max-age=3600"}
 
@@ -88,6 +90,7 @@ class Browser:
         self._ratings, self._references = ratings, references
         self._audio = AudioFinder(storage)
         self._page = _page_files()
+        self._drawing = threading.BoundedSemaphore(DRAWN_AT_ONCE)
 
     def app(self, token: str, port: int) -> Guard:
         """The ASGI application."""
@@ -104,7 +107,6 @@ class Browser:
             Route("/api/ratings.csv", _answering(self._export)),
             Route("/clips/{clip_id}/audio", _answering(self._sound)),
             Route("/clips/{clip_id}/spectrogram.png", _answering(self._spectrogram)),
-            Route("/clips/{clip_id}/waveform", _answering(self._waveform)),
             Route("/clips/{clip_id}/references/{role}", _answering(self._reference)),
             Route("/clips/{clip_id}/references/{role}/loudness", _answering(self._loudness)),
         ]
@@ -202,13 +204,11 @@ class Browser:
 
     def _spectrogram(self, request: Request) -> Response:
         row = self._clip(request)
-        wav, rate_hz = decode_reference(self._audio.of(row).whole(), row["clip_id"])
-        return Response(spectrogram_png(wav, rate_hz, *SPECTROGRAM), 200, _CACHED, "image/png")
-
-    def _waveform(self, request: Request) -> Response:
-        row = self._clip(request)
-        wav, _ = decode_reference(self._audio.of(row).whole(), row["clip_id"])
-        return as_json({"path": waveform_path(wav)})
+        data = self._audio.of(row).whole()
+        with self._drawing:
+            wav, rate_hz = decode_reference(data, row["clip_id"])
+            picture = spectrogram_png(wav, rate_hz, *SPECTROGRAM)
+        return Response(picture, 200, _CACHED, "image/png")
 
     def _reference(self, request: Request) -> Response:
         data = self._references.read(self._clip(request), request.path_params["role"])
@@ -261,8 +261,10 @@ class Browser:
         text = io.StringIO()
         writer = csv.writer(text, quoting=csv.QUOTE_ALL)
         writer.writerow(["clip_id", "rating", "rated_at", "id", "take", "prompt"])
-        for clip_id, rating in self._ratings.standing().items():
-            row = self._index.clip(clip_id) or {}
+        standing = self._ratings.standing()
+        rows = self._index.some([*standing], ("clip_id", "id", "take", "prompt"))
+        for clip_id, rating in standing.items():
+            row = rows.get(clip_id, {})
             about = [row.get(name) for name in ("id", "take", "prompt")]
             at = rating.at.isoformat(timespec="seconds")
             writer.writerow([clip_id, rating.stars, at, *about])

@@ -6,6 +6,7 @@ this program gives to audio, and in a local output no symbolic link may lead out
 
 from __future__ import annotations
 
+import re
 import tarfile
 import threading
 from collections import OrderedDict
@@ -24,6 +25,7 @@ from pipeline.storage import ObjectInfo, ObjectNotFoundError, Storage, StorageEr
 KEPT_BYTES = 128 * 2**20  # of audio inside parts, read a row group at a time
 LOOK_AHEAD_BYTES = 64 * 1024  # of a tar: the small members after an audio file, and the next header
 _BLOCK = tarfile.BLOCKSIZE
+_SHA256 = re.compile(r"[0-9a-f]{64}")
 Row = dict[str, Any]
 
 
@@ -59,7 +61,7 @@ class AudioFinder:
 
     def __init__(self, storage: Storage) -> None:
         self._storage = storage
-        self._root = Path(storage.uri("x").removeprefix("file://")).parent.resolve()
+        self._root = Path(storage.root.removeprefix("file://")).resolve()  # of a local one
         self._tars: dict[str, TarIndex] = {}
         self._groups = KeptBytes(KEPT_BYTES)
         self._lock = threading.Lock()
@@ -70,9 +72,9 @@ class AudioFinder:
         Raises:
             MissingAudioError: It is not there, or not where this output keeps audio.
         """
-        path, member = row["audio_path"], row["audio_member"]
-        size = int(row["audio_bytes"])
         try:
+            path, member = row["audio_path"], row["audio_member"]
+            size = int(row["audio_bytes"])
             if path is None:
                 data = self._embedded(row)
                 size = len(data)
@@ -83,7 +85,7 @@ class AudioFinder:
                 raise MissingAudioError(f"The audio is missing, or has another size: {path}")
         except ObjectNotFoundError:
             raise MissingAudioError(f"The audio is missing: {path}") from None
-        except (StorageError, tarfile.TarError, ValueError, KeyError) as error:
+        except (StorageError, tarfile.TarError, ValueError, KeyError, TypeError) as error:
             if isinstance(error, MissingAudioError):
                 raise
             raise MissingAudioError(f"The audio can't be read: {error}") from error
@@ -92,10 +94,10 @@ class AudioFinder:
         )
 
     def _found(self, row: Row, size: int, read: Callable[[int, int], bytes]) -> ClipAudio:
-        kind = row["audio_format"]
-        name = f"{row['clip_id']}.{kind}"
-        media_type = MEDIA_TYPES.get(kind, "application/octet-stream")
-        return ClipAudio(size, media_type, str(row["audio_sha256"]), name, read)
+        kind, sha256 = row["audio_format"], str(row["audio_sha256"])
+        if kind not in MEDIA_TYPES or not _SHA256.fullmatch(sha256):
+            raise MissingAudioError("The row names no audio format of ours, or no sha256")
+        return ClipAudio(size, MEDIA_TYPES[kind], sha256, f"{row['clip_id']}.{kind}", read)
 
     def _check(self, path: str) -> None:
         """Raises MissingAudioError for a path that is no audio of this output."""

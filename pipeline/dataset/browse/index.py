@@ -282,6 +282,18 @@ class ClipIndex:
         paths = {number: path for path, number in self._parts.items()}
         return row | {":part": paths.get(found[0]), ":position": found[1]}
 
+    def some(self, clip_ids: Sequence[str], names: Sequence[str]) -> dict[str, Row]:
+        """Some columns of some clips, by clip_id."""
+        columns = self._columns
+        if "clip_id" not in columns:
+            return {}
+        shown = [columns[name] for name in names if name in columns]
+        with self._asking() as cursor:
+            selected = ", ".join(column.sql for column in shown)
+            wanted = f"{columns['clip_id'].sql} IN (SELECT unnest(?))"
+            cursor.execute(f"SELECT {selected} FROM clips WHERE {wanted}", [list(clip_ids)])
+            return {row["clip_id"]: row for row in _rows(cursor, shown)}
+
     def takes(self, id: str, names: Sequence[str]) -> list[Row]:
         """The clips of a row of the manifest, by take; the older of one take first."""
         columns = self._columns
