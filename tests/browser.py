@@ -120,7 +120,7 @@ class Tab:
 
     def wait(self, condition: str, timeout_s: float = 20) -> None:
         deadline = time.monotonic() + timeout_s
-        while not self.run(condition):
+        while not self.run(f"Boolean({condition})"):  # an element would come back as {}
             assert time.monotonic() < deadline, f"waited in vain for {condition}"
             time.sleep(0.05)
 

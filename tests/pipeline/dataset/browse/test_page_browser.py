@@ -256,7 +256,7 @@ def test_a_run_is_followed_without_reloading(tab: Tab, tmp_path: Path) -> None:
         tab.visit(client.url, width=1440)
         tab.wait("document.querySelector('#rows').textContent.includes('No clip is committed yet')")
         tab.run("window.mark = 'the same document'")
-        commit(storage, [clip_row(1, tune(1, 4.0), prompt="the first")], 0)
+        commit(storage, [clip_row(1, tune(1, 60.0), prompt="the first")], 0)
         tab.wait("document.querySelectorAll('[data-clip]').length === 1")
         assert "a run is making more" in tab.run("document.querySelector('#state').textContent")
         tab.run("document.querySelector('[data-clip] .play').click()")
@@ -264,7 +264,7 @@ def test_a_run_is_followed_without_reloading(tab: Tab, tmp_path: Path) -> None:
         more = [clip_row(n, tune(n, 0.4), prompt=f"more {n}", mood="x") for n in (2, 3)]
         commit(storage, more, 1, extras=pa.schema([("mood", pa.string())]))
         tab.wait("document.querySelectorAll('[data-clip]').length === 3")
-        assert tab.run("document.querySelector('.round').classList.contains('on')")  # plays on
+        assert tab.run("document.querySelector('#player .round').classList.contains('on')")
         tab.wait("[...document.querySelectorAll('th')].some(h => h.textContent.includes('mood'))")
         assert tab.run("window.mark") == "the same document"
     tab.wait("document.querySelector('#problem').textContent.includes('The server has ended')")
