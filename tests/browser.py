@@ -98,7 +98,10 @@ class Tab:
         answer = self._do("Page.navigate", url=url)
         assert "errorText" not in answer, answer
         protocol = url.partition(":")[0]
-        self.wait(f"location.protocol === '{protocol}:' && document.readyState === 'complete'")
+        self.wait(
+            f"location.protocol === '{protocol}:' && document.readyState === 'complete'",
+            timeout_s=60,
+        )
 
     def press(self, key: str) -> None:
         """Types one key, as a person does: the focused element gets it."""
@@ -118,7 +121,7 @@ class Tab:
         assert "exceptionDetails" not in answer, answer["exceptionDetails"]
         return answer["result"].get("value")
 
-    def wait(self, condition: str, timeout_s: float = 20) -> None:
+    def wait(self, condition: str, timeout_s: float = 40) -> None:
         deadline = time.monotonic() + timeout_s
         while not self.run(f"Boolean({condition})"):  # an element would come back as {}
             assert time.monotonic() < deadline, f"waited in vain for {condition}"
