@@ -21,7 +21,7 @@ export RAY_raylet_start_wait_time_s := 120
 # and each of the hundred processes that it starts half a second.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: setup demo test test-fast test-long test-s3 bench gpu-check bench-pipeline bench-scale bench-table lint pictures errors-table faults-table columns-table settings-reference format lock clean
+.PHONY: setup demo test test-fast test-long test-s3 bench gpu-check bench-pipeline bench-scale bench-browse bench-table lint pictures errors-table faults-table columns-table settings-reference format lock clean
 
 setup: $(STAMP)
 
@@ -97,6 +97,11 @@ bench-pipeline: setup
 # out/bench/scale-*, once, within about 20 minutes on 2 idle cores, and out/bench/scale.json.
 bench-scale: setup
 	RAY_AUTH_MODE=disabled $(BIN)/python -m tests.bench.scale
+
+# The page of `browse` on 10^6 clips. Writes 0.4 GB into out/bench/browse-*, once, and
+# out/bench/browse.json.
+bench-browse: setup
+	$(BIN)/python -m tests.bench.browse
 
 # What they wrote, as tables in docs/reference/benchmarks.md.
 bench-table: setup

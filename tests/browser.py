@@ -23,6 +23,12 @@ def find_chromium() -> str | None:
     return next(filter(None, map(shutil.which, NAMES)), None)
 
 
+def find_axe() -> Path | None:
+    """axe-core as one script, None where it is not installed (`bash tests/install_axe.sh`)."""
+    script = Path(__file__).parents[1] / "out/axe/node_modules/axe-core/axe.min.js"
+    return script if script.exists() else None
+
+
 @contextmanager
 def chromium(profile: Path) -> Iterator[Tab]:
     """One tab of a browser of its own, with its profile in that folder."""
@@ -77,6 +83,10 @@ class Tab:
 
     def open(self, page: Path, *, width: int, height: int = 900, scheme: Scheme = "light") -> None:
         """Shows a file in a window of that size and colour scheme."""
+        self.visit(page.as_uri(), width=width, height=height, scheme=scheme)
+
+    def visit(self, url: str, *, width: int, height: int = 900, scheme: Scheme = "light") -> None:
+        """Shows an address in a window of that size and colour scheme."""
         size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 600}
         self._do("Emulation.setDeviceMetricsOverride", **size)
         features = [{"name": "prefers-color-scheme", "value": scheme}]
@@ -85,9 +95,24 @@ class Tab:
         self.wait("location.href === 'about:blank'")
         self.requests.clear()
         self.said.clear()
-        answer = self._do("Page.navigate", url=page.as_uri())
+        answer = self._do("Page.navigate", url=url)
         assert "errorText" not in answer, answer
-        self.wait("location.protocol === 'file:' && document.readyState === 'complete'")
+        protocol = url.partition(":")[0]
+        self.wait(
+            f"location.protocol === '{protocol}:' && document.readyState === 'complete'",
+            timeout_s=60,
+        )
+
+    def press(self, key: str) -> None:
+        """Types one key, as a person does: the focused element gets it."""
+        text = key if len(key) == 1 else ""
+        for kind in ("keyDown", "keyUp"):
+            code = {"key": key, "text": text} if kind == "keyDown" else {"key": key}
+            self._do("Input.dispatchKeyEvent", type=kind, **code)
+
+    def type(self, text: str) -> None:
+        """Types text into the focused element."""
+        self._do("Input.insertText", text=text)
 
     def run(self, script: str) -> Any:
         """The value of a JavaScript expression; promises are awaited."""
@@ -96,11 +121,19 @@ class Tab:
         assert "exceptionDetails" not in answer, answer["exceptionDetails"]
         return answer["result"].get("value")
 
-    def wait(self, condition: str, timeout_s: float = 20) -> None:
+    def wait(self, condition: str, timeout_s: float = 40) -> None:
         deadline = time.monotonic() + timeout_s
-        while not self.run(condition):
+        while not self.run(f"Boolean({condition})"):  # an element would come back as {}
             assert time.monotonic() < deadline, f"waited in vain for {condition}"
             time.sleep(0.05)
+
+    def inject(self, script: Path) -> None:
+        """Runs a script file in the page, whatever the page's policy says of scripts."""
+        self._do("Runtime.evaluate", expression=script.read_text())
+
+    def downloads_to(self, folder: Path) -> None:
+        """What the page downloads lands there."""
+        self._do("Page.setDownloadBehavior", behavior="allow", downloadPath=str(folder))
 
     def picture(self, *, whole: bool = False) -> bytes:
         """PNG of what is seen, or of the whole page."""

@@ -1,1 +1,1 @@
-"""What makes an output a dataset for others: its card, its metadata, and publishing it."""
+"""What a user does with the dataset: card, publishing, browsing."""

@@ -15,7 +15,7 @@ Kind = Literal["clips", "failed", "scores"]
 
 _KINDS: dict[str, Kind] = {kind: kind for kind in get_args(Kind)}
 MERGED = "merged"  # stands for the replica in the name of a part that upkeep wrote
-FOLDERS = ("clips", "failed", "scores", "audio", "runs", "lease", "attempts", "cache")
+FOLDERS = ("clips", "failed", "scores", "audio", "runs", "lease", "attempts", "cache", "ratings")
 
 _RUN = r"(?P<run>[0-9]{8}T[0-9]{6}-[0-9a-f]{6})"
 _FORMATS = "|".join(get_args(AudioFormat))
@@ -32,6 +32,7 @@ _RUN_RECORD = re.compile(rf"runs/{_RUN}\.json")
 _LEASE = re.compile(r"lease/(?P<generation>[0-9]{8,})\.json")
 _ATTEMPT = re.compile(rf"attempts/{_RUN}/[0-9a-f]{{6,64}}\.json")
 _CACHE = re.compile(r"cache/(?:ledger/[0-9a-f]{32}\.keys|plan/[0-9a-f]{32}\.(?:plan|whole))")
+_RATINGS = re.compile(rf"ratings/part-{_RUN}\.parquet")
 # At the root of an output; a README.md there may also be somebody else's (`pipeline.dataset`).
 REPORT, CARD, CROISSANT, METADATA = "report.html", "README.md", "croissant.json", "metadata.parquet"
 _AT_ROOT = re.compile("|".join(map(re.escape, (REPORT, CARD, CROISSANT, METADATA))))
@@ -93,6 +94,16 @@ def run_of_record(path: str) -> str | None:
     return found["run"] if found else None
 
 
+def rating_path(session: str) -> str:
+    """The path of what one session of the page has rated; sessions are named as runs are."""
+    return f"ratings/part-{session}.parquet"
+
+
+def is_rating(path: str) -> bool:
+    """Whether this is the name of an object with ratings."""
+    return _RATINGS.fullmatch(path) is not None
+
+
 def lease_path(generation: int) -> str:
     """The path of a lease file."""
     return f"lease/{generation:08d}.json"
@@ -123,5 +134,5 @@ def is_leftover(path: str) -> bool:
 
 def is_ours(path: str) -> bool:
     """Whether this program gives an object such a name; temporary files apart."""
-    patterns = (_PART, _AUDIO, _RUN_RECORD, _ATTEMPT, _CACHE, _AT_ROOT, _FIGURES)
+    patterns = (_PART, _AUDIO, _RUN_RECORD, _ATTEMPT, _CACHE, _AT_ROOT, _FIGURES, _RATINGS)
     return any(p.fullmatch(path) for p in patterns) or generation_of(path) > 0

@@ -4,29 +4,50 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import io
-import tarfile
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
 from typing import Any
 from urllib.parse import quote
 
-import pyarrow.parquet as pq
-
 from manifests.audio_file import decode_reference
+from manifests.uris.policy import ReferencePolicy
 from pipeline.audio.encode import MEDIA_TYPES
-from pipeline.ledger.parts import reading
+from pipeline.audio.pictures import LOWEST_HZ, spectrogram_png, waveform_path
+from pipeline.dataset.browse.references import (
+    Reference,
+    ReferenceReader,
+    RefusedReferenceError,
+    references_of,
+)
+from pipeline.ledger.clip_audio import AudioReader, MissingAudioError
 from pipeline.report.highlights import phrases
-from pipeline.report.pictures import LOWEST_HZ, spectrogram_png, waveform_path
-from pipeline.storage import ObjectInfo, ObjectNotFoundError, Storage, StorageError
+from pipeline.storage import Storage
 
 EMBED_LIMIT_BYTES = 96 * 2**20  # of audio in one page; further players link to the audio objects
+
+REFERENCE_S = 30.0  # of a reference that the page holds
+REFERENCE_TIMEOUT_S = 10.0  # a run does not wait longer for one at its end
 
 Row = dict[str, Any]
 
 
-class MissingAudioError(ValueError):
-    """The audio of a clip can't be read; the message says where it should be."""
+@dataclass(frozen=True)
+class ReferencePlayer:
+    """A reference beside its clip.
+
+    Attributes:
+        role: melody, continuation or style.
+        name: Its file.
+        element: Name of its audio in the page; clips with the same reference share it.
+        audio_src: A data URI; None where it can't be heard, for which `reason` says why.
+        reason: See `audio_src`.
+    """
+
+    role: str
+    name: str
+    element: str
+    audio_src: str | None
+    reason: str = ""
 
 
 @dataclass(frozen=True)
@@ -45,6 +66,8 @@ class Card:
     """A data URI, a relative link, or None, for which `silent_reason` gives the reason."""
     silent_reason: str | None = None
     lowest_hz: float = LOWEST_HZ
+    references: tuple[ReferencePlayer, ...] = ()
+    """What it was made after."""
 
 
 def make_cards(storage: Storage, rows: Iterable[Row], *, embed: bool) -> dict[str, Card]:
@@ -55,7 +78,7 @@ def make_cards(storage: Storage, rows: Iterable[Row], *, embed: bool) -> dict[st
         rows: Columns of `clips/`, and `part`: the path of the part that holds the row.
         embed: Put the audio into the page, as far as EMBED_LIMIT_BYTES goes.
     """
-    reader = AudioReader(storage)
+    reader, references = AudioReader(storage), _References(storage, embed)
     embedded_bytes = 0
     cards = {}
     for row in sorted(rows, key=lambda r: (r["part"], r["audio_path"] or "")):
@@ -65,9 +88,49 @@ def make_cards(storage: Storage, rows: Iterable[Row], *, embed: bool) -> dict[st
             cards[row["clip_id"]] = Card(row, phrases(row), str(error))
             continue
         fits = embedded_bytes + len(data) <= EMBED_LIMIT_BYTES
-        cards[row["clip_id"]] = _card(row, data, embed=embed and fits)
+        card = _card(row, data, embed=embed and fits)
         embedded_bytes += len(data)
+        beside = references.of(row, EMBED_LIMIT_BYTES - embedded_bytes)
+        cards[row["clip_id"]] = replace(card, references=tuple(beside))
     return cards
+
+
+class _References:
+    """Players for references; each is read once, however many clips it has.
+
+    Args:
+        storage: Root of the output.
+        embed: Whether the page holds audio.
+    """
+
+    def __init__(self, storage: Storage, embed: bool) -> None:
+        policy = ReferencePolicy(reference_timeout_s=REFERENCE_TIMEOUT_S)
+        # Its token says that it is what the job has decoded already.
+        self._reader = ReferenceReader(storage, policy, isolated=False, most_s=REFERENCE_S)
+        self._embed = embed
+        self._known: dict[str, ReferencePlayer] = {}
+        self._n_bytes = 0
+
+    def of(self, row: Row, free_bytes: int) -> Iterator[ReferencePlayer]:
+        """The players of a clip's references, as far as the page has room."""
+        for each in references_of(row):
+            if each.token not in self._known:
+                self._known[each.token] = self._player(row, each, free_bytes)
+            yield replace(self._known[each.token], role=each.role)
+
+    def _player(self, row: Row, each: Reference, free_bytes: int) -> ReferencePlayer:
+        name = each.shown.rpartition("/")[2]
+        element = "reference-" + hashlib.blake2b(each.token.encode(), digest_size=8).hexdigest()
+        if not self._embed:
+            return ReferencePlayer(each.role, name, element, None, "not inside this page")
+        try:
+            data = self._reader.read(row, each.role)
+        except RefusedReferenceError as error:
+            return ReferencePlayer(each.role, name, element, None, str(error))
+        if self._n_bytes + len(data) > free_bytes:
+            return ReferencePlayer(each.role, name, element, None, "the page has no room for it")
+        self._n_bytes += len(data)
+        return ReferencePlayer(each.role, name, element, _data_uri(data, MEDIA_TYPES["flac"]))
 
 
 def _card(row: Row, data: bytes, *, embed: bool) -> Card:
@@ -102,60 +165,3 @@ def _source(row: Row, data: bytes, embed: bool) -> tuple[str | None, str | None]
 
 def _data_uri(data: bytes, media_type: str) -> str:
     return f"data:{media_type};base64,{base64.b64encode(data).decode()}"
-
-
-class AudioReader:
-    """Reads encoded audio from files, tars or parts, wherever the audio mode put it.
-
-    It keeps the last tar or Parquet row group, so that clips that lie together take one read.
-    """
-
-    def __init__(self, storage: Storage) -> None:
-        self._storage = storage
-        self._kept: tuple[str, dict[str, bytes]] = ("", {})
-
-    def read(self, row: Row) -> bytes:
-        """The encoded bytes of one clip.
-
-        Raises:
-            MissingAudioError: They can't be read.
-        """
-        path, member = row["audio_path"], row["audio_member"]
-        try:
-            if path is None:
-                return self._from_part(row["part"], row["clip_id"])
-            if member is not None:
-                return self._from_tar(path, member)
-            return self._storage.get(path)
-        except ObjectNotFoundError:
-            raise MissingAudioError(f"The audio is missing: {path or row['part']}") from None
-        except KeyError:
-            inside = path or row["part"]
-            raise MissingAudioError(f"The audio is missing inside {inside}") from None
-        except (StorageError, tarfile.TarError, ValueError) as error:
-            raise MissingAudioError(f"The audio can't be read: {error}") from error
-
-    def _from_tar(self, path: str, member: str) -> bytes:
-        if self._kept[0] != path:
-            with tarfile.open(fileobj=io.BytesIO(self._storage.get(path))) as tar:
-                files = {entry.name: tar.extractfile(entry) for entry in tar if entry.isfile()}
-                self._kept = (path, {name: file.read() for name, file in files.items() if file})
-        return self._kept[1][member]
-
-    def _from_part(self, path: str, clip_id: str) -> bytes:
-        if self._kept[0] != path or clip_id not in self._kept[1]:
-            size = self._storage.size(path) or 0
-            with reading(self._storage, ObjectInfo(path, size, mtime=0.0)) as part:
-                self._kept = (path, _row_group_audio(part, clip_id))
-        return self._kept[1][clip_id]
-
-
-def _row_group_audio(part: pq.ParquetFile, clip_id: str) -> dict[str, bytes]:
-    """Audio by clip_id of the row group that holds the clip; empty where none does."""
-    for group in range(part.num_row_groups):
-        ids = part.read_row_group(group, columns=["clip_id"]).column("clip_id").to_pylist()
-        if clip_id in ids:
-            audio = part.read_row_group(group, columns=["audio"]).column("audio").to_pylist()
-            pairs = zip(ids, audio, strict=True)
-            return {name: found["bytes"] for name, found in pairs if found}
-    return {}

@@ -6,6 +6,7 @@ import hashlib
 import heapq
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from itertools import islice, zip_longest
 from typing import Any
 
 import numpy as np
@@ -49,9 +50,22 @@ def numbers(table: pa.Table, column: str) -> NDArray[np.float64]:
 
 
 def sample_rows(clips: pa.Table, n: int, seed: int) -> list[int]:
-    """Row numbers of n clips, chosen by a hash of seed and clip_id. The choice does not depend on
-    the layout of the parts, and a dataset that grows keeps most of its sample."""
-    return _lowest_hashes(clips.column("clip_id").to_pylist(), n, seed)
+    """Row numbers of n clips, stratified over prompts: no prompt gives two as long as another that
+    gave none is left. Which prompt and which of its clips is decided by a hash of the seed, so the
+    choice does not depend on the layout of the parts, and a dataset that grows keeps most of it."""
+    ids = clips.column("clip_id").to_pylist()
+    prompts = clips.column("prompt").to_pylist()
+    strata: dict[str, list[int]] = {}
+    for row, (prompt, id) in enumerate(zip(prompts, clips.column("id").to_pylist(), strict=True)):
+        strata.setdefault(f"prompt {prompt}" if prompt else f"row {id}", []).append(row)
+    names = list(strata)
+    first = [names[at] for at in _lowest_hashes(names, n, seed)]
+    queues = []
+    for name in first:
+        rows = strata[name]
+        queues.append([rows[at] for at in _lowest_hashes([ids[row] for row in rows], n, seed)])
+    turns = (row for turn in zip_longest(*queues) for row in turn if row is not None)
+    return list(islice(turns, n))
 
 
 def _lowest_hashes(names: Iterable[str], n: int, seed: int) -> list[int]:

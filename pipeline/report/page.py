@@ -25,16 +25,17 @@ from numpy.typing import NDArray
 from pipeline import ledger
 from pipeline.audio.measure import FLOOR_DBFS
 from pipeline.audio.measures_table import MEASURES
+from pipeline.audio.pictures import WAVE_COLUMNS
 from pipeline.ledger.parts import map_parts, read_part
 from pipeline.ledger.schema import CLIP_FIELDS
 from pipeline.report import highlights
 from pipeline.report.cards import Card, make_cards
-from pipeline.report.pictures import WAVE_COLUMNS, Histogram, Timeline, histogram, timeline
+from pipeline.report.pictures import Histogram, Timeline, histogram, timeline
 from pipeline.report.set_figures import read_figures
 from pipeline.storage import ObjectInfo, Storage
 
 # What the report reads of clips/, beside `part`: never the `audio` column, nor long JSON.
-_UNREAD = {"row_key", "references", "versions", "replica", "attempts", "weights_revision", "seed"}
+_UNREAD = {"row_key", "versions", "replica", "attempts", "weights_revision", "seed"}
 COLUMNS = [name for name in CLIP_FIELDS.names if name not in _UNREAD]
 
 
@@ -155,15 +156,17 @@ def render(
     )  # fmt: skip
 
 
-def _each_audio_once(picked: dict[str, list[Card]]) -> dict[str, list[tuple[Card, bool]]]:
-    """Pairs cards with whether they hold the audio: a clip shown twice is embedded once."""
+def _each_audio_once(picked: dict[str, list[Card]]) -> dict[str, list[tuple[Card, set[str]]]]:
+    """Pairs cards with the names of the audio elements that they hold: what is shown twice, a clip
+    or the reference of several, is embedded once."""
     seen: set[str] = set()
-    result: dict[str, list[tuple[Card, bool]]] = {}
+    result: dict[str, list[tuple[Card, set[str]]]] = {}
     for name in ("sample", "takes", "worst"):
         result[name] = []
         for card in picked[name]:
-            result[name].append((card, card.row["clip_id"] not in seen))
-            seen.add(card.row["clip_id"])
+            elements = {f"audio-{card.row['clip_id']}", *(r.element for r in card.references)}
+            result[name].append((card, elements - seen))
+            seen |= elements
     return result
 
 

@@ -7,9 +7,9 @@ import sys
 from pathlib import Path
 
 from manifests.audio_file import decode_reference
+from pipeline.audio.pictures import spectrogram_png
 from pipeline.ledger import read_clips
-from pipeline.report.cards import AudioReader
-from pipeline.report.pictures import spectrogram_png
+from pipeline.ledger.clip_audio import AudioReader
 from pipeline.storage import open_storage
 
 PICTURES = Path(__file__).parents[2] / "manifests" / "examples" / "pictures"

@@ -28,10 +28,12 @@ FINE = {
 
 
 def clips(*rows: dict[str, Any]) -> pa.Table:
-    names = ["clip_id", "id", "take", "created_at", *FINE]
+    names = ["clip_id", "id", "take", "prompt", "created_at", *FINE]
     schema = pa.schema([CLIP_FIELDS.field(name) for name in names])
     filled = [
-        {"clip_id": f"{i:032x}", "id": f"row-{i}", "take": 0, "created_at": NOW} | FINE | row
+        {"clip_id": f"{i:032x}", "id": f"row-{i}", "take": 0, "prompt": None, "created_at": NOW}
+        | FINE
+        | row
         for i, row in enumerate(rows)
     ]
     return pa.Table.from_pylist(filled, schema=schema)
@@ -51,6 +53,19 @@ def test_a_dataset_that_grows_keeps_most_of_its_sample() -> None:
     before = set(sample_rows(clips(*[{}] * 500), 12, seed=0))
     after = set(sample_rows(clips(*[{}] * 550), 12, seed=0))
     assert len(before & after) >= 8
+
+
+def test_no_prompt_is_heard_twice_while_another_was_not_heard() -> None:
+    prompts = ["common"] * 300 + ["rare", "odd"] + [None] * 3
+    table = clips(*({"prompt": prompt} for prompt in prompts))
+    strata = [prompt or f"row-{i}" for i, prompt in enumerate(prompts)]  # unprompted rows differ
+    for seed in range(5):
+        sample = sample_rows(table, 6, seed)
+        assert sorted(strata[row] for row in sample) == sorted(set(strata))
+        more = sample_rows(table, 10, seed)
+        assert len(set(more)) == 10
+        assert more[:6] == sample
+        assert {strata[row] for row in more[6:]} == {"common"}
 
 
 @pytest.mark.parametrize(("n", "size"), [(0, 0), (5, 5), (100, 30)])
