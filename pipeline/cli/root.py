@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from pipeline.cli.doctor import doctor
 from pipeline.cli.errors import errors_to_exit_codes
 from pipeline.cli.manifest import manifest
 from pipeline.cli.models import convert, models
@@ -190,5 +191,5 @@ def _failures(storage: Storage) -> list[str]:
     return [*shown, f"... and {left} more"] if left > 0 else shown
 
 
-for _command in (submit, manifest, models, convert, status, verify, compact, gc, report):
+for _command in (submit, doctor, manifest, models, convert, status, verify, compact, gc, report):
     main.add_command(_command)
