@@ -1,5 +1,5 @@
 """The nightly run as Kubernetes would call it: the pod's own command of the overlay `nightly`,
-against a Ray cluster: the manifest of the day, an overlap, each exit code that decides what follows."""
+against a Ray cluster: the manifest of the day, an overlap, each exit code that matters."""
 
 import datetime as dt
 import subprocess

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from musicgen.config import ModelSource
@@ -20,11 +21,11 @@ def checkpoint(source: ModelSource) -> tuple[list[Finding], int | None, str | No
         The finding, the bytes of the files (None where it is not complete) and the hash of the
         weights.
     """
-    os.environ["HF_HUB_OFFLINE"] = "1"  # before the hub's package is imported
     from musicgen.checkpoints.describe import checkpoint_files, describe
 
     try:
-        info = describe(source)
+        with _offline():
+            info = describe(source)
         size = sum(
             (Path(info.path) / name).stat().st_size for name in checkpoint_files(Path(info.path))
         )
@@ -35,6 +36,21 @@ def checkpoint(source: ModelSource) -> tuple[list[Finding], int | None, str | No
         f"without a network, weights {info.weights_hash[:12]}"
     )
     return [Finding(CHECK, OK, told)], size, info.weights_hash
+
+
+@contextmanager
+def _offline() -> Iterator[None]:
+    """The hub's package, which is imported within, downloads nothing."""
+    name = "HF_HUB_OFFLINE"
+    before = os.environ.get(name)
+    os.environ[name] = "1"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[name]
+        else:
+            os.environ[name] = before
 
 
 def _incomplete(source: ModelSource, error: Exception) -> Finding:

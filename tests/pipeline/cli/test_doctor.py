@@ -192,6 +192,7 @@ class TestBroken:
         assert "RAY_TMPDIR" in checks["ray folder"]["way_out"]
 
 
+@pytest.mark.slow
 def test_a_cluster_that_nobody_answers_for() -> None:
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
