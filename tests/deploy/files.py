@@ -133,11 +133,17 @@ def has_kustomize() -> bool:
 
 
 def built(path: Path) -> list[Document]:
-    """The objects that kustomize makes of a folder."""
+    """The objects that kustomize makes of a folder; a copy."""
+    return [document for document in yaml.safe_load_all(_build(path.resolve())) if document]
+
+
+@cache
+def _build(path: Path) -> str:
     done = subprocess.run(
-        ["kubectl", "kustomize", str(path)], capture_output=True, text=True, check=True
+        ["kubectl", "kustomize", str(path)], capture_output=True, text=True, check=False
     )
-    return [document for document in yaml.safe_load_all(done.stdout) if document]
+    assert done.returncode == 0, done.stderr
+    return done.stdout
 
 
 def config_of(command: list[str]) -> JobConfig:

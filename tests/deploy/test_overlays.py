@@ -172,8 +172,11 @@ def test_a_planted_fault_in_a_patch_is_told(tmp_path: Path) -> None:
         f"resources: [{relative}/kubernetes/base]\n"
         "patches:\n"
         "  - target: {kind: RayJob}\n"
-        "    patch: '[{op: add, path: /spec/rayClusterSpec/headGroupSpec/template/spec/hostIPC,"
-        " value: true}, {op: add, path: /spec/backofLimit, value: 3}]'\n"
+        "    patch: |\n"
+        "      - op: add\n"
+        "        path: /spec/rayClusterSpec/headGroupSpec/template/spec/hostIPC\n"
+        "        value: true\n"
+        "      - {op: add, path: /spec/backofLimit, value: 3}\n"
     )
 
     (rayjob,) = [each for each in built(tmp_path) if each["kind"] == "RayJob"]
