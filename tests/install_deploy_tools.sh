@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
 # Installs the Debian packages with which deploy/ and `doctor` are tested, where they are missing:
-# Prometheus with promtool, a library that shows a process another time, and iproute2. No service of
+# Prometheus with promtool, a library that shows a process another time, iproute2 and jq. No service of
 # them is left running.
 set -euo pipefail
 faketime=(/usr/lib/*/faketime/libfaketime.so.1)
-command -v promtool >/dev/null && command -v ip >/dev/null && [ -e "${faketime[0]}" ] && exit 0
+command -v promtool >/dev/null && command -v ip >/dev/null && command -v jq >/dev/null && [ -e "${faketime[0]}" ] && exit 0
 sudo=""
 [ "$(id -u)" = 0 ] || sudo="sudo"
 export DEBIAN_FRONTEND=noninteractive
@@ -16,4 +16,4 @@ if [ ! -e "$policy" ]; then
     trap '$sudo rm "$policy"' EXIT
 fi
 $sudo apt-get update -qq
-$sudo apt-get install -y -qq --no-install-recommends prometheus libfaketime iproute2 >/dev/null
+$sudo apt-get install -y -qq --no-install-recommends prometheus libfaketime iproute2 jq >/dev/null
