@@ -8,6 +8,7 @@ from typing import Any
 import click
 import pytest
 
+from pipeline.cli.root import main
 from pipeline.config import JobConfig
 from tests.deploy.files import (
     FOLDER,
@@ -15,6 +16,7 @@ from tests.deploy.files import (
     SLURM_GPUS,
     SLURM_NODES,
     config_of,
+    deployment,
     run_sbatch,
     sbatch_options,
 )
@@ -136,3 +138,41 @@ def test_scripts_are_shell(script: str, tmp_path: Path) -> None:
     assert subprocess.run(["bash", "-n", str(broken)], check=False, capture_output=True).returncode
     if shutil.which("shellcheck"):
         subprocess.run(["shellcheck", str(FOLDER / script)], check=True)
+
+
+class TestWeights:
+    """The script of the Job that fills the volume, where `musicgen-batch` only notes its calls."""
+
+    def filled(self, folder: Path, fails: bool = False) -> tuple[int, list[str]]:
+        stub = folder / "musicgen-batch"
+        stub.write_text(
+            f'#!/bin/bash\necho "$@" >> {folder}/calls\n'
+            f'[ "$1" != convert ] || {{ mkdir -p "$3" && exit {int(fails)}; }}\n'
+        )
+        stub.chmod(0o755)
+        (folder / "calls").write_text("")
+        (container,) = deployment().weights["Job"]["spec"]["template"]["spec"]["containers"]
+        environment = {item["name"]: item["value"] for item in container["env"]}
+        environment |= {"FOLDER": f"{folder}/models/small", "PATH": f"{folder}:/usr/bin:/bin"}
+        done = subprocess.run(
+            [*container["command"], *container["args"]], env=environment, check=False
+        )
+        return done.returncode, (folder / "calls").read_text().splitlines()
+
+    def test_weights_are_converted_once_and_always_checked(self, tmp_path: Path) -> None:
+        target = f"{tmp_path}/models/small"
+        convert = f"convert facebook/musicgen-small {target} --dtype fp16"
+
+        assert self.filled(tmp_path) == (0, [convert, f"doctor --model {target}"])
+        assert self.filled(tmp_path) == (0, [f"doctor --model {target}"])
+
+    def test_what_was_cut_short_is_converted_again(self, tmp_path: Path) -> None:
+        code, calls = self.filled(tmp_path, fails=True)
+        assert (code, len(calls)) == (1, 1)
+        assert self.filled(tmp_path)[1][0].startswith("convert ")
+
+    def test_its_commands_are_ours(self, tmp_path: Path) -> None:
+        for words in (call.split() for call in self.filled(tmp_path)[1]):
+            main.commands[words[0]].make_context(words[0], words[1:])
+            with pytest.raises(click.UsageError):
+                main.commands[words[0]].make_context(words[0], [*words[1:], "--no-such-flag"])

@@ -87,8 +87,8 @@ def all_rows() -> list[tuple[str, int]]:
 
 
 def test_a_night_and_two_runs_that_overlap_it(cluster: str, bucket: str, tmp_path: Path) -> None:
-    """The lease lets one write. One that does not wait ends with 4, which is not tried again; one that
-    waits, as an evicted pod's second try, finds everything done. Each clip once."""
+    """The lease lets one write. A run that does not wait ends with 4, which is not tried again; one
+    that waits, as an evicted pod's second try, finds everything done. Each clip once."""
     first = pod(cluster, bucket, tmp_path)
     wait_until(lambda: len(committed(bucket)) >= 4)
     second = pod(cluster, bucket, tmp_path, waits=False)

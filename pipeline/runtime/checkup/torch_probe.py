@@ -25,7 +25,7 @@ def facts() -> dict[str, Any]:
     if torch.version.cuda is None:
         return found
     try:
-        torch.cuda.init()
+        torch.cuda.init()  # type: ignore[no-untyped-call]
     except Exception as error:
         found["gpu_error"] = str(error).strip().splitlines()[0][:300]
         return found
