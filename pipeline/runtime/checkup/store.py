@@ -51,7 +51,8 @@ class _Probe:
     token: str = field(default_factory=lambda: secrets.token_hex(16))
     made: list[Path] = field(default_factory=list)  # folders that were not there before
     modified: float = 0.0  # of the object, by the clock of the store
-    written: float = 0.0  # when it was, by ours
+    begun: float = 0.0  # before and after it was written, by ours
+    written: float = 0.0
 
     @property
     def path(self) -> str:
@@ -88,6 +89,7 @@ class _Probe:
         yield from self._space()
 
     def _write(self) -> str:
+        self.begun = time.time()
         took_s, _ = _timed(lambda: self.storage.put(self.path, self.data))
         self.written = time.time()
         return f"{len(self.data) / 1e6:.1f} MB in {_speed(len(self.data), took_s)}"
@@ -123,8 +125,12 @@ class _Probe:
         return f"a second writer is refused, {1000 * took_s:.0f} ms"
 
     def _clock(self) -> Finding:
-        skew_s = self.written - self.modified
-        # The store's clock is told in whole seconds, and the write took its time.
+        """How far apart the clocks are at least: the store tells whole seconds, and writing takes
+        its time."""
+        ahead_s = max(self.begun - self.modified - 1.0, 0.0)
+        skew_s = ahead_s or -max(self.modified - self.written, 0.0)
+        if not skew_s:
+            return Finding("clock", OK, "this machine's clock and the output's agree")
         apart = f"{abs(skew_s):.1f} s {'ahead of' if skew_s > 0 else 'behind'} the output's"
         if abs(skew_s) >= SKEW_WRONG_S:
             return Finding(

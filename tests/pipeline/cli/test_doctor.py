@@ -8,10 +8,12 @@ import shutil
 import socket
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import boto3
 import pytest
 
 from musicgen.checkpoints.describe import TINY_FOLDER
@@ -123,7 +125,7 @@ class TestBroken:
 
     def test_credentials_that_the_store_does_not_know(self, s3: S3Server) -> None:
         """On a moto that checks signatures, as every store does."""
-        with strict_moto() as endpoint:
+        with moto_process({"INITIAL_NO_AUTH_ACTION_COUNT": "0"}) as endpoint:
             code, checks = doctor(
                 "--output", "s3://nobodys/music",
                 env={"AWS_ENDPOINT_URL": endpoint, "AWS_SECRET_ACCESS_KEY": "another"},
@@ -135,14 +137,10 @@ class TestBroken:
 
     @pytest.mark.skipif(not FAKETIME, reason="tests/install_deploy_tools.sh installs libfaketime")
     def test_a_clock_that_is_ten_minutes_ahead_of_the_stores(self, s3: S3Server) -> None:
-        code, checks = doctor(
-            "--output", f"{s3.bucket()}/music",
-            env={
-                "LD_PRELOAD": FAKETIME[0],
-                "FAKETIME": "+600",
-                "FAKETIME_DONT_FAKE_MONOTONIC": "1",
-            },
-        )  # fmt: skip
+        late = {"LD_PRELOAD": FAKETIME[0], "FAKETIME": "-600"}
+        with moto_process(late) as endpoint:
+            boto3.client("s3", endpoint_url=endpoint).create_bucket(Bucket="late")
+            code, checks = doctor("--output", "s3://late/music", env={"AWS_ENDPOINT_URL": endpoint})
 
         assert (code, wrong(checks)) == (1, ["clock"])
         told = re.search(r"clock is ([\d.]+) s ahead of the output's", checks["clock"]["found"])
@@ -215,24 +213,27 @@ def mounted(folder: Path, options: str) -> tuple[str, ...]:
     return ("unshare", "--mount", "bash", "-c", script, "-")
 
 
-class strict_moto:  # noqa: N801  # a context manager
-    """An S3 server in a process of its own that checks who asks."""
+SERVER = """
+import sys
+from moto.server import ThreadedMotoServer
+server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+server.start()
+print(*server.get_host_and_port(), flush=True)
+sys.stdin.read()
+"""
 
-    def __enter__(self) -> str:
-        code = (
-            "import os; os.environ['INITIAL_NO_AUTH_ACTION_COUNT'] = '0'\n"
-            "from moto.server import ThreadedMotoServer\n"
-            "server = ThreadedMotoServer(ip_address='127.0.0.1', port=0, verbose=False)\n"
-            "server.start(); print(*server.get_host_and_port(), flush=True); import sys\n"
-            "sys.stdin.read()"
-        )
-        self.process = subprocess.Popen(
-            [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-        )
-        assert self.process.stdout is not None
-        host, port = self.process.stdout.readline().split()
-        return f"http://{host}:{port}"
 
-    def __exit__(self, *_: object) -> None:
-        self.process.kill()
-        self.process.wait()
+@contextmanager
+def moto_process(environment: dict[str, str]) -> Iterator[str]:
+    """An S3 server in a process of its own, whose clock or rules the environment decides."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", SERVER], env=os.environ | environment, text=True,
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+    )  # fmt: skip
+    try:
+        assert process.stdout is not None
+        host, port = process.stdout.readline().split()
+        yield f"http://{host}:{port}"
+    finally:
+        process.kill()
+        process.wait()
