@@ -19,13 +19,26 @@ from tests.integration.clusters import BIN, environment
 
 NETWORK = "10.99.7"  # within the namespaces alone
 GCS, DASHBOARD = 6379, 8265
-# The head gives a silent node up after about 3 s; by default it takes half a minute.
+# The head gives a silent node up after about 20 s; by default it takes more than half a minute.
 HEALTH = {
     "RAY_health_check_initial_delay_ms": "1000",
-    "RAY_health_check_period_ms": "1000",
-    "RAY_health_check_timeout_ms": "1000",
+    "RAY_health_check_period_ms": "2000",
+    "RAY_health_check_timeout_ms": "5000",
     "RAY_health_check_failure_threshold": "3",
 }
+AWAY_S = 45.0  # until a host that is cut off has been given up
+# The dashboard answers before the head's job agent does.
+AWAIT_JOBS = f"""
+import time, urllib.request
+ends = time.monotonic() + 180
+while True:
+    try:
+        urllib.request.urlopen("http://{NETWORK}.1:{DASHBOARD}/api/jobs/", timeout=5)
+        break
+    except OSError:
+        assert time.monotonic() < ends
+        time.sleep(0.3)
+"""
 
 
 def namespaces_work() -> bool:
@@ -130,6 +143,8 @@ def start_head(host: Host, n_cpus: int) -> subprocess.Popen[bytes]:
         "--object-store-memory=150000000", f"--temp-dir={host.folder}", log="head.log",
     )  # fmt: skip
     _await(host, started, "head.log")
+    waiting = host.start(sys.executable, "-c", AWAIT_JOBS, log="await.log")
+    assert waiting.wait(timeout=200) == 0, host.said("await.log")
     return started
 
 
