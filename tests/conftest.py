@@ -19,10 +19,11 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 pytest_plugins = ["tests.s3", "tests.job_fixtures", "tests.reliability.outcomes"]
 
 HERE = Path(__file__).parent
+DEPLOY = ("image", "monitoring", "objects", "one_machine", "overlays", "rayjob", "scripts")
 # Files that are too long for `make test-fast` as a whole; longer tests of other files are marked.
 SLOW_FILES = (
     "bench/test_bench.py",
-    "deploy/test_deploy.py",
+    *(f"deploy/test_{name}.py" for name in DEPLOY),
     "examples/test_examples.py",
     "gpu/test_dry_run.py",
     "manifests/isolation/test_pool.py",

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from pipeline.cli.browse import browse
+from pipeline.cli.doctor import doctor
 from pipeline.cli.errors import errors_to_exit_codes
 from pipeline.cli.manifest import manifest
 from pipeline.cli.marks import marks
@@ -195,7 +196,7 @@ def _failures(storage: Storage) -> list[str]:
 
 
 for _command in (
-    *(submit, manifest, models, convert, marks, status, verify, compact, gc, report),
+    *(submit, doctor, manifest, models, convert, marks, status, verify, compact, gc, report),
     *(card, publish, score, browse),
 ):
     main.add_command(_command)

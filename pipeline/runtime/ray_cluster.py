@@ -75,7 +75,7 @@ def start_ray(config: JobConfig) -> None:
 
 def _init(config: JobConfig, level: str) -> None:
     if address := os.environ.get("RAY_ADDRESS"):
-        _knock(address)
+        knock(address)
         ray.init(job_config=OwnFolderOnly(), log_to_driver=config.run.verbose, logging_level=level)
         return
     n_cpus = math.ceil(demand_of(config, 0.0).cpus) + SPARE_CPUS  # logical ones
@@ -127,8 +127,14 @@ def is_started_here() -> bool:
     return node is not None and bool(node.head)
 
 
-def _knock(address: str) -> None:
-    """Ray itself tries for minutes, and warns in its own words meanwhile."""
+def knock(address: str, named: str = "RAY_ADDRESS=") -> None:
+    """Raises ConfigError where nobody listens at the address of a cluster. Ray itself tries for
+    minutes, and warns in its own words meanwhile.
+
+    Args:
+        address: HOST:PORT; what has no port is not looked at.
+        named: What the address was given by.
+    """
     host, _, port = address.rpartition("://")[2].rpartition(":")
     if not port.isdigit():  # auto, local
         return
@@ -136,7 +142,7 @@ def _knock(address: str) -> None:
         socket.create_connection((host.strip("[]"), int(port)), timeout=KNOCK_S).close()
     except OSError as error:
         raise ConfigError(
-            f"RAY_ADDRESS={address}: no Ray cluster answers there ({error}); correct it, or unset "
+            f"{named}{address}: no Ray cluster answers there ({error}); correct it, or unset "
             "it to run on this machine alone"
         ) from None
 

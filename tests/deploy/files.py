@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
+import json
 import re
 import shlex
+import shutil
 import subprocess
 import tomllib
 from dataclasses import dataclass
@@ -23,7 +25,10 @@ from pipeline.config_file import load_config
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "deploy"
 Document = dict[str, Any]
+KUBERNETES, MONITORING = FOLDER / "kubernetes", FOLDER / "monitoring"
+OVERLAYS = ("once", "nightly", "nightly-rayjob", "nightly-raycronjob")
 TEXTS = ("Dockerfile", "drain.sh", "slurm.sbatch", "requirements.lock")
+Documents = dict[str, Document]  # by kind
 SLURM_NODES, SLURM_GPUS, SLURM_CPUS = 2, 8, 64
 
 
@@ -31,13 +36,24 @@ SLURM_NODES, SLURM_GPUS, SLURM_CPUS = 2, 8, 64
 class Deployment:
     """The parsed files by name; `texts` holds what is not YAML."""
 
-    rayjob: Document
-    raycronjob: Document
-    schedule: dict[str, Document]  # the documents of cronjob.yaml by kind
-    kustomization: Document
+    base: Documents
+    weights: Documents
+    schedule: Documents  # cronjob.yaml of the overlay nightly-rayjob
+    nightly: Documents  # cronjob.yaml of the overlay nightly
+    queue: Documents  # of Kueue
+    monitor: Document
+    alerts: Document
+    prometheus_rule: Document
+    dashboard: Document
     launcher: Document
+    skypilot: Document
+    compose: Document
     texts: dict[str, str]
     project: Document  # pyproject.toml
+
+    @property
+    def rayjob(self) -> Document:
+        return self.base["RayJob"]
 
     @property
     def cluster(self) -> Document:
@@ -46,10 +62,31 @@ class Deployment:
     @property
     def pods(self) -> dict[str, Document]:
         """Pod specs of the RayJob by name of their group."""
-        workers = self.cluster["workerGroupSpecs"]
-        groups = {group["groupName"]: group for group in workers}
-        groups |= {"head": self.cluster["headGroupSpec"]}
-        return {name: group["template"]["spec"] for name, group in groups.items()}
+        return {name: template["spec"] for name, template in ray_templates(self.cluster).items()}
+
+
+def ray_templates(cluster: Document) -> dict[str, Document]:
+    """Pod templates of a RayCluster's spec by name of their group."""
+    groups = {group["groupName"]: group for group in cluster["workerGroupSpecs"]}
+    groups |= {"head": cluster["headGroupSpec"]}
+    return {name: group["template"] for name, group in groups.items()}
+
+
+def pod_templates(document: Document) -> dict[str, Document]:
+    """Every pod template of an object of Kubernetes, by a name for people."""
+    kind, spec = document["kind"], document.get("spec", {})
+    if kind == "RayJob":
+        found = ray_templates(spec["rayClusterSpec"])
+        return found | {"submitter": spec.get("submitterPodTemplate", {})}
+    if kind == "RayCluster":
+        return ray_templates(spec)
+    if kind == "RayCronJob":
+        return pod_templates({"kind": "RayJob", "spec": spec["jobTemplate"]})
+    if kind == "CronJob":
+        return {f"CronJob {document['metadata']['name']}": spec["jobTemplate"]["spec"]["template"]}
+    if kind == "Job":
+        return {f"Job {document['metadata']['name']}": spec["template"]}
+    return {}
 
 
 def deployment() -> Deployment:
@@ -57,21 +94,56 @@ def deployment() -> Deployment:
     return copy.deepcopy(_read())
 
 
+def one(path: str) -> Document:
+    """The only document of a YAML file of `deploy/`."""
+    return dict(yaml.safe_load((FOLDER / path).read_text()))
+
+
+def several(*paths: str) -> Documents:
+    """The documents of YAML files of `deploy/`."""
+    texts = [(FOLDER / path).read_text() for path in paths]
+    found = [document for text in texts for document in yaml.safe_load_all(text)]
+    return {document["kind"]: document for document in found}
+
+
 @cache
 def _read() -> Deployment:
-    def one(name: str) -> Document:
-        return dict(yaml.safe_load((FOLDER / name).read_text()))
-
-    documents = yaml.safe_load_all((FOLDER / "cronjob.yaml").read_text())
+    base, overlays = "kubernetes/base", "kubernetes/overlays"
     return Deployment(
-        rayjob=one("rayjob.yaml"),
-        raycronjob=one("raycronjob.yaml"),
-        schedule={document["kind"]: document for document in documents},
-        kustomization=one("kustomization.yaml"),
+        base=several(*(f"{base}/{name}.yaml" for name in ("rayjob", "service-account")))
+        | several(f"{base}/network-policy.yaml"),
+        weights=several("kubernetes/weights/pvc.yaml", "kubernetes/weights/fill.yaml"),
+        schedule=several(f"{overlays}/nightly-rayjob/cronjob.yaml"),
+        nightly=several(f"{overlays}/nightly/cronjob.yaml"),
+        queue=several("kubernetes/components/kueue/queue.yaml"),
+        monitor=one("monitoring/pod-monitor.yaml"),
+        alerts=one("monitoring/alerts.yaml"),
+        prometheus_rule=one("monitoring/prometheus-rule.yaml"),
+        dashboard=json.loads((MONITORING / "dashboard.json").read_text()),
         launcher=one("cluster-aws.yaml"),
+        skypilot=one("skypilot.yaml"),
+        compose=one("compose/compose.yaml"),
         texts={name: (FOLDER / name).read_text() for name in TEXTS},
         project=tomllib.loads((ROOT / "pyproject.toml").read_text()),
     )
+
+
+def has_kustomize() -> bool:
+    return shutil.which("kubectl") is not None
+
+
+def built(path: Path) -> list[Document]:
+    """The objects that kustomize makes of a folder; a copy."""
+    return [document for document in yaml.safe_load_all(_build(path.resolve())) if document]
+
+
+@cache
+def _build(path: Path) -> str:
+    done = subprocess.run(
+        ["kubectl", "kustomize", str(path)], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
 
 
 def config_of(command: list[str]) -> JobConfig:

@@ -25,7 +25,7 @@ def test_the_map_answers_the_questions_of_a_newcomer(subject: str) -> None:
     ]
     path, _, symbol = re.findall(r"`([^`]+)`", answer)[0].partition(": ")
     assert (ROOT / path).is_file()
-    assert path == "deploy/rayjob.yaml" or has(path, symbol)
+    assert path == "deploy/kubernetes/base/rayjob.yaml" or has(path, symbol)
 
 
 def test_the_map_names_every_folder_of_the_packages() -> None:

@@ -38,10 +38,16 @@ def environment(folder: Path) -> dict[str, str]:
 
 
 @contextmanager
-def job_cluster(n_cpus: int) -> Iterator[str]:
-    """`ray start --head` with a job server; the address of its dashboard."""
+def job_cluster(n_cpus: int, folder: Path | None = None) -> Iterator[str]:
+    """`ray start --head` with a job server; the address of its dashboard.
+
+    Args:
+        n_cpus: Of its only node.
+        folder: Ray's, short and empty; by default one of its own.
+    """
     (dashboard,) = free_ports(1)
-    with _head(f"--num-cpus={n_cpus}", f"--dashboard-port={dashboard}") as (_, head, log):
+    flags = (f"--num-cpus={n_cpus}", f"--dashboard-port={dashboard}")
+    with _head(*flags, folder=folder) as (_, head, log):
         _await_jobs(dashboard, head, log)
         yield f"http://127.0.0.1:{dashboard}"
 
@@ -92,12 +98,14 @@ def autoscaling_cluster(folder: Path, head_cpus: int, worker: dict[str, float]) 
 
 
 @contextmanager
-def _head(*flags: str) -> Iterator[tuple[str, subprocess.Popen[bytes], Path]]:
+def _head(
+    *flags: str, folder: Path | None = None
+) -> Iterator[tuple[str, subprocess.Popen[bytes], Path]]:
     """A head node on ports of its own: its address, its process and its log."""
     gcs, client, agent, agent_grpc, metrics = free_ports(5)
     named = dict(flag.split("=", 1) for flag in flags)
     gcs = int(named.setdefault("--port", str(gcs)))
-    folder = Path(tempfile.mkdtemp(prefix="mg"))  # short: Ray puts Unix sockets below it
+    folder = folder or Path(tempfile.mkdtemp(prefix="mg"))  # short: Unix sockets lie below it
     command = [
         str(BIN / "ray"), "start", "--head", "--block", "--disable-usage-stats",
         "--node-ip-address=127.0.0.1", f"--ray-client-server-port={client}",

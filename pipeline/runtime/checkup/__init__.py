@@ -1,0 +1,1 @@
+"""What `musicgen-batch doctor` looks at before a long run: this machine, the store, a cluster."""
