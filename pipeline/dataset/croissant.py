@@ -104,7 +104,7 @@ def state_of(text: str) -> str | None:
 def _distribution(figures: Figures) -> list[dict[str, Any]]:
     sets = [_file_set("parts", "clips/*.parquet", "application/x-parquet")]
     if figures.layouts["files"]:
-        kinds = sorted({_AUDIO_TYPES[each] for each in figures.formats})
+        kinds = sorted({_AUDIO_TYPES.get(each, f"audio/{each}") for each in figures.formats})
         sets += [_file_set(f"audio-{kind.rpartition('/')[2]}", "audio/*/*", kind) for kind in kinds]
     if figures.layouts["webdataset"]:
         sets.append(_file_set("tars", "audio/*.tar", "application/x-tar"))
