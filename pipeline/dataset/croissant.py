@@ -104,7 +104,7 @@ def state_of(text: str) -> str | None:
 def _distribution(figures: Figures) -> list[dict[str, Any]]:
     sets = [_file_set("parts", "clips/*.parquet", "application/x-parquet")]
     if figures.layouts["files"]:
-        kinds = sorted({_AUDIO_TYPES[each] for each in figures.formats})
+        kinds = sorted({_AUDIO_TYPES.get(each, f"audio/{each}") for each in figures.formats})
         sets += [_file_set(f"audio-{kind.rpartition('/')[2]}", "audio/*/*", kind) for kind in kinds]
     if figures.layouts["webdataset"]:
         sets.append(_file_set("tars", "audio/*.tar", "application/x-tar"))
@@ -122,21 +122,40 @@ def _file_set(name: str, includes: str, kind: str) -> dict[str, Any]:
 
 
 def _rows(schema: pa.Schema) -> dict[str, Any]:
-    fields = [_field(field) for field in schema if field.name != "audio"]
+    fields = [_field(field) for field in schema if field.name != "audio" and _is_told(field.type)]
     key = {"@id": "clips/clip_id"}
     return {"@type": "cr:RecordSet", "@id": "clips", "name": "clips", "key": key, "field": fields}
 
 
 def _field(field: pa.Field) -> dict[str, Any]:
-    told = {
+    told: dict[str, Any] = {
         "@type": "cr:Field",
         "@id": f"clips/{field.name}",
         "name": field.name,
         "description": _WORDS.get(field.name, "A column of the manifest."),
-        "dataType": _data_type(field.type),
-        "source": {"fileSet": {"@id": "parts"}, "extract": {"column": field.name}},
     }
+    source = {"fileSet": {"@id": "parts"}, "extract": {"column": field.name}}
+    if not pa.types.is_struct(field.type):
+        return told | {"dataType": _data_type(field.type), "source": source}
+    inner = [field.type.field(at) for at in range(field.type.num_fields)]
+    told["subField"] = [
+        {
+            "@type": "cr:Field",
+            "@id": f"clips/{field.name}/{each.name}",
+            "name": each.name,
+            "dataType": _data_type(each.type),
+            "source": source | {"transform": {"jsonPath": f"$.{each.name}"}},
+        }
+        for each in inner
+    ]
     return told
+
+
+def _is_told(kind: pa.DataType) -> bool:
+    """Whether Croissant has a way to say it: extra columns may be lists, or structs of anything."""
+    if pa.types.is_struct(kind):
+        return all(not pa.types.is_nested(kind.field(at).type) for at in range(kind.num_fields))
+    return not pa.types.is_nested(kind)
 
 
 def _data_type(kind: pa.DataType) -> str:
