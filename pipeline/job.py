@@ -220,7 +220,7 @@ def _run(
                         lease.token,
                         schema,
                         failures,
-                        c2pa_certificate=signer and signer.certificate.fingerprint,
+                        c2pa_certificate=signer.certificate.fingerprint if signer else None,
                     ),
                     _known_after(found.standing.known, retry, plan.letters),
                     Replica,
