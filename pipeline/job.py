@@ -233,7 +233,7 @@ def _run(
                     ReplicaSettings(
                         *(config, info, run_id, lease.generation, lease.token, schema, failures),
                         scorers=scorers,
-                        c2pa_certificate=signer and signer.certificate.fingerprint,
+                        c2pa_certificate=signer.certificate.fingerprint if signer else None,
                     ),
                     _known_after(found.standing.known, retry, plan.letters),
                     Replica,

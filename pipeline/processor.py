@@ -93,7 +93,7 @@ class Processor:
         self._scorers = tuple(identify(spec) for spec in config.quality.scorers)
         config.marks.check_packages()
         signer = open_signer(config.marks)
-        self._fingerprint = signer and signer.certificate.fingerprint  # without the key
+        self._fingerprint = signer.certificate.fingerprint if signer else None  # without the key
         self._preprocess, self._postprocess = preprocess, postprocess
 
     def __call__(self, dataset: "Dataset") -> "Dataset":

@@ -90,9 +90,10 @@ def load_watermark(settings: MarksSettings) -> Watermark | None:
     try:
         model = AudioSeal.load_generator(GENERATOR)
     except Exception as error:  # of its own, of torch, of the network, of the file
+        reason = str(error).partition("\n")[0]
         raise MarksError(
             f"--watermark audioseal: the weights of {GENERATOR} can't be loaded "
-            f"({type(error).__name__}: {error}); AudioSeal looks for them in {weights_folder()} "
+            f"({type(error).__name__}: {reason}); AudioSeal looks for them in {weights_folder()} "
             "and fetches them from huggingface.co/facebook/audioseal where they are missing: give "
             f"this node the network or the files, or set {PLACES[0]}"
         ) from error
