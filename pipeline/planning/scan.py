@@ -170,8 +170,10 @@ class JudgeSlices:
 
 def _action(spec: PlanSpec, selection: Selection, pool: Pool, *, with_clips: bool) -> JudgeSlices:
     known = selection.known
-    shared = (pool.share(ids) for ids in (known.clips, known.letters, known.rulings))
-    return JudgeSlices(spec, selection.retry, *shared, with_clips)
+    clips, letters, rulings = (
+        pool.share(ids) for ids in (known.clips, known.letters, known.rulings)
+    )
+    return JudgeSlices(spec, selection.retry, clips, letters, rulings, with_clips)
 
 
 def _judge_all(

@@ -219,7 +219,8 @@ def _scores(scores: Sequence[Score]) -> ClipScores:
     if not scores:
         return ClipScores()
     values = {COLUMN + score.scorer.name: score.value for score in scores}
-    facts = [ScorerFact(**vars(score.scorer)) for score in scores]
+    scorers = [score.scorer for score in scores]
+    facts = [ScorerFact(name=s.name, checkpoint=s.checkpoint, digest=s.digest) for s in scorers]
     return ClipScores(**values, scorers=facts)  # type: ignore[arg-type]
 
 

@@ -25,12 +25,12 @@ from manifests.schema import resolve_uri
 from manifests.uris.policy import ReferenceAccess
 from pipeline.audio.scores.protocol import ScoredClip, Scorer, ScorerIdentity
 from pipeline.audio.scores.table import COLUMN
+from pipeline.ledger.clip_audio import AudioReader, MissingAudioError
 from pipeline.ledger.clip_row import ScoreRow
 from pipeline.ledger.lease import Lease
 from pipeline.ledger.parts import list_parts, new_replica_id, new_run_id, reading
 from pipeline.ledger.scores import read_scores, write_score_part
 from pipeline.prepare.references import TUNE_READER, TuneWork
-from pipeline.report.cards import AudioReader, MissingAudioError
 from pipeline.storage import THREADS, ObjectInfo, Storage
 from pipeline.telemetry.words import clock, counted
 

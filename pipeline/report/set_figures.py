@@ -12,11 +12,11 @@ import numpy as np
 
 from manifests.audio_file import decode_reference
 from pipeline.audio.scores.distances import Embeddings, frechet_distance, kernel_distance
-from pipeline.audio.scores.protocol import Embedder, ScoredClip, ScorerError
+from pipeline.audio.scores.protocol import Embedder, Embedding, ScoredClip, ScorerError
+from pipeline.ledger.clip_audio import AudioReader, MissingAudioError
 from pipeline.ledger.lease import Lease
 from pipeline.ledger.names import FIGURES
 from pipeline.ledger.parts import list_parts, reading
-from pipeline.report.cards import AudioReader, MissingAudioError
 from pipeline.storage import ObjectInfo, ObjectNotFoundError, Storage
 
 SUFFIXES = (".wav", ".flac", ".mp3", ".ogg", ".opus", ".aiff", ".aif")
@@ -120,7 +120,8 @@ def measure_sets(
         watch(n)
     target = np.stack(heard)
     groups: dict[tuple[str, str], list[int]] = {}
-    rows, unreadable = [], 0
+    rows: list[Embedding] = []
+    unreadable = 0
     for row, clip in _clips(lease.storage, group_by):
         n += 1
         watch(n)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import cast
 
 from pipeline.audio.scores.checkpoints import VERSIONS, identify, place_of
 from pipeline.audio.scores.protocol import Embedder, ScoredClip, Scorer, ScorerError, ScorerIdentity
@@ -59,9 +60,7 @@ def open_embedder(text: str) -> Embedder:
     """
     name, _, source = text.partition("=")
     if name == "clap":
-        scorer = open_scorer(ScorerSpec(name, source or None))
-        assert hasattr(scorer, "embed")
-        return scorer
+        return cast(Embedder, open_scorer(ScorerSpec(name, source or None)))
     if text != "spectrum":
         raise ScorerError(f"set figures: no embedder is named {text!r}; known: clap, spectrum")
     from pipeline.audio.scores.spectrum import SpectrumEmbedder
@@ -84,7 +83,7 @@ class ScorerSet:
         cls, specs: Sequence[ScorerSpec], identities: Sequence[ScorerIdentity] = ()
     ) -> ScorerSet:
         """Loads scorers, which must be those that the driver found, where that is told."""
-        told = identities or [None] * len(specs)
+        told: Sequence[ScorerIdentity | None] = identities or [None] * len(specs)
         return cls([open_scorer(*each) for each in zip(specs, told, strict=True)])
 
     @property

@@ -29,9 +29,8 @@ class SpectrumEmbedder:
 
     def __init__(self, identity: ScorerIdentity) -> None:
         self.identity = identity
-        edges = torch.logspace(
-            *(float(torch.tensor(hz).log10()) for hz in (LOWEST_HZ, HIGHEST_HZ)), BANDS + 1
-        )
+        lowest, highest = (float(torch.tensor(hz).log10()) for hz in (LOWEST_HZ, HIGHEST_HZ))
+        edges = torch.logspace(lowest, highest, BANDS + 1)
         bins_hz = torch.arange(N_FFT // 2 + 1) * RATE_HZ / N_FFT
         inside = (bins_hz >= edges[:-1, None]) & (bins_hz < edges[1:, None])  # [BANDS, F]
         centres = (edges[:-1] * edges[1:]).sqrt()
