@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 if TYPE_CHECKING:
     from torch import Tensor
 
-    Embedding = NDArray[np.float64]  # [D]
+Embedding = NDArray[np.float64]  # [D]
 
 
 class ScorerError(ValueError):
