@@ -5,7 +5,7 @@ from pathlib import Path
 import click
 
 from pipeline.cli.errors import errors_to_exit_codes
-from pipeline.cli.speech import answer, say, speech_options
+from pipeline.cli.speech import answer, say, speech_options, verbose_option
 
 
 @click.group()
@@ -34,6 +34,7 @@ Example:
     help="How long the certificate is valid.",
 )
 @speech_options
+@verbose_option
 @errors_to_exit_codes
 def test_certificate(out: Path, days: float) -> None:
     """Make a key and a self-signed certificate to try C2PA signatures with.

@@ -19,7 +19,7 @@ from musicgen.lm.model import LMModel
 from tests.musicgen.toy import KINDS, in_windows, random_request, toy_kind
 from tests.musicgen.workloads import STRIDE, WINDOW, check_toy_workload, check_workload
 
-N_WORKLOADS, N_LONG = 6, 200
+N_WORKLOADS, N_LONG = 7, 200
 DTYPES = ["fp32", "bf16"]
 
 

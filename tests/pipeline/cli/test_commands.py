@@ -177,7 +177,7 @@ def test_the_help_of_run_groups_the_flags_by_section() -> None:
     assert headings == list(SECTIONS)
     parts = text.partition("(section parts):\n")[2].partition("(section audio):")[0]
     assert re.findall(r"^  (--[a-z-]+)", parts, re.MULTILINE) == [
-        "--part-clips", "--part-seconds", "--part-megabytes", "--audio",
+        "--part-clips", "--part-seconds", "--part-megabytes", "--audio", "--metadata-clips",
     ]  # fmt: skip
     assert "  --local " in text.partition("(section")[0]
 

@@ -52,7 +52,8 @@ def some_clip(number: int, **changes: Any) -> tuple[ClipRow, bytes]:
         **{"references": {"melody": "blake2b:00"} if number % 3 == 0 else {}},
         **{"seed_used": number, "retake": 0, "cfg_coef": 3.0, "temperature": 1.0, "top_k": 250},
         **{"top_p": 0.0, "use_sampling": True, "normalize_applied": "none", "gain_db": 0.0},
-        **{"true_peak_limited": False, "measures": measure(wav, RATE_HZ), "provenance": MADE_WITH},
+        **{"true_peak_limited": False, "measures": measure(wav, RATE_HZ), "scores": ClipScores()},
+        **{"provenance": MADE_WITH},
         **{"run_id": RUN, "replica": "aaaaaa", "attempts": 1},
         **{"created_at": START + timedelta(seconds=number)},
     }

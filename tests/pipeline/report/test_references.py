@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import io
-import json
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +33,7 @@ def output(folder: Path, n: int = 2, **changes: Any) -> tuple[Storage, list[tupl
     """Clips that were made after one melody, which lies beside their manifest."""
     data = encode(TUNE, RATE_HZ, Coding())
     (folder / "tune.flac").write_bytes(data)
-    named = {"melody_uri": "tune.flac", "references": json.dumps({"melody": bytes_token(data)})}
+    named = {"melody_uri": "tune.flac", "references": {"melody": bytes_token(data)}}
     made = [clip_row(number, tune(number, 0.3), **(named | changes)) for number in range(n)]
     runs = [run_record(config={"run": {"manifest": str(folder / "m.parquet")}})]
     return write_output(folder / "out", made, runs=runs), made
@@ -90,7 +89,7 @@ def test_a_page_of_links_holds_no_reference(tmp_path: Path) -> None:
 
 
 def test_every_control_names_its_clip_and_the_peak_its_unit(tmp_path: Path) -> None:
-    storage, made = output(tmp_path, references="{}")
+    storage, made = output(tmp_path, references={})
     page = Page(build_report(storage))
     names = {f"{row['id']} take 0: {row['prompt']}" for row, _ in made}
     plays = {str(each["aria-label"]) for each in page.all("button") if each.get("data-name")}
