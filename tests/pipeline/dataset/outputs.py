@@ -14,7 +14,7 @@ from pipeline import ledger
 from pipeline.audio.encode import Coding, encode
 from pipeline.audio.measure import measure
 from pipeline.dataset.keep import refresh
-from pipeline.ledger.clip_row import ClipRow, DeadLetterRow, Provenance
+from pipeline.ledger.clip_row import ClipRow, ClipScores, DeadLetterRow, Provenance
 from pipeline.ledger.id_set import NO_IDS, DoneSet
 from pipeline.ledger.lease import Lease
 from pipeline.ledger.settings import AudioMode
