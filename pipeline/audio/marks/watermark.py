@@ -85,6 +85,8 @@ def load_watermark(settings: MarksSettings) -> Watermark | None:
     if settings.watermark == "none":
         return None
     settings.check_packages()
+    # Read when the package is imported: else it compiles its layers for minutes, in each process.
+    os.environ.setdefault("NO_TORCH_COMPILE", "1")
     from audioseal import AudioSeal
 
     try:
