@@ -143,7 +143,9 @@ class TestBroken:
             code, checks = doctor("--output", "s3://late/music", env={"AWS_ENDPOINT_URL": endpoint})
 
         assert (code, wrong(checks)) == (1, ["clock"])
-        told = re.search(r"clock is at least ([\d.]+) s ahead of the output's", checks["clock"]["found"])
+        told = re.search(
+            r"clock is at least ([\d.]+) s ahead of the output's", checks["clock"]["found"]
+        )
         assert told
         assert 500 < float(told[1]) < 601  # less what writing took
 
