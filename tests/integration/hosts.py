@@ -30,7 +30,7 @@ AWAY_S = 45.0  # until a host that is cut off has been given up
 # The dashboard answers before the head's job agent does.
 AWAIT_JOBS = f"""
 import time, urllib.request
-ends = time.monotonic() + 180
+ends = time.monotonic() + 300
 while True:
     try:
         urllib.request.urlopen("http://{NETWORK}.1:{DASHBOARD}/api/jobs/", timeout=5)
@@ -144,7 +144,7 @@ def start_head(host: Host, n_cpus: int) -> subprocess.Popen[bytes]:
     )  # fmt: skip
     _await(host, started, "head.log")
     waiting = host.start(sys.executable, "-c", AWAIT_JOBS, log="await.log")
-    assert waiting.wait(timeout=200) == 0, host.said("await.log")
+    assert waiting.wait(timeout=320) == 0, host.said("await.log")
     return started
 
 
@@ -167,7 +167,7 @@ def program(host: Host, *words: str, log: str) -> subprocess.Popen[bytes]:
 
 
 def _await(host: Host, started: subprocess.Popen[bytes], log: str) -> None:
-    deadline = time.monotonic() + 180
+    deadline = time.monotonic() + 400
     while "Ray runtime started" not in host.said(log):
         assert started.poll() is None, host.said(log)
         assert time.monotonic() < deadline, host.said(log)

@@ -22,7 +22,7 @@ from tests.integration.jobs import clips, ids_and_takes, problems, wait_until, w
 
 pytestmark = [
     pytest.mark.long,
-    pytest.mark.timeout(900),
+    pytest.mark.timeout(1500),
     pytest.mark.skipif(not namespaces_work(), reason="no network namespaces here (they need root)"),
 ]
 N_ROWS = 48

@@ -131,7 +131,9 @@ class _Probe:
         skew_s = ahead_s or -max(self.modified - self.written, 0.0)
         if not skew_s:
             return Finding("clock", OK, "this machine's clock and the output's agree")
-        apart = f"{abs(skew_s):.1f} s {'ahead of' if skew_s > 0 else 'behind'} the output's"
+        apart = (
+            f"at least {abs(skew_s):.1f} s {'ahead of' if skew_s > 0 else 'behind'} the output's"
+        )
         if abs(skew_s) >= SKEW_WRONG_S:
             return Finding(
                 "clock", WRONG, f"this machine's clock is {apart}",

@@ -143,9 +143,11 @@ class TestBroken:
             code, checks = doctor("--output", "s3://late/music", env={"AWS_ENDPOINT_URL": endpoint})
 
         assert (code, wrong(checks)) == (1, ["clock"])
-        told = re.search(r"clock is ([\d.]+) s ahead of the output's", checks["clock"]["found"])
+        told = re.search(
+            r"clock is at least ([\d.]+) s ahead of the output's", checks["clock"]["found"]
+        )
         assert told
-        assert 590 < float(told[1]) < 640
+        assert 500 < float(told[1]) < 601  # less what writing took
 
     def test_a_torchaudio_of_another_release(self, tmp_path: Path) -> None:
         stand_in = tmp_path / "torchaudio-2.9.0.dist-info"
