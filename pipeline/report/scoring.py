@@ -177,7 +177,7 @@ def _scored(
         counts, reason = tally.scorers[scorer.identity.name], None
         if isinstance(clip, str):
             reason = clip
-        elif scorer.needs.melody and clip.tune is None and "melody" in row["references"]:
+        elif scorer.needs.melody and clip.tune is None and _token(row["references"]) is not None:
             reason = "its melody is out of reach"
         if reason is not None:
             counts.left += 1

@@ -10,7 +10,7 @@ from musicgen.tiny.training.pieces import caption, random_piece, rng_of
 from pipeline.audio.scores.choose import best_takes
 from tests.integration.jobs import clips, write_manifest
 
-N_ROWS, TAKES, SECONDS = 3, 3, 1.2
+N_ROWS, TAKES, SECONDS = 3, 3, 2.0
 BEST = {"score": "melody,key", "keep_best": 1, "slots": 2, "part_clips": 4}
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -204,7 +203,7 @@ def reference(number: int = 7) -> bytes:
 
 
 def referring(number: int, role: str, uri: str | None, data: bytes, **changes: Any) -> Any:
-    names = {f"{role}_uri": uri, "references": json.dumps({role: bytes_token(data)})}
+    names = {f"{role}_uri": uri, "references": {role: bytes_token(data)}}
     return clip_row(number, TUNE, **names, **changes)
 
 
@@ -293,7 +292,7 @@ def test_an_output_in_an_object_store_names_no_file_of_this_machine(
 
     token = reference_token(f"{root}/tunes/a.flac", ReferenceAccess())
     local = referring(0, "melody", str(tmp_path / "a.flac"), audio)
-    stored = clip_row(1, TUNE, melody_uri="tunes/a.flac", references=json.dumps({"melody": token}))
+    stored = clip_row(1, TUNE, melody_uri="tunes/a.flac", references={"melody": token})
     for manifest, status in ((f"{root}/m.parquet", 200), ("/m.parquet", 404)):
         storage = write_output(f"{root}/out-{status}", [local, stored], runs=[record(manifest)])
         with browsing(storage, tmp_path) as client:

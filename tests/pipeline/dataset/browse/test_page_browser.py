@@ -54,7 +54,7 @@ def client(tmp_path: Path) -> Iterator[Client]:
     """60 clips: a row of three takes with a melody, hostile and long texts, a missing file."""
     melody = encode(tune(99, 2.0), RATE_HZ, Coding())
     (tmp_path / "tune.flac").write_bytes(melody)
-    named = {"melody_uri": "tune.flac", "references": json.dumps({"melody": bytes_token(melody)})}
+    named = {"melody_uri": "tune.flac", "references": {"melody": bytes_token(melody)}}
     clips = [clip_row(n, tune(n % 5, 3.0), genre=("folk", "jazz")[n % 2]) for n in range(54)]
     clips += [clip_row(54, tune(1, 0.5), prompt=SCRIPT, id=LONG, genre="<b>odd</b>")]
     clips += [clip_row(55, tune(2, 0.5), prompt=None), clip_row(56, tune(3, 0.5), prompt="gone")]
