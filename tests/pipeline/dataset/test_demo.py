@@ -20,6 +20,7 @@ from pipeline.run_record import read_status
 from pipeline.storage import open_storage
 from tests.hub import TOKEN, running_hub
 from tests.integration.jobs import EXAMPLES, run_here
+from tests.pipeline.dataset.opened import load_rows
 from tests.pipeline.dataset.outputs import LAYOUTS
 from tests.pipeline.outputs import as_version_2
 
@@ -47,31 +48,12 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def load(folder: Path, mode: str) -> list[dict[str, Any]]:
-    """All rows as `datasets` gives them without torchcodec: prompt, id and audio bytes."""
-    from datasets import Audio, Features, Value, load_dataset
-
-    if mode == "files":
-        rows = load_dataset("parquet", data_files=str(folder / "metadata.parquet"), split="train")
-        rows = rows.map(lambda row: {"audio": str(folder / row["file_name"])})
-        rows = rows.cast_column("audio", Audio(decode=False))
-        return [row | {"data": Path(row["audio"]["path"]).read_bytes()} for row in rows]
-    if mode == "parquet":
-        rows = load_dataset(str(folder), split="train")
-        rows = rows.cast_column("audio", Audio(decode=False))
-        return [row | {"data": row["audio"]["bytes"]} for row in rows]
-    told = {"id": Value("string"), "take": Value("int32"), "n_samples": Value("int64")}
-    kinds = Features({"flac": Value("binary"), "txt": Value("string"), "json": told})
-    tars = load_dataset(str(folder), split="train", features=kinds)
-    return [row["json"] | {"prompt": row["txt"], "data": row["flac"]} for row in tars]
-
-
 @pytest.mark.usefixtures("empty_caches")
 @pytest.mark.parametrize("mode", LAYOUTS)
 def test_22_rows_with_prompt_and_audio_of_the_length_that_the_row_says(
     demo: Path, mode: str
 ) -> None:
-    rows = load(demo / mode, mode)
+    rows = load_rows(demo / mode, mode)
     assert len(rows) == 22
     wanted = {
         (row["id"], row["take"]): row["prompt"] or (None if mode != "webdataset" else "")
@@ -123,7 +105,7 @@ def test_from_the_stand_in_it_comes_back_as_it_was(
             "user/demo", repo_type="dataset", local_dir=tmp_path / "back", token=TOKEN,
             endpoint=hub.endpoint,
         )  # fmt: skip
-    rows = load(Path(back), "files")
+    rows = load_rows(Path(back), "files")
     assert len(rows) == 22
     assert verify(open_storage(back)).n_clips == 22
     ours = identity_of((demo / "files/README.md").read_text())
