@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from tests.integration.clusters import environment, job_cluster, plain_cluster
+from tests.integration.clusters import BY_HAND, environment, job_cluster, plain_cluster
 
-pytestmark = [pytest.mark.long, pytest.mark.timeout(600)]
+pytestmark = [BY_HAND, pytest.mark.long, pytest.mark.timeout(600)]
 
 
 def doctor(folder: Path, *args: str) -> tuple[int, dict[str, dict[str, Any]]]:

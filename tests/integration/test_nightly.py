@@ -14,11 +14,11 @@ import pytest
 from pipeline.storage import open_storage
 from tests.deploy.files import deployment
 from tests.deploy.nightly_rules import verdict
-from tests.integration.clusters import environment, job_cluster
+from tests.integration.clusters import BY_HAND, environment, job_cluster
 from tests.integration.jobs import ids_and_takes, problems, wait_until
 from tests.s3 import S3Server
 
-pytestmark = [pytest.mark.s3, pytest.mark.long, pytest.mark.timeout(600)]
+pytestmark = [BY_HAND, pytest.mark.s3, pytest.mark.long, pytest.mark.timeout(600)]
 N_ROWS = 24
 JOB = deployment().nightly["CronJob"]["spec"]["jobTemplate"]["spec"]
 # What is changed of the pod's command: addresses, and sizes that fit a machine without GPUs.

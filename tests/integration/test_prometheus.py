@@ -20,10 +20,11 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.integration.clusters import ROOT, environment, free_ports, job_cluster
+from tests.integration.clusters import BY_HAND, ROOT, environment, free_ports, job_cluster
 from tests.integration.jobs import TINY, ids_and_takes, write_manifest
 
 pytestmark = [
+    BY_HAND,
     pytest.mark.long,
     pytest.mark.timeout(600),
     pytest.mark.skipif(

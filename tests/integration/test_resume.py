@@ -140,14 +140,15 @@ class TestAfterwards:
         assert (again.dead_letters_standing, again.plan.outcomes["done"]) == (0, 1)
 
 
-def test_a_second_run_exits_4_and_with_wait_follows(tmp_path: Path, cli: Cli) -> None:
+@pytest.mark.parametrize("local", [True, pytest.param(False, marks=pytest.mark.long)])
+def test_a_second_run_exits_4_and_with_wait_follows(local: bool, tmp_path: Path, cli: Cli) -> None:
     long = [row | {"duration_s": 2.0} for row in rows(8)]
     first = write_manifest(tmp_path / "first.parquet", long)
     refused = [rows(1, start=20)[0] | {"duration_s": 9999.0}]  # a dead letter: takes no replica
     second = write_manifest(tmp_path / "second.parquet", refused)
     output = f"file://{tmp_path}/out"
 
-    running = cli.start(*cli.job("run", first, output))
+    running = cli.start(*cli.job("run", first, output, local=local))
     while not open_storage(output).list("lease"):
         time.sleep(0.05)
         assert running.poll() is None, cli.said(running)

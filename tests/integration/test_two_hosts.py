@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.integration.clusters import BY_HAND
 from tests.integration.hosts import (
     AWAY_S,
     DASHBOARD,
@@ -21,6 +22,7 @@ from tests.integration.hosts import (
 from tests.integration.jobs import clips, ids_and_takes, problems, wait_until, write_manifest
 
 pytestmark = [
+    BY_HAND,
     pytest.mark.long,
     pytest.mark.timeout(1500),
     pytest.mark.skipif(not namespaces_work(), reason="no network namespaces here (they need root)"),
