@@ -317,8 +317,7 @@ class JobConfig(BaseModel):
         default_factory=AudioSettings, description="Format and level of the audio files."
     )
     quality: QualitySettings = Field(
-        default_factory=QualitySettings,
-        description="Checks and scores of clips.",
+        default_factory=QualitySettings, description="Checks and scores of clips."
     )
     run: RunSettings = Field(description="Input, output, limits and reports of a run.")
     price: PriceSettings = Field(

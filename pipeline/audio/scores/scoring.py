@@ -59,8 +59,10 @@ def open_embedder(text: str) -> Embedder:
     """
     name, _, source = text.partition("=")
     if name == "clap":
+        from pipeline.audio.scores.clap import ClapScorer
+
         scorer = open_scorer(ScorerSpec(name, source or None))
-        assert hasattr(scorer, "embed")
+        assert isinstance(scorer, ClapScorer)
         return scorer
     if text != "spectrum":
         raise ScorerError(f"set figures: no embedder is named {text!r}; known: clap, spectrum")
@@ -84,7 +86,7 @@ class ScorerSet:
         cls, specs: Sequence[ScorerSpec], identities: Sequence[ScorerIdentity] = ()
     ) -> ScorerSet:
         """Loads scorers, which must be those that the driver found, where that is told."""
-        told = identities or [None] * len(specs)
+        told: Sequence[ScorerIdentity | None] = identities or [None] * len(specs)
         return cls([open_scorer(*each) for each in zip(specs, told, strict=True)])
 
     @property
