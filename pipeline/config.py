@@ -313,8 +313,7 @@ class JobConfig(BaseModel):
         default_factory=AudioSettings, description="Format and level of the audio files."
     )
     quality: QualitySettings = Field(
-        default_factory=QualitySettings,
-        description="Checks and scores of clips.",
+        default_factory=QualitySettings, description="Checks and scores of clips."
     )
     marks: MarksSettings = Field(
         default_factory=MarksSettings, description="What marks clips as made by AI."

@@ -170,10 +170,14 @@ class JudgeSlices:
 
 def _action(spec: PlanSpec, selection: Selection, pool: Pool, *, with_clips: bool) -> JudgeSlices:
     known = selection.known
-    clips, letters, rulings = (
-        pool.share(ids) for ids in (known.clips, known.letters, known.rulings)
+    return JudgeSlices(
+        spec,
+        selection.retry,
+        clips=pool.share(known.clips),
+        letters=pool.share(known.letters),
+        rulings=pool.share(known.rulings),
+        with_clips=with_clips,
     )
-    return JudgeSlices(spec, selection.retry, clips, letters, rulings, with_clips)
 
 
 def _judge_all(

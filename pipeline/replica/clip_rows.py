@@ -219,8 +219,10 @@ def _scores(scores: Sequence[Score]) -> ClipScores:
     if not scores:
         return ClipScores()
     values = {COLUMN + score.scorer.name: score.value for score in scores}
-    scorers = [score.scorer for score in scores]
-    facts = [ScorerFact(name=s.name, checkpoint=s.checkpoint, digest=s.digest) for s in scorers]
+    facts = [
+        ScorerFact(name=who.name, checkpoint=who.checkpoint, digest=who.digest)
+        for who in (score.scorer for score in scores)
+    ]
     return ClipScores(**values, scorers=facts)  # type: ignore[arg-type]
 
 

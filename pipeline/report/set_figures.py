@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 
 from manifests.audio_file import decode_reference
-from pipeline.audio.scores.distances import Embeddings, frechet_distance, kernel_distance
-from pipeline.audio.scores.protocol import Embedder, Embedding, ScoredClip, ScorerError
+from pipeline.audio.scores.distances import Embedding, Embeddings, frechet_distance, kernel_distance
+from pipeline.audio.scores.protocol import Embedder, ScoredClip, ScorerError
 from pipeline.ledger.clip_audio import AudioReader, MissingAudioError
 from pipeline.ledger.lease import Lease
 from pipeline.ledger.names import FIGURES
@@ -120,7 +120,7 @@ def measure_sets(
         watch(n)
     target = np.stack(heard)
     groups: dict[tuple[str, str], list[int]] = {}
-    rows: list[Embedding] = []
+    points: list[Embedding] = []
     unreadable = 0
     for row, clip in _clips(lease.storage, group_by):
         n += 1
@@ -129,9 +129,9 @@ def measure_sets(
             unreadable += 1
             continue
         for by in dict.fromkeys(("model", group_by)):
-            groups.setdefault((by, str(row[by])), []).append(len(rows))
-        rows.append(embedder.embed(clip))
-    points = np.stack(rows) if rows else np.empty((0, target.shape[1]))
+            groups.setdefault((by, str(row[by])), []).append(len(points))
+        points.append(embedder.embed(clip))
+    space = np.stack(points) if points else np.empty((0, target.shape[1]))
     figures = SetFigures(
         embedder.identity.name,
         embedder.identity.checkpoint,
@@ -141,7 +141,7 @@ def measure_sets(
         len(files),
         unreadable,
         datetime.now(UTC).isoformat(timespec="seconds"),
-        tuple(_figures(points, target, groups)),
+        tuple(_figures(space, target, groups)),
     )
     lease.check()
     lease.storage.put(FIGURES, (json.dumps(asdict(figures), indent=1) + "\n").encode())

@@ -17,8 +17,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent
-# Clusters in whole that no test has passed on yet, on 2 cores: docs/support.md grades what they would
-# show as "written, never run".
+# On whole clusters: has not passed yet on 2 cores, and docs/support.md says so.
 BY_HAND = pytest.mark.skipif(
     not os.environ.get("MUSICGEN_TEST_CLUSTERS"),
     reason="by hand, on an idle machine: MUSICGEN_TEST_CLUSTERS=1",

@@ -73,7 +73,8 @@ class ClapScorer:
 def _pooled(output: Any) -> Tensor:
     """The embedding in what transformers returns: a tensor up to version 4."""
     embedding: Tensor = output if isinstance(output, Tensor) else output.pooler_output
-    return embedding[0]
+    first: Tensor = embedding[0]
+    return first
 
 
 def _unit(embedding: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+Embedding = NDArray[np.float64]  # [D]
 Embeddings = NDArray[np.float64]  # [n, D]
 
 KAD_SCALE = 100.0

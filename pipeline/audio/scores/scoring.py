@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import cast
 
 from pipeline.audio.scores.checkpoints import VERSIONS, identify, place_of
 from pipeline.audio.scores.protocol import Embedder, ScoredClip, Scorer, ScorerError, ScorerIdentity
@@ -60,7 +59,11 @@ def open_embedder(text: str) -> Embedder:
     """
     name, _, source = text.partition("=")
     if name == "clap":
-        return cast(Embedder, open_scorer(ScorerSpec(name, source or None)))
+        from pipeline.audio.scores.clap import ClapScorer
+
+        scorer = open_scorer(ScorerSpec(name, source or None))
+        assert isinstance(scorer, ClapScorer)
+        return scorer
     if text != "spectrum":
         raise ScorerError(f"set figures: no embedder is named {text!r}; known: clap, spectrum")
     from pipeline.audio.scores.spectrum import SpectrumEmbedder

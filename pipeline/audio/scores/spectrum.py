@@ -6,6 +6,7 @@ FAD or KAD, which are of the embeddings of a model.
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 import torch
@@ -29,8 +30,7 @@ class SpectrumEmbedder:
 
     def __init__(self, identity: ScorerIdentity) -> None:
         self.identity = identity
-        lowest, highest = (float(torch.tensor(hz).log10()) for hz in (LOWEST_HZ, HIGHEST_HZ))
-        edges = torch.logspace(lowest, highest, BANDS + 1)
+        edges = torch.logspace(math.log10(LOWEST_HZ), math.log10(HIGHEST_HZ), BANDS + 1)
         bins_hz = torch.arange(N_FFT // 2 + 1) * RATE_HZ / N_FFT
         inside = (bins_hz >= edges[:-1, None]) & (bins_hz < edges[1:, None])  # [BANDS, F]
         centres = (edges[:-1] * edges[1:]).sqrt()

@@ -17,7 +17,7 @@ BEST = {"score": "melody,key", "keep_best": 1, "slots": 2, "part_clips": 4}
 def make_manifest(folder: Path, n_rows: int = N_ROWS, takes: int = TAKES) -> Path:
     rows = []
     for index in range(n_rows):
-        piece = random_piece(rng_of(3, index), 60, unseen=True)
+        piece = random_piece(rng_of(0, 31, index), 100, unseen=True)
         soundfile.write(folder / f"tune{index}.wav", piece.tune("organ"), 16_000)
         tune = {"melody_uri": f"tune{index}.wav", "duration_s": SECONDS}
         rows.append({"id": f"r{index}", "prompt": caption(piece), "takes": takes} | tune)
