@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 
 from manifests.audio_file import decode_reference
-from pipeline.audio.scores.distances import Embedding, Embeddings, frechet_distance, kernel_distance
-from pipeline.audio.scores.protocol import Embedder, ScoredClip, ScorerError
+from pipeline.audio.scores.distances import Embeddings, frechet_distance, kernel_distance
+from pipeline.audio.scores.protocol import Embedder, Embedding, ScoredClip, ScorerError
 from pipeline.ledger.clip_audio import AudioReader, MissingAudioError
 from pipeline.ledger.lease import Lease
 from pipeline.ledger.names import FIGURES

@@ -11,7 +11,6 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-Embedding = NDArray[np.float64]  # [D]
 Embeddings = NDArray[np.float64]  # [n, D]
 
 KAD_SCALE = 100.0
