@@ -69,6 +69,7 @@ def test_the_best_are_kept_and_the_others_are_recorded(
     assert not list((tmp_path / "out" / "scores").glob(f"*{again.run_id}*"))
 
 
+@pytest.mark.long
 def test_other_settings_judge_again_and_what_stands_is_not_made_twice(
     everything: Everything, tmp_path: Path
 ) -> None:
@@ -184,6 +185,7 @@ def test_a_drain_leaves_no_take_half_judged(everything: Everything, tmp_path: Pa
     assert problems(output) == []
 
 
+@pytest.mark.long
 def test_a_run_that_ends_between_the_scores_and_the_clips_makes_the_kept_take_alone(
     everything: Everything, tmp_path: Path
 ) -> None:
@@ -199,6 +201,7 @@ def test_a_run_that_ends_between_the_scores_and_the_clips_makes_the_kept_take_al
     assert kept(output) == everything.best()
 
 
+@pytest.mark.long
 def test_a_replica_that_is_asked_again_makes_no_clip_twice(
     everything: Everything, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -22,7 +22,7 @@ from pipeline.report.scoring import scores_of_clips
 from pipeline.storage import open_storage
 from tests.integration.jobs import clips, problems, run_here, wait_until, write_manifest
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.long
 
 N_ROWS = 5
 

@@ -165,7 +165,7 @@ def test_kill_of_a_local_run_and_the_next_one_goes_on(
     )  # fmt: skip
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @fault("process/sigterm", "SIGTERM to the driver", "in mid-run; the same command again")
 def test_sigterm_drains_a_local_run_and_the_next_one_goes_on(
     tmp_path: Path, cli: Cli, outcome: Outcome
