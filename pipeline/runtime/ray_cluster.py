@@ -18,6 +18,7 @@ from ray.job_config import JobConfig as RayJobConfig
 
 from pipeline.config import ConfigError, JobConfig
 from pipeline.runtime.placement import demand_of
+from pipeline.runtime.ray_health import RayGoneError
 
 OBJECT_STORE_BYTES = 1 << 30  # of a local Ray; audio never crosses it
 SPARE_CPUS = 2  # of a local Ray, so that tasks that read and cut blocks run side by side
@@ -70,7 +71,15 @@ def start_ray(config: JobConfig) -> None:
     if ray.is_initialized():
         return
     with nullcontext() if config.run.verbose else rays_own_lines_left_out():
-        _init(config, level)
+        try:
+            _init(config, level)
+        except Exception as error:  # Ray has no class of its own for it
+            if "timed out during startup" not in str(error):
+                raise
+            raise RayGoneError(
+                "Ray did not start in time, this machine is too busy for it: run again when it has "
+                "a processor to spare, or set RAY_raylet_start_wait_time_s=300 in the environment"
+            ) from error
 
 
 def _init(config: JobConfig, level: str) -> None:

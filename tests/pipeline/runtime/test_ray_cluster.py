@@ -9,6 +9,7 @@ import ray
 from pipeline.config import JobConfig
 from pipeline.runtime import ray_cluster
 from pipeline.runtime.ray_cluster import rays_own_lines_left_out
+from pipeline.runtime.ray_health import RayGoneError
 
 OWN = (
     b"[2026-11-28 12:52:09,548 I 28203 28203] logging.cc:303: Set ray log level from environment\n"
@@ -35,6 +36,20 @@ def test_what_was_held_appears_although_the_start_fails(capfd: pytest.CaptureFix
         start()
 
     assert capfd.readouterr().err == "why\n"
+
+
+@pytest.mark.ray
+def test_a_start_that_takes_too_long_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    def too_slow(**_: object) -> None:
+        raise Exception("The current node timed out during startup. This could happen because ...")
+
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "init", too_slow)
+    told = {"model": {"name": "tiny"}, "run": {"manifest": "m.parquet", "output": "out"}}
+    config = JobConfig.model_validate(told)
+
+    with pytest.raises(RayGoneError, match=r"Ray did not start in time.*RAY_raylet_start_wait"):
+        ray_cluster.start_ray(config)
 
 
 def test_what_ray_tells_of_the_cluster_stays_off_stdout(
