@@ -78,4 +78,5 @@ def _pooled(output: Any) -> Tensor:
 
 
 def _unit(embedding: Tensor) -> Tensor:
-    return embedding / embedding.norm().clamp(min=1e-12)
+    unit: Tensor = embedding / embedding.norm().clamp(min=1e-12)
+    return unit
