@@ -69,6 +69,7 @@ def test_the_best_are_kept_and_the_others_are_recorded(
     assert not list((tmp_path / "out" / "scores").glob(f"*{again.run_id}*"))
 
 
+@pytest.mark.long
 def test_other_settings_judge_again_and_what_stands_is_not_made_twice(
     everything: Everything, tmp_path: Path
 ) -> None:
