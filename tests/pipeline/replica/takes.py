@@ -20,6 +20,7 @@ def make_manifest(folder: Path, n_rows: int = N_ROWS, takes: int = TAKES) -> Pat
         piece = random_piece(rng_of(0, 31, index), 100, unseen=True)
         soundfile.write(folder / f"tune{index}.wav", piece.tune("organ"), 16_000)
         tune = {"melody_uri": f"tune{index}.wav", "duration_s": SECONDS}
+        tune |= {"cfg_coef": 1.0, "temperature": 1.5}  # takes that differ
         rows.append({"id": f"r{index}", "prompt": caption(piece), "takes": takes} | tune)
     return write_manifest(folder / "m.parquet", rows)
 
