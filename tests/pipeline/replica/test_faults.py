@@ -141,7 +141,7 @@ def test_a_row_that_exhausts_memory_is_a_dead_letter_at_once(
     worker = start(settings)
     work = {
         "conditioning": (station_module, "request_of"),
-        "encode": (worker.finisher, "add_clip"),
+        "encode": (worker.finisher, "finished"),
     }
     target, name = work[where]
     real = getattr(target, name)

@@ -144,6 +144,7 @@ def failing_at(monkeypatch: pytest.MonkeyPatch, fails: Callable[[ScoredClip], bo
     monkeypatch.setattr(ScorerSet, "score", scored)
 
 
+@pytest.mark.long
 def test_a_take_that_fails_is_a_dead_letter_and_the_others_are_judged(
     everything: Everything, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -185,6 +186,7 @@ def test_a_drain_leaves_no_take_half_judged(everything: Everything, tmp_path: Pa
     assert problems(output) == []
 
 
+@pytest.mark.long
 def test_a_run_that_ends_between_the_scores_and_the_clips_makes_the_kept_take_alone(
     everything: Everything, tmp_path: Path
 ) -> None:
@@ -200,6 +202,7 @@ def test_a_run_that_ends_between_the_scores_and_the_clips_makes_the_kept_take_al
     assert kept(output) == everything.best()
 
 
+@pytest.mark.long
 def test_a_replica_that_is_asked_again_makes_no_clip_twice(
     everything: Everything, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
