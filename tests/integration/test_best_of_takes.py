@@ -10,7 +10,7 @@ from tests.integration.jobs import clips, problems, run_here, run_in_process
 from tests.pipeline.replica.takes import BEST, N_ROWS, TAKES, Everything, kept, make_manifest
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_two_replicas_on_ray_keep_the_clips_that_one_keeps(
     ray_cluster: None, tmp_path: Path
 ) -> None:
