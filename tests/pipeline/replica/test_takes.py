@@ -144,6 +144,7 @@ def failing_at(monkeypatch: pytest.MonkeyPatch, fails: Callable[[ScoredClip], bo
     monkeypatch.setattr(ScorerSet, "score", scored)
 
 
+@pytest.mark.long
 def test_a_take_that_fails_is_a_dead_letter_and_the_others_are_judged(
     everything: Everything, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
