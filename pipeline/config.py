@@ -30,9 +30,7 @@ _TIME = re.compile(r"(\d+(?:\.\d+)?)\s*([smhd]?)")
 _UNITS_S = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86_400}
 
 # Storage options that hold credentials, at any depth; they belong in the environment.
-_SECRET_NAME = re.compile(
-    r"^key$|secret|token|passw|access_key|account_key|c2pa_key|credential", re.I
-)
+_SECRET_NAME = re.compile(r"(^|_)key$|secret|token|passw|credential|access_key", re.I)
 _SECRET_IN_URL = re.compile(r"://[^/@\s]+:[^/@\s]+@")
 
 

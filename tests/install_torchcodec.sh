@@ -9,8 +9,8 @@ mkdir -p "$folder/ffmpeg"
 .venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --upgrade \
     --target "$folder/packages" "torchcodec>=0.17,<0.18" "av>=18,<19"
 # torchcodec asks for libavcodec.so.62; the files are called libavcodec-<hash>.so.62.28.102.
-for file in "$PWD/$folder/packages"/av.libs/lib{av,sw}*.so*; do
+for file in "$folder"/packages/av.libs/lib{av,sw}*.so*; do
     name=$(basename "$file" | sed -E 's/-[0-9a-f]+\.so\.([0-9]+).*/.so.\1/')
-    ln -sfn "$file" "$folder/ffmpeg/$name"
+    ln -sfn "../packages/av.libs/$(basename "$file")" "$folder/ffmpeg/$name"
 done
 echo "torchcodec is in $folder"

@@ -114,6 +114,7 @@ def render_card(
             or "no model yet",
             licences=_listed(map(_plain, figures.licences)) or "no licence yet",
             figures=_figure_rows(figures),
+            marks=figures.marks.layers if figures.marks.clips else [],
             weights=[
                 {
                     "model": _plain(weights.model),

@@ -12,15 +12,26 @@ from pathlib import Path
 import pyarrow as pa
 
 from pipeline.dataset import croissant
-from pipeline.dataset.card import Identity, new_identity, render_card
+from pipeline.dataset.card import Identity, identity_of, new_identity, render_card
 from pipeline.dataset.keep import Standing, describe, read_standing, title_of
 from pipeline.dataset.snapshot import Figures, Snapshot, read_in_order, take_snapshot
-from pipeline.ledger.names import CARD, CROISSANT, METADATA, is_audio, part_name, run_of_record
+from pipeline.ledger.names import (
+    CARD,
+    CROISSANT,
+    METADATA,
+    is_audio,
+    part_name,
+    run_of_record,
+    sidecar_of,
+)
 from pipeline.ledger.output_schema import standing_schema
-from pipeline.ledger.parts import on_steady_listing
+from pipeline.ledger.parts import list_parts, on_steady_listing
 from pipeline.storage import ObjectInfo, Storage, StorageError
 
-_AUDIO_COLUMNS = ("audio_path", "audio_member", "audio_bytes", "audio_sha256")
+_AUDIO_COLUMNS = (
+    *("audio_path", "audio_member", "audio_bytes", "audio_sha256"),
+    *("c2pa", "c2pa_sidecar_sha256"),
+)
 
 
 class PublishError(StorageError):
@@ -55,9 +66,9 @@ class Contents:
     """What is published of an output, at one moment.
 
     Attributes:
-        audio: files of clips, and tars.
+        audio: files of clips, their sidecars, and tars.
         parts: of `clips/`; whoever sees them sees their clips.
-        records: dead letters, and records of runs.
+        records: dead letters, scores, and records of runs.
     """
 
     snapshot: Snapshot
@@ -95,7 +106,8 @@ def read_contents(storage: Storage, *, with_records: bool) -> Contents:
 
     Args:
         storage: root of the output.
-        with_records: dead letters and records of runs too, so that a run can go on from a copy.
+        with_records: dead letters, scores and records of runs too, so that a run can go on from a
+            copy.
 
     Raises:
         SchemaError: an earlier version wrote the parts.
@@ -112,7 +124,7 @@ def read_contents(storage: Storage, *, with_records: bool) -> Contents:
         records: list[ObjectInfo] = []
         if with_records:
             runs = [info for info in storage.list("runs") if run_of_record(info.path)]
-            records = [*snapshot.failed, *runs]
+            records = [*snapshot.failed, *list_parts(storage, "scores"), *runs]
         return Contents(snapshot, schema, figures, audio, _items(snapshot.clips), _items(records))
 
     return on_steady_listing(read)
@@ -123,8 +135,19 @@ def _items(found: tuple[ObjectInfo, ...] | list[ObjectInfo]) -> tuple[Item, ...]
 
 
 def _audio_of(storage: Storage, snapshot: Snapshot) -> Iterator[Item]:
-    """The audio objects that parts name, each once."""
-    sizes: dict[str, int] | None = None
+    """The audio objects that parts name, each once, and the sidecars of those that have one."""
+    sizes: dict[str, int] = {}
+
+    def of_listed_size(path: str, sha256: str | None = None) -> Item:
+        if not sizes:
+            sizes.update((info.path, info.size) for info in storage.list("audio"))
+        if path not in sizes:
+            raise PublishError(
+                f"{storage.uri(path)} is missing, and clips name it: `musicgen-batch verify "
+                "--repair` has the next run make them again"
+            )
+        return Item(path, sizes[path], sha256)
+
     seen = set()
     for rows in read_in_order(storage, snapshot.clips, _AUDIO_COLUMNS):
         for row in rows.to_pylist():
@@ -132,17 +155,12 @@ def _audio_of(storage: Storage, snapshot: Snapshot) -> Iterator[Item]:
             if path in seen:
                 continue
             seen.add(path)
-            if row["audio_member"] is None:
-                yield Item(path, row["audio_bytes"], row["audio_sha256"])
+            if row["audio_member"] is not None:
+                yield of_listed_size(path)
                 continue
-            if sizes is None:
-                sizes = {info.path: info.size for info in storage.list("audio")}
-            if path not in sizes:
-                raise PublishError(
-                    f"{storage.uri(path)} is missing, and clips name it: `musicgen-batch verify "
-                    "--repair` has the next run make them again"
-                )
-            yield Item(path, sizes[path])
+            if row.get("c2pa") == "sidecar":
+                yield of_listed_size(sidecar_of(path), row["c2pa_sidecar_sha256"])
+            yield Item(path, row["audio_bytes"], row["audio_sha256"])
 
 
 @contextmanager
@@ -194,6 +212,20 @@ def digest_of(file: Path) -> str:
     """The sha256 of a file."""
     with file.open("rb") as opened:
         return hashlib.file_digest(opened, "sha256").hexdigest()
+
+
+def is_same_dataset(standing: str, identity: Identity, card: Path) -> bool:
+    """Whether a place is an earlier publication of an output.
+
+    Args:
+        standing: the card that stands there.
+        identity: of the output.
+        card: what is published of it now.
+    """
+    found = identity_of(standing)
+    if found is None:  # somebody else's card, published as it is
+        return standing == card.read_text(encoding="utf-8", errors="replace")
+    return found.dataset == identity.dataset
 
 
 def refuse_others(to: str, stale: list[str]) -> None:

@@ -14,6 +14,8 @@ from typing import Any, Literal
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipeline.audio.marks.counts import COLUMNS as MARK_COLUMNS
+from pipeline.audio.marks.counts import MarkCounts, count_marks
 from pipeline.ledger.columns import REFERENCE_ROLES
 from pipeline.ledger.parts import list_parts, read_known
 from pipeline.storage import THREADS, ObjectInfo, Storage
@@ -23,6 +25,7 @@ FIGURE_COLUMNS = (
     *("prompt", "n_samples", "sample_rate_hz", "channels", "references", "audio_member"),
     *("audio_format", "audio_bytes", "qc_failed", "retake", "created_at"),
     *("model", "weights_hash", "weights_revision", "weights_licence"),
+    *MARK_COLUMNS,
 )
 # Whatever the card, the Croissant file or `metadata.parquet` are made with: a new number has all of
 # them written again.
@@ -61,13 +64,14 @@ class Figures:
     formats: Counter[str] = field(default_factory=Counter)
     tar_formats: Counter[str] = field(default_factory=Counter)
     references: Counter[str] = field(default_factory=Counter)
+    marks: MarkCounts = field(default_factory=MarkCounts)
     dead_letters: int = 0
 
     def add(self, rows: pa.Table, *, inside: bool) -> None:
         """Counts some rows of `clips/`.
 
         Args:
-            rows: with the columns of FIGURE_COLUMNS.
+            rows: with the columns of FIGURE_COLUMNS; those of marks may be absent.
             inside: whether their audio is a column of the part.
         """
         if not len(rows):
@@ -100,6 +104,7 @@ class Figures:
             self.tar_formats += _counts(
                 rows.filter(rows["audio_member"].is_valid())["audio_format"]
             )
+        self.marks += count_marks(rows)
         for role in REFERENCE_ROLES:
             used = pc.struct_field(rows["references"], role)
             self.references[role] += len(rows) - used.null_count

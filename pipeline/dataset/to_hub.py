@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline.dataset.card import Identity, identity_of
+from pipeline.dataset.card import Identity
 from pipeline.dataset.contents import (
     Contents,
     Item,
@@ -24,6 +24,7 @@ from pipeline.dataset.contents import (
     described,
     digest_of,
     is_published_name,
+    is_same_dataset,
     read_contents,
     refuse_others,
 )
@@ -192,10 +193,7 @@ class _Hub:
             except EntryNotFoundError:
                 return False
             standing = Path(where).read_text(encoding="utf-8", errors="replace")
-        found = identity_of(standing)
-        if found is None:
-            return standing == card.read_text(encoding="utf-8")
-        return found.dataset == identity.dataset
+        return is_same_dataset(standing, identity, card)
 
     def send(self, additions: Sequence[CommitOperationAdd]) -> None:
         """Uploads the content of files that a later commit names."""

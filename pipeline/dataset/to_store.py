@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from pipeline.dataset.card import Identity, identity_of
+from pipeline.dataset.card import Identity
 from pipeline.dataset.contents import (
     Contents,
     Item,
@@ -17,6 +17,7 @@ from pipeline.dataset.contents import (
     described,
     digest_of,
     is_published_name,
+    is_same_dataset,
     read_contents,
     refuse_others,
 )
@@ -25,7 +26,7 @@ from pipeline.ledger.names import CARD, METADATA, REPORT
 from pipeline.storage import THREADS, ObjectNotFoundError, Storage
 from pipeline.telemetry.words import counted
 
-FOLDERS = ("clips", "failed", "audio", "runs")
+FOLDERS = ("clips", "failed", "scores", "audio", "runs")
 SMALL_BYTES = 4 << 20  # so many of THREADS such objects are in memory at once
 
 
@@ -34,7 +35,7 @@ def publish_to_store(
 ) -> Published:
     """Copies what `target` lacks; may be stopped at any moment and called again.
 
-    A copy holds dead letters and records of runs too: a run can go on from it.
+    A copy holds dead letters, scores and records of runs too: a run can go on from it.
 
     Args:
         storage: root of the output.
@@ -96,10 +97,7 @@ def _is_same(target: Storage, identity: Identity, card: Path) -> bool:
         standing = target.get(CARD)
     except ObjectNotFoundError:
         return False
-    found = identity_of(standing.decode(errors="replace"))
-    if found is None:
-        return standing == card.read_bytes()
-    return found.dataset == identity.dataset
+    return is_same_dataset(standing.decode(errors="replace"), identity, card)
 
 
 def _report(storage: Storage, folder: Path) -> dict[str, Path]:

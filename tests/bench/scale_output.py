@@ -117,15 +117,20 @@ def _constant_columns(schema: pa.Schema, n: int) -> dict[str, pa.Array]:
 
 
 def _column(field: pa.Field, n: int) -> pa.Array:
+    return pa.nulls(n, field.type) if field.nullable else pa.array([_value(field)] * n, field.type)
+
+
+def _value(field: pa.Field) -> Any:
     kind = field.type
     if field.nullable:
-        return pa.nulls(n, kind)
-    value: Any = "x" if kind == pa.string() else 1
+        return None
+    if pa.types.is_struct(kind):
+        return {inner.name: _value(inner) for inner in kind}
     if pa.types.is_timestamp(kind):
-        value = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
-    elif pa.types.is_boolean(kind):
-        value = True
-    return pa.array([value] * n, kind)
+        return dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
+    if pa.types.is_boolean(kind):
+        return True
+    return "x" if kind == pa.string() else 1
 
 
 def _rows(start: int, stop: int, schema: pa.Schema) -> pa.Table:

@@ -77,10 +77,5 @@ def count_marks(clips: pa.Table | pa.RecordBatch) -> MarkCounts:
     )
 
 
-def marks_in_words(clips: pa.Table) -> str:
-    """A sentence that says which marks these rows of `clips/` have."""
-    return count_marks(clips).text
-
-
 def _sum(mask: Any) -> int:
     return int(pc.sum(mask, min_count=0).as_py() or 0)

@@ -76,6 +76,7 @@ def add_clips(
     mode: AudioMode = "files",
     replica: str = "aaaaaa",
     extras: pa.Schema | None = None,
+    sidecar: bytes | None = None,
     **changes: Any,
 ) -> None:
     """Commits clips in parts of four, as a replica does.
@@ -86,6 +87,7 @@ def add_clips(
         mode: where their audio goes.
         replica: who commits them.
         extras: extra columns, in which each clip has its number.
+        sidecar: what stands for the signed C2PA manifest of each.
         changes: of each row.
     """
     extras = pa.schema([("bpm", pa.int64())]) if extras is None else extras
@@ -101,7 +103,7 @@ def add_clips(
     for number in numbers:
         row, audio = some_clip(number, **changes)
         own = {name: [number] for name in extras.names}
-        writer.add_clip(row, audio, pa.table(own, schema=extras))
+        writer.add_clip(row, audio, pa.table(own, schema=extras), sidecar)
         if len(writer) == 4:
             writer.commit(NOBODY)
     writer.commit(NOBODY)

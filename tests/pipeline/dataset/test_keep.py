@@ -175,6 +175,18 @@ def test_several_models_and_licences(storage: Storage) -> None:
     assert len(licences) == 2
 
 
+def test_the_card_says_which_marks_clips_carry(tmp_path: Path) -> None:
+    storage = open_storage(str(tmp_path))
+    add_clips(storage, range(3), replica="aaaaaa", c2pa="embedded")
+    add_clips(storage, range(3, 4), replica="bbbbbb")
+    keep(storage)
+
+    card = storage.get(CARD).decode()
+
+    assert "- Signed C2PA manifest: 3 of 4 clips (3 inside the file).\n" in card
+    assert "- Watermark in the samples: no clip." in card
+
+
 def test_upkeep_knows_them_as_ours(storage: Storage) -> None:
     add_clips(storage, range(8))
     add_letter(storage)

@@ -1,7 +1,10 @@
 """Copies of a dataset in another store."""
 
 import json
+from dataclasses import fields
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner
@@ -9,9 +12,11 @@ from click.testing import CliRunner
 from pipeline.cli.root import main
 from pipeline.dataset.contents import PublishError
 from pipeline.dataset.to_store import publish_to_store
+from pipeline.ledger.clip_row import ScoreRow
 from pipeline.ledger.lease import Lease
 from pipeline.ledger.maintain import compact
 from pipeline.ledger.names import CARD, METADATA
+from pipeline.ledger.scores import write_score_part
 from pipeline.ledger.verify import verify
 from pipeline.storage import Storage, open_storage
 from tests.pipeline.dataset.outputs import LAYOUTS, RUN, add_clips, add_letter, keep, make_output
@@ -41,6 +46,27 @@ def test_a_copy_has_what_the_ledger_explains_and_nothing_else(tmp_path: Path, mo
     assert done.sent_files == done.files
     again = publish_to_store(storage, target, print)
     assert (again.sent_files, again.sent_bytes, again.removed) == (0, 0, ())
+
+
+def test_sidecars_and_scores_are_copied_too(tmp_path: Path) -> None:
+    storage, target = (open_storage(str(tmp_path / name)) for name in ("music", "copy"))
+    add_clips(storage, range(3), sidecar=b"signed", c2pa="sidecar")
+    told: dict[str, Any] = {field.name: "x" for field in fields(ScoreRow)}
+    own = {"take": 0, "seed_used": 1, "score": 0.5, "kept": True, "created_at": datetime.now(UTC)}
+    score = ScoreRow(**told | own)
+    part = write_score_part(storage, [score], RUN, "aaaaaa", 0)
+    keep(storage)
+
+    publish_to_store(storage, target, print)
+
+    sidecars = {path for path in paths(storage) if path.endswith(".c2pa")}
+    assert len(sidecars) == 3
+    assert {*sidecars, part} <= paths(target)
+    assert publish_to_store(storage, target, print).removed == ()
+    lost = min(sidecars)
+    storage.delete([lost])
+    with pytest.raises(PublishError, match=rf"{lost} is missing"):
+        publish_to_store(storage, open_storage(str(tmp_path / "other")), print)
 
 
 def test_what_was_stopped_goes_on_with_what_is_missing(tmp_path: Path) -> None:

@@ -2,7 +2,7 @@
 
 import pyarrow as pa
 
-from pipeline.audio.marks.counts import count_marks, marks_in_words
+from pipeline.audio.marks.counts import count_marks
 
 
 def test_rows_with_marks_are_counted_and_named() -> None:
@@ -16,7 +16,7 @@ def test_rows_with_marks_are_counted_and_named() -> None:
     counts = count_marks(clips)
 
     assert (counts.clips, counts.c2pa, counts.watermarked) == (4, 3, 1)
-    assert marks_in_words(clips) == (
+    assert count_marks(clips).text == (
         "signed C2PA manifest: 3 of 4 clips (2 inside the file, 1 in a .c2pa sidecar); watermark "
         "in the samples: 1 of 4 clips; `ai_generated` in the row and provenance in the file's "
         "comment tag: all clips"
@@ -24,6 +24,7 @@ def test_rows_with_marks_are_counted_and_named() -> None:
 
 
 def test_rows_of_earlier_versions_have_none() -> None:
-    words = marks_in_words(pa.table({"clip_id": ["a", "b"]}))
+    words = count_marks(pa.table({"clip_id": ["a", "b"]})).text
     assert words.startswith("signed C2PA manifest: no clip; watermark in the samples: no clip;")
-    assert marks_in_words(pa.table({"clip_id": pa.array([], pa.string())})) == "there are no clips"
+    nothing = pa.table({"clip_id": pa.array([], pa.string())})
+    assert count_marks(nothing).text == "there are no clips"

@@ -13,7 +13,7 @@ from click.testing import CliRunner
 
 from pipeline import ledger
 from pipeline.audio.encode import MEDIA_TYPES
-from pipeline.audio.marks.counts import marks_in_words
+from pipeline.audio.marks.counts import count_marks
 from pipeline.audio.marks.credentials import CERTIFICATE, KEY, read_credentials
 from pipeline.audio.marks.signing import ClipSigner
 from pipeline.audio.marks.trial_pair import TrialPair
@@ -86,7 +86,7 @@ def test_a_run_that_goes_on_with_keys_leaves_the_music_and_the_ids_as_they_are(
     assert before["r0"]["audio_sha256"] == after["r0"]["unsigned_sha256"]
     assert before["r1"]["unsigned_sha256"] == after["r1"]["unsigned_sha256"]
     assert before["r1"]["audio_sha256"] != after["r1"]["audio_sha256"]  # salts are random
-    words = marks_in_words(ledger.read_clips(open_storage(mixed)))
+    words = count_marks(ledger.read_clips(open_storage(mixed))).text
     assert words.startswith("signed C2PA manifest: 1 of 2 clips (1 inside the file);")
 
     found = CliRunner().invoke(main, ["verify", "--output", mixed, "--json"])

@@ -91,8 +91,8 @@ def test_without_weights_it_says_where_they_are_looked_for(
     with pytest.raises(MarksError, match=says):
         load_watermark(MarksSettings(watermark="audioseal"))
     monkeypatch.delenv("AUDIOSEAL_CACHE_DIR")
-    monkeypatch.setenv("XDG_CACHE_HOME", "/home/me/cache")
-    with pytest.raises(MarksError, match="/home/me/cache/audioseal"):
+    monkeypatch.setenv("XDG_CACHE_HOME", "/srv/cache")
+    with pytest.raises(MarksError, match="/srv/cache/audioseal"):
         load_watermark(MarksSettings(watermark="audioseal"))
 
 
