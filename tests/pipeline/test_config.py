@@ -46,6 +46,7 @@ def test_flags_override_yaml_which_overrides_an_earlier_run(tmp_path: Path) -> N
             r"storage option key: credentials are not accepted",
         ),
         ("run: {storage_options: {client_kwargs: {aws_secret_access_key: x}}}", r"aws_secret_acce"),
+        ("run: {storage_options: {signing_key: x}}", r"option signing_key: credentials"),
         (
             "run: {storage_options: {endpoint_url: 'http://me:pw@host'}}",
             r"option endpoint_url: credent",
