@@ -8,7 +8,6 @@ orders, filters and searches.
 
 import argparse
 import json
-import resource
 import shutil
 import threading
 import time
@@ -21,6 +20,7 @@ from urllib.parse import quote
 from pipeline.dataset.browse.serve import in_thread, serving
 from pipeline.storage import open_storage
 from tests.bench.browse_output import write_output
+from tests.bench.processes import proc_kb
 
 OUT = Path("out/bench")
 CLIPS = 1_000_000
@@ -104,7 +104,7 @@ def _asked(url: str, n_clips: int, started: float) -> dict[str, Any]:
         took = [_seconds(lambda query=query: page(query)) for _ in range(TRIES)]
         found[f"{name}_s"] = round(max(took), 3)
     found["clips_of_the_search"] = page(QUERIES["search_two_words"])["n_found"]
-    found["rss_mb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 // 10**6
+    found["rss_mb"] = proc_kb(Path("/proc/self/status"), "VmHWM:") * 1024 // 10**6
     found["threads"] = threading.active_count()
     return found
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 
 import datetime as dt
 import hashlib
-import json
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -29,12 +29,13 @@ VOICES = ("flute", "organ", "bell", "pluck")
 KINDS = ("melody", "tune with bass", "melody with chords", "tune with bass and drums", "solo")
 MOODS = ("calm", "bright", "dark", "solemn")
 TAKES = 2
-PROVENANCE = {"model": "tiny", "weights_hash": "0123456789abcdef" * 2, "dtype": "bf16",
+PROVENANCE: dict[str, Any] = {
+              "model": "tiny", "weights_hash": "0123456789abcdef" * 2, "dtype": "bf16",
               "weights_licence": "Apache-2.0", "device": "cpu", "audio_format": "flac",
               "normalize_applied": "none", "bits_depend_on": "slots", "replica": "a1b2c3",
-              "run_id": RUN_ID, "references": "{}", "ai_generated": True,
+              "run_id": RUN_ID, "references": {}, "ai_generated": True,
               "use_sampling": True, "true_peak_limited": False,
-              "versions": json.dumps({"torch": "2.14.1", "numpy": "2.3.0"})}  # fmt: skip
+              "versions": {"musicgen_batch": "0.1.0", "torch": "2.14.1"}}  # fmt: skip
 
 
 def write_output(folder: Path, n_clips: int, *, n_heard: int = 0, workers: int = 1) -> int:

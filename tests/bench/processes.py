@@ -28,6 +28,13 @@ class Process:
     command: str
 
 
+def proc_kb(file: Path, name: str) -> int:
+    """One figure of a file of /proc; `ru_maxrss` would begin with that of the parent."""
+    return sum(
+        int(line.split()[1]) for line in file.read_text().splitlines() if line.startswith(name)
+    )
+
+
 def running() -> dict[int, Process]:
     """All processes of this machine, by pid."""
     found: dict[int, Process] = {}

@@ -20,6 +20,7 @@ from typing import Any
 from pipeline.planning.pool import LocalPool
 from pipeline.planning.survey import survey
 from pipeline.storage import open_storage
+from tests.bench.processes import proc_kb
 from tests.bench.scale_output import (
     remove_rest,
     spec_of,
@@ -114,7 +115,7 @@ def plan_once(folder: Path, workers: int) -> dict[str, Any]:
         "cpu_s": round(spent.user + spent.system, 2),
         "workers_cpu_s": round(spent.children_user + spent.children_system, 2),
         "rss_mb": memory.most_mb,
-        "driver_rss_mb": _kb_of(Path("/proc/self/status"), "VmHWM:") * 1024 // 10**6,
+        "driver_rss_mb": proc_kb(Path("/proc/self/status"), "VmHWM:") * 1024 // 10**6,
         "outcomes": dict(found.plan.outcomes),
         "row_groups_with_work": len(found.plan.row_groups),
     }
@@ -137,16 +138,9 @@ class Memory(threading.Thread):
 
 def _pss_mb(pid: int) -> int:
     try:
-        return _kb_of(Path(f"/proc/{pid}/smaps_rollup"), "Pss:") * 1024 // 10**6
+        return proc_kb(Path(f"/proc/{pid}/smaps_rollup"), "Pss:") * 1024 // 10**6
     except OSError:  # it has just ended
         return 0
-
-
-def _kb_of(file: Path, name: str) -> int:
-    """One figure of a file of /proc; `ru_maxrss` would begin with that of the parent."""
-    return sum(
-        int(line.split()[1]) for line in file.read_text().splitlines() if line.startswith(name)
-    )
 
 
 if __name__ == "__main__":
