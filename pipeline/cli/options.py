@@ -133,12 +133,19 @@ def _value(text: str) -> Any:
         return {"true": True, "false": False}.get(text.lower(), text)
 
 
+def joined(context: click.Context, parameter: click.Parameter, given: Iterable[str]) -> str | None:
+    """A flag that takes names with commas and may be given several times, as one text."""
+    return ",".join(given) or None
+
+
 def _option(name: str, field: FieldInfo) -> Callable[[F], F]:
     flag = flag_of(name)
     help_text = f"{field.description or ''}{_default_text(field)}"
     if name in REPEATED_FLAGS:
         metavar = {"extra_columns": "NAME", "qc": "LIMIT=VALUE"}.get(name, "KEY=VALUE")
         return click.option(flag, name, multiple=True, metavar=metavar, help=help_text)
+    if name == "score":
+        return click.option(flag, name, multiple=True, callback=joined, help=help_text)
     kind = _plain_type(field.annotation)
     if kind is bool:
         short = SHORT_FLAGS.get(name, ())

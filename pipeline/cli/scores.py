@@ -9,7 +9,7 @@ import click
 from manifests.uris.policy import ReferenceAccess, ReferencePolicy
 from pipeline.audio.scores.settings import parse
 from pipeline.audio.scores.table import SCORERS
-from pipeline.cli.options import reference_options, reference_policy
+from pipeline.cli.options import joined, reference_options, reference_policy
 from pipeline.cli.speech import answer, is_quiet, say
 from pipeline.cli.upkeep import held_lease, on_output
 from pipeline.config import ConfigError
@@ -33,6 +33,8 @@ Examples:
 @click.option(
     "--score",
     "wanted",
+    multiple=True,
+    callback=joined,
     help=f"Scorers, as in melody,clap=FOLDER. Known: {', '.join(SCORERS)}.",
 )
 @click.option(

@@ -192,6 +192,18 @@ def test_local_means_the_runtime_local(flags: list[str], runtime: str | None) ->
         assert given_flags(context.params).get("runtime") == runtime
 
 
+@pytest.mark.parametrize(
+    ("flags", "score"),
+    [([], None), (["--score", "melody,key"], "melody,key"),
+     (["--score", "melody", "--score", "clap=models/clap"], "melody,clap=models/clap")],
+)  # fmt: skip
+def test_scorers_may_be_named_in_one_flag_or_in_several(
+    flags: list[str], score: str | None
+) -> None:
+    context = main.commands["run"].make_context("run", list(flags))
+    assert given_flags(context.params).get("score") == score
+
+
 def test_local_and_the_runtime_ray_exclude_each_other(manifest: Path) -> None:
     result = invoke(*run_args(manifest, "--local", "--runtime", "ray"))
     assert result.exit_code == 2

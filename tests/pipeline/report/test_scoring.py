@@ -80,7 +80,7 @@ def by_clip(output: Path) -> dict[tuple[str, str], float | None]:
 def test_it_says_what_the_run_would_have_said(scored: Path, output: Path) -> None:
     before = {path: path.read_bytes() for path in (output / "clips").iterdir()}
 
-    answer = score(output, "--score", "melody,key,voice")
+    answer = score(output, "--score", "melody,key", "--score", "voice")
 
     found = by_clip(output)
     for row in clips(f"file://{scored}/with"):
