@@ -86,6 +86,10 @@ def test_it_fits_the_window_and_can_be_read(
     assert (sum(channels) > 3 * 200) == (scheme == "light")
     columns = tab.run("getComputedStyle(document.querySelector('.clips')).gridTemplateColumns")
     assert len(columns.split()) == (1 if width == 390 else 4)
+    lines = tab.run("""[...document.querySelectorAll('.title > h2, .title > button, .knobs label')]
+        .map(e => e.getClientRects()[0].height / parseFloat(getComputedStyle(e).fontSize))""")
+    assert len(lines) >= 4
+    assert max(lines) < 2.7, "a heading or a control is broken into two lines"
 
 
 @pytest.mark.parametrize("kind", ["embedded", "linked"])
