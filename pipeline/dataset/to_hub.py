@@ -219,7 +219,7 @@ def _upload(
 
     parts = {item.path for item in contents.parts} if stale else set()
     last: list[Any] = []
-    sent = 0
+    sent, n_files = 0, len(missing) + len(changed)
     for batch in _batches(missing):
         with tempfile.TemporaryDirectory(prefix="musicgen-batch-") as folder:
             now, held = [], []
@@ -238,12 +238,14 @@ def _upload(
             if now:
                 hub.commit(now, f"Add {counted(len(now), 'file')}")
         sent += len(batch)
-        say(f"{sent} of {counted(len(missing), 'file')} uploaded")
+        say(f"{sent} of {counted(n_files, 'file')} uploaded")
     last += [CommitOperationDelete(path) for path in stale]
     last += [CommitOperationAdd(name, str(file)) for name, file in changed.items()]
     if last:
         clips = counted(contents.figures.clips, "clip")
         hub.commit(last, f"{clips}, state {contents.snapshot.state}")
+    if changed:
+        say(f"{n_files} of {counted(n_files, 'file')} uploaded")
 
 
 def _batches(items: Sequence[Item]) -> Iterator[list[Item]]:

@@ -12,6 +12,7 @@ from typing import Literal
 import pyarrow as pa
 
 from pipeline.audio.measures_table import MEASURES
+from pipeline.audio.scores.table import COLUMN
 from pipeline.ledger.columns import CLIP_COLUMNS
 
 Kind = Literal["text", "number", "flag", "time"]
@@ -93,13 +94,15 @@ def page_column(field: pa.Field, place: int) -> PageColumn | None:
     own, measure = _OWN.get(field.name), MEASURES.get(field.name)
     unit = own.unit if own is not None else ""
     group: Group = "provenance"
-    if measure is not None:
+    if measure is not None or field.name.startswith(COLUMN):
         group = "measure"
     elif own is None:
         group = "extra"
     elif field.name in _OF_THE_CLIP:
         group = "clip"
     label = measure.label if measure else _LABELS.get(field.name, field.name)
+    if field.name.startswith(COLUMN):
+        label = f"Score: {field.name.removeprefix(COLUMN)}"
     text = own.text if own is not None else "A column of the manifest."
     return PageColumn(field.name, label, unit, text, kind, group, f"c{place}", sql_type)
 

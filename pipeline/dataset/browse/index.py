@@ -16,7 +16,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
+from pipeline.audio.scores.table import COLUMN
 from pipeline.dataset.browse.columns import RATING, RATING_COLUMN, PageColumn, page_column
 from pipeline.dataset.browse.query import Query, QueryError, compile_query
 from pipeline.ledger.parts import list_parts, reading
@@ -139,10 +141,10 @@ class ClipIndex:
             except BaseException:
                 self._writer.rollback()
                 raise
-            counted = self._writer.execute("SELECT count(*) FROM clips").fetchone()
+            [(n_clips,)] = self._writer.execute("SELECT count(*) FROM clips").fetchall()
             # Only now can questions be about them.
             self._columns, self._parts = columns, parts
-        self._note(n_clips=int(counted[0]) if counted else 0)
+        self._note(n_clips=int(n_clips))
 
     def _read(self, info: ObjectInfo) -> tuple[ObjectInfo, pa.Table | None]:
         """The columns of a part but its audio; None where `compact` has just removed it."""
@@ -226,7 +228,35 @@ class ClipIndex:
         values = vars(old) | changes | {"version": version, "n_parts": len(self._parts)}
         self._counts = Counts(**values)
 
-    # --- ratings
+    # --- scores and ratings
+
+    def score(self, scores: pa.Table) -> None:
+        """Fills the score columns of clips that are read from rows of `scores/`.
+
+        A score in the clip's own row stays, and of several of one scorer the latest counts.
+        """
+        with self._writing:
+            if "clip_id" not in self._columns or self._is_closed:
+                return
+            columns = dict(self._columns)
+            names = [COLUMN + name for name in pc.unique(scores["scorer"]).to_pylist()]
+            self._learn(pa.schema([(name, pa.float64()) for name in names]), columns)
+            plain = {name: _plain(scores[name]) for name in scores.column_names}
+            self._writer.register("new_scores", pa.table(plain))
+            try:
+                for name in names:
+                    column, clip = columns[name].sql, columns["clip_id"].sql
+                    self._writer.execute(
+                        f"UPDATE clips SET {column} = told.score FROM ("
+                        "SELECT clip_id, arg_max(score, created_at) AS score FROM new_scores "
+                        "WHERE scorer = ? AND score IS NOT NULL GROUP BY clip_id) AS told "
+                        f"WHERE clips.{clip} = told.clip_id AND clips.{column} IS NULL",
+                        [name.removeprefix(COLUMN)],
+                    )
+            finally:
+                self._writer.unregister("new_scores")
+            self._columns = columns
+        self._note(n_clips=self._counts.n_clips)
 
     def rate(self, ratings: dict[str, int | None]) -> None:
         """Sets the ratings of clips, also of those whose part is not read yet; None clears one."""

@@ -13,12 +13,15 @@ import pyarrow as pa
 from pipeline import ledger
 from pipeline.dataset.browse.index import ClipIndex
 from pipeline.ledger.parts import list_parts
+from pipeline.ledger.schema import SCORES_SCHEMA
+from pipeline.ledger.scores import read_scores
 from pipeline.storage import ObjectInfo, Storage, StorageError
 
 log = logging.getLogger(__name__)
 
 INTERVAL_S = 1.5  # between two looks at a store that answers at once
 PATIENCE = 10  # a look that took longer is followed by a pause of so many times its length
+SCORE_COLUMNS = ("clip_id", "scorer", "score", "created_at")
 IDLE_S = 90.0  # nobody asks: nothing is listed
 
 
@@ -56,6 +59,9 @@ class Watcher:
         self._records: list[ObjectInfo] = []
         self._failed: tuple[str, ...] | None = None
         self._clips_at_letters = -1
+        self._scored: list[ObjectInfo] = []
+        self._scores = SCORES_SCHEMA.empty_table()
+        self._clips_at_scores = -1
         self._asked_at = time.monotonic()
         self._wake = threading.Event()
         self._is_over = False
@@ -96,6 +102,7 @@ class Watcher:
                 self._show(runs=tuple(ledger.read_runs(self._storage)))
                 self._records = records
             self._index.refresh()
+            self._read_scores()
             self._show(is_loading=False, problem=None)
             self._read_letters()
         except StorageError as error:
@@ -105,6 +112,16 @@ class Watcher:
             if not self._is_over:
                 log.exception("the output could not be read")
                 self._show(problem="the output could not be read: see the terminal")
+
+    def _read_scores(self) -> None:
+        """What the command `score` has added, for the clips that are read by now."""
+        parts = list_parts(self._storage, "scores")
+        if parts != self._scored:
+            self._scores = read_scores(self._storage, SCORE_COLUMNS)
+            self._scored, self._clips_at_scores = parts, -1
+        if len(self._scores) and self._index.counts.version != self._clips_at_scores:
+            self._index.score(self._scores)
+            self._clips_at_scores = self._index.counts.version
 
     def _read_letters(self) -> None:
         """Which dead letters stand depends on the clips that came after them."""

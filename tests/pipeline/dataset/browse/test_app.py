@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import csv
 import io
+import time
 from collections.abc import Iterator
+from dataclasses import fields
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +15,12 @@ import pyarrow as pa
 import pytest
 
 from pipeline import ledger
+from pipeline.ledger.clip_row import ScoreRow
 from pipeline.ledger.lease import Lease
 from pipeline.ledger.maintain import compact, gc
+from pipeline.ledger.scores import write_score_part
 from pipeline.ledger.verify import verify
-from pipeline.storage import open_storage
+from pipeline.storage import Storage, open_storage
 from tests.pipeline.dataset.browse.servers import Client, browsing, commit
 from tests.pipeline.report.outputs import (
     RUN,
@@ -240,6 +245,37 @@ def test_ratings_of_an_output_that_cannot_be_written_to_stay_on_this_machine(
             told = client.rate(clip_id, 4).json
             assert told["ratings_elsewhere"]
             assert str(tmp_path / "ratings-elsewhere") in told["ratings_in"]
+
+
+# --- scores
+
+
+def add_scores(storage: Storage, seq: int, scores: dict[str, float | None], **changes: Any) -> None:
+    """A part of `scores/` as the command `score` writes it."""
+    told: dict[str, Any] = {field.name: "x" for field in fields(ScoreRow)} | {
+        "scorer": "melody", "take": 0, "seed_used": 1, "ruling": None, "kept": None,
+        "created_at": datetime.now(UTC)}  # fmt: skip
+    rows = [ScoreRow(**(told | {"clip_id": c, "score": s} | changes)) for c, s in scores.items()]
+    write_score_part(storage, rows, RUN, "a1b2c3", seq)
+
+
+def test_scores_that_came_later_sort_and_filter_like_those_of_the_run(tmp_path: Path) -> None:
+    storage = write_output(tmp_path / "out", some_clips(3))
+    with browsing(storage, tmp_path) as client:
+        first, second, third = (each["clip_id"] for each in client.clips()["clips"])
+        add_scores(storage, 0, {first: 0.25, second: 0.75, third: None})
+        add_scores(storage, 1, {first: 0.1}, created_at=datetime(2026, 1, 1, tzinfo=UTC))
+        high = where("score_melody", "at_least", "0.2")
+        deadline_s = time.monotonic() + 20
+        while not client.ids(**high):
+            assert time.monotonic() < deadline_s
+        assert client.ids(sort="score_melody", **high) == ["row-0001", "row-0002"]
+        assert client.ask(f"/api/clips/{first}").json["clip"]["score_melody"] == 0.25
+    with browsing(storage, tmp_path) as client:
+        assert client.ids(**where("score_melody", "empty")) == ["row-0000"]
+        about = {each["name"]: each for each in client.ask("/api/about").json["columns"]}
+    assert about["score_melody"]["label"] == "Score: melody"
+    assert about["score_melody"]["group"] == "measure"
 
 
 # --- while a run goes on
