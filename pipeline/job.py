@@ -249,6 +249,7 @@ def _run(
         _forget_attempts(storage, run_id)
         if not drain.is_by_signal:
             _refresh(lease, config, say)
+            _forget_attempts(storage, run_id)  # Ray may have ended the last actor meanwhile
         return summary
 
 

@@ -231,7 +231,7 @@ def holds(storage: Storage, generation: int, token: str) -> bool:
     """Whether this generation may still write. Replicas ask before each commit."""
     if current_generation(storage) != generation:
         return False
-    state = _read(storage, generation)
+    state = read_lease(storage, generation)
     return state is not None and state.held and state.token == token
 
 
@@ -245,7 +245,7 @@ def check_held(storage: Storage, generation: int, token: str) -> None:
     where, newest = redact(storage.root), current_generation(storage)
     if newest > generation:
         raise LeaseLostError(f"{where} was taken over by another run; this replica commits no more")
-    state = _read(storage, generation)
+    state = read_lease(storage, generation)
     if state is None:
         raise output_gone(storage)
     if not state.held or state.token != token:
@@ -255,16 +255,10 @@ def check_held(storage: Storage, generation: int, token: str) -> None:
         )
 
 
-def asks_to_drain(storage: Storage, generation: int) -> bool:
-    """Whether the run of this generation drains. Replicas ask at intervals: one small read."""
-    state = _read(storage, generation)
-    return state is not None and state.draining
-
-
 def _newest(storage: Storage) -> LeaseState | None:
     """The lease file of the highest generation."""
     while generation := current_generation(storage):
-        if state := _read(storage, generation):
+        if state := read_lease(storage, generation):
             return state
     return None
 
@@ -275,7 +269,9 @@ def _highest_recorded(storage: Storage) -> int:
     return max((generation_of_run(record) for record in read_runs(storage)), default=0)
 
 
-def _read(storage: Storage, generation: int) -> LeaseState | None:
+def read_lease(storage: Storage, generation: int) -> LeaseState | None:
+    """The lease file of a generation; None where it is gone. Replicas ask at intervals whether
+    their run drains or has ended: one small read."""
     path = lease_path(generation)
     try:
         data = storage.get(path)

@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from pipeline import ledger
 from pipeline.ledger.attempts import ActorIdentity, AttemptLog, beat_s
-from pipeline.ledger.lease import asks_to_drain
+from pipeline.ledger.lease import check_held, read_lease
 from pipeline.prepare.prepared import from_table
 from pipeline.replica.messages import ClipStatus, ReplicaSettings, status_table
 from pipeline.storage import StorageError, open_storage
@@ -83,13 +83,16 @@ class Replica:
         while not self._is_over():
             time.sleep(interval_s)
             try:
+                lease = read_lease(storage, generation)
+                if lease is None or not lease.held:
+                    return  # the run has ended, and its records are removed: this writes no more
                 if time.monotonic() >= next_beat:
                     self.attempts.beat()
                     next_beat = time.monotonic() + beat_s(config.run.hang_timeout_s)
                 left_s = self.identity.seconds_left(self.identity.node)
                 if left_s is not None:
                     return self._leave_node(min(config.run.drain_s, left_s / 2))
-                if asks_to_drain(storage, generation):
+                if lease.draining:
                     return self._drain(config.run.drain_s)
             except StorageError as error:
                 log.warning("could not see whether the run drains: %s", error)
@@ -115,8 +118,15 @@ class Replica:
 
 
 def begin_attempts(settings: ReplicaSettings, identity: ActorIdentity) -> AttemptLog:
-    """Begins the attempt record of this process; see `AttemptLog.begin` for what it raises."""
+    """Begins the attempt record of this process.
+
+    Raises:
+        LeaseLostError, OutputGoneError: The run is over.
+        RepeatedDeathsError: See `AttemptLog.begin`.
+    """
     config = settings.config
     storage = open_storage(config.run.output, config.run.storage_options)
+    # Ray may start an actor anew while its run ends, whose records are removed then.
+    check_held(storage, settings.lease_generation, settings.lease_token)
     name = ledger.new_replica_id()
     return AttemptLog.begin(storage, settings.run_id, name, identity, config.run.max_deaths)

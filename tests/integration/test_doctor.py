@@ -1,6 +1,7 @@
 """`musicgen-batch doctor` on a Ray cluster: from one of its machines, and as a job."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -35,10 +36,12 @@ def test_every_node_of_a_cluster_is_checked(tmp_path: Path) -> None:
     assert code == 0, checks
     assert checks["ray"]["found"].endswith("1 node")
     assert checks["ray resources"]["found"].startswith("3 CPUs; a run wants 1 replica")
-    node = address.partition(":")[0]
+    nodes = set()
     for check in ("python", "packages", "torch", "checkpoint", "output create", "clock"):
         assert checks[check]["state"] == "ok", checks[check]
-        assert checks[check]["node"].startswith(node)
+        nodes.add(checks[check]["node"])
+    (node,) = nodes
+    assert re.fullmatch(r"\d+\.\d+\.\d+\.\d+/[0-9a-f]{6}", node), "address and id of the node"
     assert too_much == 1
     assert wanting["ray resources"]["state"] == "wrong"
     assert "no place for 9 replicas" in wanting["ray resources"]["found"]

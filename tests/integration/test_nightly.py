@@ -19,7 +19,7 @@ from tests.integration.jobs import ids_and_takes, problems, wait_until
 from tests.s3 import S3Server
 
 pytestmark = [BY_HAND, pytest.mark.s3, pytest.mark.long, pytest.mark.timeout(600)]
-N_ROWS = 24
+N_ROWS = 48  # more than a minute of work: the other pods start meanwhile
 JOB = deployment().nightly["CronJob"]["spec"]["jobTemplate"]["spec"]
 # What is changed of the pod's command: addresses, and sizes that fit a machine without GPUs.
 SIZES = {
@@ -48,7 +48,7 @@ def with_manifest(bucket: str, day: str, *, broken: bool = False) -> str:
     rows = {
         "id": [f"r{i:02d}" for i in range(N_ROWS)],
         "prompt": ["a song"] * N_ROWS,
-        "duration_s": [3.0] * (N_ROWS - 1) + [9999.0 if broken else 3.0],
+        "duration_s": [4.0] * (N_ROWS - 1) + [9999.0 if broken else 4.0],
     }
     sink = pa.BufferOutputStream()
     pq.write_table(pa.table(rows), sink)

@@ -11,7 +11,7 @@ import pytest
 from pipeline.config import ConfigError, JobConfig
 from pipeline.config_file import load_config
 from pipeline.ledger.attempts import ActorIdentity, AttemptLog
-from pipeline.ledger.lease import Lease, asks_to_drain
+from pipeline.ledger.lease import Lease, read_lease
 from pipeline.runtime.drain import Drain, Leaving
 from pipeline.storage import Storage, open_storage
 from tests.pipeline.outputs import RUN
@@ -84,12 +84,18 @@ class TestLeaving:
         return lambda name: AttemptLog.begin(storage, RUN, f"of {name}", ActorIdentity(name), 8)
 
     def test_the_lease_carries_the_request_until_it_is_given_back(self, storage: Storage) -> None:
+        def told() -> tuple[bool, bool]:
+            state = read_lease(storage, 1)
+            assert state is not None
+            return state.held, state.draining
+
         with Lease.acquire(storage) as lease:
-            assert not asks_to_drain(storage, 1)
+            assert told() == (True, False)
             lease.ask_to_drain()
             lease.beat()  # a heartbeat after it
-            assert asks_to_drain(storage, 1)
-            assert not asks_to_drain(storage, 2)
+            assert told() == (True, True)
+            assert read_lease(storage, 2) is None
+        assert told() == (False, True)
 
     def test_it_is_over_when_every_replica_has_said_so(
         self, storage: Storage, log: Callable[[str], AttemptLog]
