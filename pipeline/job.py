@@ -9,6 +9,7 @@ only if something is left, and watches until every row is durable.
 
 import logging
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
@@ -48,6 +49,7 @@ from pipeline.runtime.drain import Drain
 from pipeline.runtime.runtime import Work
 from pipeline.runtime.watch import Watch
 from pipeline.storage import Storage, StorageError, open_storage
+from pipeline.telemetry.metrics import failure_samples
 from pipeline.telemetry.progress import Tally
 
 log = logging.getLogger(__name__)
@@ -238,6 +240,7 @@ def _run(
                     _known_after(found.standing.known, retry, plan.letters),
                     Replica,
                     Prepare,
+                    failure_samples(Counter((it.stage, it.error_class) for it in plan.letters)),
                 )
                 gpus = runtime.start(say)
                 drain.listen()  # Ray has taken the signals

@@ -29,7 +29,7 @@ from pipeline.ledger.scores import write_score_part
 from pipeline.ledger.settings import AudioMode
 from pipeline.storage import Storage
 from pipeline.telemetry.logfmt import line
-from pipeline.telemetry.metrics import Sample
+from pipeline.telemetry.metrics import Sample, failure_samples
 
 log = logging.getLogger(__name__)
 
@@ -112,10 +112,7 @@ class Committed:
             Sample("clips", self.clips),
             Sample("audio_seconds", self.audio_s),
             Sample("audio_bytes", self.audio_bytes),
-            *(
-                Sample("failures", count, (("stage", stage), ("error_class", error_class)))
-                for (stage, error_class), count in list(self.failures.items())
-            ),
+            *failure_samples(self.failures),
         ]
 
 

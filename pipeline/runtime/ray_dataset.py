@@ -5,6 +5,7 @@ row groups ─► read_rows ─► Prepare pool ─► Replica pool ─► statu
 """
 
 import os
+import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -28,6 +29,7 @@ from pipeline.runtime.ray_nodes import ClusterReader
 from pipeline.runtime.ray_pool import RayPool
 from pipeline.runtime.runtime import Work
 from pipeline.runtime.waiting import WaitWatch, check_start
+from pipeline.telemetry import ray_exporter
 
 ROWS_FOR_RAY = 200_000  # fewer are scanned here before Ray's workers have started
 
@@ -45,6 +47,7 @@ class RayRuntime:
         self._waits: WaitWatch | None = None
         self._kinds: dict[str, str] = {}  # of actors, by class
         self._health: RayHealth | None = None
+        self._closed = threading.Event()
 
     def pool(self, n_rows: int) -> Pool:
         """See `Runtime.pool`: on a cluster that is there already and has more free CPUs than this
@@ -73,6 +76,10 @@ class RayRuntime:
             work.replica_class.__name__: "replica",
         }
         dataset = build_dataset(self._config, work)
+        run_id = work.replica.run_id
+        ray_exporter.export(
+            lambda: [*work.refused], run_id=run_id, replica="driver", closed=self._closed
+        )
         yield from dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0)
 
     def waits_for(self, n_done: int) -> str | None:
@@ -96,6 +103,7 @@ class RayRuntime:
 
     def close(self) -> None:
         """Ray ends its actors when the thread that iterates leaves its loop, if it still can."""
+        self._closed.set()
         try:
             self.check()
         except RayGoneError:

@@ -1,6 +1,6 @@
 """The seam between a job and the place where it runs: what a runtime is given, and what it does."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -14,6 +14,7 @@ from pipeline.prepare.actor import Prepare
 from pipeline.prepare.messages import PrepareSettings
 from pipeline.replica.actor import Replica
 from pipeline.replica.messages import ReplicaSettings
+from pipeline.telemetry.metrics import Sample
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,7 @@ class Work:
         known: Clips and dead letters that stand in the ledger already.
         replica_class: Makes clips of prepared rows.
         prepare_class: Makes prepared rows of those of the manifest.
+        refused: Rows that the scan refused, as counters for the metrics.
     """
 
     row_groups: list[RowGroup]
@@ -35,6 +37,7 @@ class Work:
     known: DoneSet
     replica_class: type[Replica]
     prepare_class: type[Prepare]
+    refused: Sequence[Sample] = ()
 
 
 class Runtime(Protocol):

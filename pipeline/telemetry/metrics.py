@@ -4,7 +4,7 @@ The threads of a replica keep plain counters. `ray_exporter` reads them as sampl
 metrics take no time in the decode loop.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -27,7 +27,12 @@ METRICS = (
     Metric("audio_seconds", "counter", "Seconds of audio committed."),
     Metric("audio_bytes", "counter", "Bytes of encoded audio committed."),
     Metric("parts", "counter", "Parts published."),
-    Metric("failures", "counter", "Dead letters committed.", ("stage", "error_class")),
+    Metric(
+        "failures",
+        "counter",
+        "Dead letters committed.",
+        ("stage", "error_class"),
+    ),
     Metric("steps", "counter", "Steps of the decode loop."),
     Metric(
         "work_seconds",
@@ -50,6 +55,18 @@ class Sample:
     name: str
     value: float
     tags: tuple[tuple[str, str], ...] = ()
+
+
+def failure_samples(counts: Mapping[tuple[str, str], int]) -> list[Sample]:
+    """Dead letters as samples.
+
+    Args:
+        counts: How many there are, by stage and error class; another thread may add to them.
+    """
+    return [
+        Sample("failures", count, (("stage", stage), ("error_class", error_class)))
+        for (stage, error_class), count in list(counts.items())
+    ]
 
 
 class Increments:
