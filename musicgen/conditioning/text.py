@@ -43,7 +43,7 @@ class TextEncoder(nn.Module):
 
     @contextmanager
     def room_for(self, prompts: Sequence[str | None]) -> Iterator[bool]:
-        """Within this context no prompt of `prompts` is too long. The value says whether one of them
+        """Within this context none of `prompts` is too long. The value says whether one of them
         would be: then it is for engines with more room than those of a job."""
         usual = self.max_tokens
         longest = max(len(self.tokenizer(text).input_ids) if text else 1 for text in prompts)
