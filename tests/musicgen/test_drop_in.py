@@ -1,4 +1,4 @@
-"""A script that was written for AudioCraft runs: its model for tests, its attributes, its errors."""
+"""A script written for AudioCraft runs: its model for tests, its attributes, its errors."""
 
 from pathlib import Path
 
@@ -125,7 +125,7 @@ def test_the_settings_of_the_training_have_the_references_keys(model: MusicGen) 
     assert tiny.fuser.prepend == ["self_wav", "description"]
     assert tiny.conditioners.self_wav.model == "chroma_stem"
     with pytest.raises(AttributeError, match="the settings have no 'optim'; there are"):
-        print(cfg.optim)
+        _ = cfg.optim
 
 
 def test_a_path_is_a_folder() -> None:
