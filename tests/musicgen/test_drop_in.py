@@ -8,7 +8,8 @@ from torch import Tensor
 
 from musicgen import MusicGen
 from musicgen.checkpoints.describe import TINY_FOLDER
-from musicgen.config import ModelSource
+from musicgen.config import ModelSource, SamplingParams
+from musicgen.request_builder import GenerationRequest
 
 RATE_HZ = 32_000
 
@@ -137,23 +138,31 @@ def test_a_path_is_a_folder() -> None:
     assert ModelSource.of(Path("/models/debug")).name == "/models/debug"
 
 
-def test_a_prompt_of_any_length_runs_as_a_whole(model: MusicGen) -> None:
-    model.set_generation_params(duration=0.4, use_sampling=False)
-    words = [f"word{n}" for n in range(700)]
-    short, long, other = (
-        model.generate([" ".join(text)], return_tokens=True)[1]
-        for text in (words[:500], words, [*words[:699], "drums"])
+@pytest.mark.parametrize("name", ["debug", "tiny"])  # cross-attended, and as a prefix
+def test_a_prompt_of_any_length_runs_as_a_whole(name: str) -> None:
+    model = MusicGen.get_pretrained(name, "cpu", max_duration=2.0)
+    greedy = SamplingParams(use_sampling=False)
+    n_frames = 6
+    model.set_generation_params(duration=n_frames / model.frame_rate, use_sampling=False)
+    prompt = " ".join(["drum"] * 599 + ["flute"])
+    before = model.generate(["flute"], return_tokens=True)[1]
+    heard: list[int] = []
+    model.text_encoder.model.register_forward_pre_hook(
+        lambda _, inputs: heard.append(inputs[0].shape[1])
     )
-    assert not torch.equal(short, long)
-    assert not torch.equal(long, other)  # its last word is heard
-    assert torch.equal(model.generate([" ".join(words[:500])], return_tokens=True)[1], short)
-    assert model.text_encoder.max_tokens == 512
 
+    tokens = model.generate([prompt, "flute"], return_tokens=True)[1]
 
-def test_a_long_prompt_runs_as_a_prefix_too() -> None:
-    tiny = MusicGen.get_pretrained("tiny", "cpu")
-    tiny.set_generation_params(duration=0.1)
-    assert tiny.generate(["drum" + " drum" * 599]).isfinite().all()
+    assert heard[0] == len(model.text_encoder.tokenizer(prompt).input_ids) > 600
+    with model.text_encoder.room_for([prompt]) as is_wider:
+        request = model.make_request(GenerationRequest("row", prompt, n_frames, 0, greedy))
+    assert is_wider
+    expected = model.lm.generate(request.conditions, n_frames, sampling=greedy)
+    assert torch.equal(tokens[0], expected)
+    assert torch.equal(tokens[1], before[0])
+    assert torch.equal(model.generate(["flute"], return_tokens=True)[1], before)
+    with pytest.raises(ValueError, match=r"tokens, limit 512; shorten it"):  # as in a job
+        model.make_request(GenerationRequest("row", prompt, n_frames, 0, greedy))
 
 
 @pytest.mark.parametrize(

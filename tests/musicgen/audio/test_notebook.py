@@ -1,6 +1,8 @@
 """Players in a notebook."""
 
+import io
 import sys
+import wave
 from typing import Any
 
 import pytest
@@ -17,8 +19,10 @@ def test_each_clip_gets_a_player(monkeypatch: pytest.MonkeyPatch) -> None:
     display_audio(torch.rand(2, 1, 800), 16_000)
     display_audio(torch.rand(2, 800), 16_000)
     assert len(shown) == 3
+    assert [player.autoplay for player in shown] == [False] * 3
     for player in shown:
-        assert '<source src="data:audio/wav;base64,' in player._repr_html_()
+        with wave.open(io.BytesIO(player.data)) as file:
+            assert (file.getframerate(), file.getnframes()) == (16_000, 800)
 
 
 def test_a_single_channel_without_its_dimension_is_refused() -> None:

@@ -33,7 +33,7 @@ def test_a_sequence_is_that_of_the_engine(delays: list[int], n_frames: int) -> N
 
 
 def test_the_layout_is_the_references() -> None:
-    for case in golden("pattern.pt").values():
+    for case in golden("pattern.pt")["cases"].values():
         n_books, n_frames = case["z"].shape[-2:]
         delays = None if n_books == 4 else STEREO
         pattern = DelayedPatternProvider(n_books, delays).get_pattern(n_frames)
