@@ -334,8 +334,8 @@ class MusicGen(LoadedModel):
                 )
         rows = zip(range(len(clips)), clips, *by_row.values(), strict=True)
         on_progress = (self._on_progress or log_progress) if progress else None
-        prompts = [clip.description for clip in clips]
-        with self.text_encoder.room_for(prompts) as is_wider, self._runner.apart(is_wider):
+        texts = [clip.description for clip in clips]
+        with self.text_encoder.room_for(texts) as is_wider, self._runner.apart(is_wider):
             requests = [self._request(*row) for row in rows]
             codes = self._runner.run(requests, self.lm.cfg.max_delay, on_progress)
         tokens = torch.stack(codes)  # [B, K, T]

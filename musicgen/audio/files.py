@@ -167,7 +167,8 @@ def f32_pcm(wav: Tensor) -> Tensor:
     bits = {torch.int16: 15, torch.int32: 31}.get(wav.dtype)
     if bits is None:
         raise ValueError(f"samples are floats or integers of 16 or 32 bits, got {wav.dtype}")
-    return wav.float() / 2**bits
+    floats: Tensor = wav.float() / 2**bits
+    return floats
 
 
 def i16_pcm(wav: Tensor) -> Tensor:

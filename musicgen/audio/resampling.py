@@ -157,7 +157,7 @@ class _Kernel:
         self.weights = torch.empty(up, 1, len(taps), dtype=dtype)  # [up, 1, taps]
         # In float32 and in the reference's order: where the period is long, the rounding of the
         # difference is worth 1e-4 of the samples.
-        for rows in torch.arange(up).split(max(1, KERNEL_NUMBERS // len(taps))):
+        for rows in torch.split(torch.arange(up), max(1, KERNEL_NUMBERS // len(taps))):
             offsets = (-rows.double() / up).float()[:, None]  # [rows, 1]
             angle = ((offsets + taps) * rate).clamp(-ZEROS, ZEROS) * math.pi  # [rows, taps]
             sinc = torch.where(angle == 0, 1.0, torch.sin(angle) / angle)

@@ -1,13 +1,14 @@
-"""The model named `debug`: random weights from a fixed seed, for tests of programs that call us.
+"""The models for tests of programs that call us: random weights from a fixed seed, without any file.
 
-It has the rates and widths of AudioCraft's model of that name (32 kHz mono, 25 frames per second, 4
-codebooks of 400 codes) and makes noise, in a fraction of a second and without any file.
+They have the rates and widths of AudioCraft's models for tests (mono, 25 frames per second, 4
+codebooks of 400 codes) and make noise.
 """
 
 import hashlib
 import math
 import zlib
 from types import SimpleNamespace
+from typing import NamedTuple
 
 import torch
 from transformers import EncodecConfig, T5Config
@@ -20,42 +21,61 @@ from musicgen.conditioning.text import TextEncoder
 from musicgen.config import LMConfig
 from musicgen.lm.model import LMModel
 
-DEBUG = "debug"
 SEED = 0
 WORDS, END = 128, 1  # of the tokenizer; 0 is padding, 1 the end of a text
 DIM, N_CODEBOOKS, CARD = 16, 4, 400
-RATIOS, SAMPLE_RATE_HZ = [16, 10, 8], 32_000
 
 
-def debug_info() -> ModelInfo:
-    """What the model is; its hash stands for this file's choices, since there are no weights."""
-    hop = math.prod(RATIOS)
+class DebugModel(NamedTuple):
+    """What tells the models apart.
+
+    Attributes:
+        sample_rate_hz: Of the audio.
+        ratios: Strides of the codec.
+        max_duration_s: Longest window.
+    """
+
+    sample_rate_hz: int
+    ratios: list[int]
+    max_duration_s: float
+
+
+DEBUG_MODELS = {
+    "debug": DebugModel(32_000, [16, 10, 8], 30.0),  # AudioCraft's MusicGen of this name
+    "debug-16khz": DebugModel(16_000, [8, 8, 10], 10.0),  # and its AudioGen
+}
+
+
+def debug_info(name: str) -> ModelInfo:
+    """What a model is; its hash stands for this file's choices, since there are no weights."""
+    model = DEBUG_MODELS[name]
+    hop = math.prod(model.ratios)
     return ModelInfo(
-        name=DEBUG,
-        path=DEBUG,
+        name=name,
+        path=name,
         kind="text",
-        sample_rate_hz=SAMPLE_RATE_HZ,
+        sample_rate_hz=model.sample_rate_hz,
         channels=1,
-        frame_rate_hz=SAMPLE_RATE_HZ // hop,
+        frame_rate_hz=model.sample_rate_hz // hop,
         hop_samples=hop,
         n_codebooks=N_CODEBOOKS,
-        max_duration_s=30.0,
+        max_duration_s=model.max_duration_s,
         chroma=None,
-        weights_hash=hashlib.sha256(f"{DEBUG} {SEED}".encode()).hexdigest()[:32],
+        weights_hash=hashlib.sha256(f"{name} {SEED}".encode()).hexdigest()[:32],
         revision=None,
         weights_licence="Apache-2.0",
     )
 
 
-def debug_models() -> tuple[LMModel, TextEncoder, CompressionModel]:
-    """The models, with the same numbers in every process; the global generator is left alone."""
+def debug_models(name: str) -> tuple[LMModel, TextEncoder, CompressionModel]:
+    """Language model, text encoder and codec, with the same numbers in every process; the global generator is left alone."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(SEED)
         lm = LMModel(_lm_config())
         t5 = T5Encoder(
             T5Config(vocab_size=WORDS + 2, d_model=DIM, d_kv=4, d_ff=32, num_layers=1, num_heads=4)
         )
-        encodec = Encodec(_codec_config())
+        encodec = Encodec(_codec_config(DEBUG_MODELS[name]))
         for name, buffer in encodec.named_buffers():
             if name.endswith("codebook.embed"):
                 buffer.normal_()
@@ -77,16 +97,16 @@ def _lm_config() -> LMConfig:
     )
 
 
-def _codec_config() -> EncodecConfig:
+def _codec_config(model: DebugModel) -> EncodecConfig:
     return EncodecConfig(
         target_bandwidths=[0.9],  # kbit/s: 4 codebooks
-        sampling_rate=SAMPLE_RATE_HZ,
+        sampling_rate=model.sample_rate_hz,
         audio_channels=1,
         num_filters=4,
         hidden_size=32,
         codebook_dim=32,
         codebook_size=CARD,
-        upsampling_ratios=RATIOS,
+        upsampling_ratios=model.ratios,
         use_causal_conv=False,
         use_conv_shortcut=False,
     )

@@ -18,7 +18,7 @@ from transformers import (
 
 from musicgen.checkpoints.audiocraft import LM_FILE, TEXT_PROJECTION, lm_state, read_package
 from musicgen.checkpoints.audiocraft_config import read_lm_settings
-from musicgen.checkpoints.debug import DEBUG, debug_info, debug_models
+from musicgen.checkpoints.debug import DEBUG_MODELS, debug_info, debug_models
 from musicgen.checkpoints.describe import ModelInfo, describe, own_lm_config
 from musicgen.checkpoints.errors import CheckpointError
 from musicgen.checkpoints.layout import CONFIG, read_json
@@ -92,8 +92,8 @@ def load(
     """Describes and reads a model.
 
     Args:
-        source: The model, its name alone, or the path of its folder. The name `debug` alone is the
-            random model of `musicgen.checkpoints.debug`.
+        source: The model, its name alone, or the path of its folder. The names of
+            `musicgen.checkpoints.debug` alone are its random models.
         submodels: Loaded modules in place of the checkpoint's own and of those that `source` names.
 
     Raises:
@@ -101,8 +101,8 @@ def load(
         CheckpointError: As `describe`, or the sub-models do not fit each other.
     """
     source, given = ModelSource.of(source), submodels or Submodels()
-    if source == ModelSource(DEBUG) and given == Submodels():
-        return debug_info(), Checkpoint(*debug_models())
+    if source.name in DEBUG_MODELS and source == ModelSource(source.name) and submodels is None:
+        return debug_info(source.name), Checkpoint(*debug_models(source.name))
     roles = {role: GIVEN for role, module in vars(given).items() if module is not None}
     info = describe(replace(source, **roles))
     checkpoint = load_checkpoint(info, given)

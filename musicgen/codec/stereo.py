@@ -76,7 +76,7 @@ class InterleaveStereoCompressionModel(nn.Module):
         if wav.ndim != 3 or wav.shape[1] != 2:
             raise ArgumentError(f"encode wants stereo [batch, 2, samples], got {list(wav.shape)}")
         (left, left_scale), (right, right_scale) = (
-            self.model.encode(side) for side in wav.split(1, dim=1)
+            self.model.encode(side) for side in (wav[:, :1], wav[:, 1:])
         )  # [B, K, T] each
         if self.per_timestep:
             codes = torch.stack([left, right], dim=3).flatten(2)  # [B, K, 2T]

@@ -127,7 +127,8 @@ class Pattern:
 
         The logits of a step decide the frames of the next one.
         """
-        indexes, mask = self._steps_of_frames(*logits.shape[-2:], keep_only_valid_steps, 1)
+        books, steps = logits.shape[-2:]
+        indexes, mask = self._steps_of_frames(books, steps, keep_only_valid_steps, 1)
         device = logits.device
         return _picked(logits, indexes, special_token), indexes.to(device), mask.to(device)
 

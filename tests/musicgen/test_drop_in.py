@@ -41,6 +41,13 @@ def test_the_debug_model_has_the_references_rates(model: MusicGen) -> None:
     assert (codec.num_codebooks, codec.total_codebooks, codec.cardinality) == (4, 4, 400)
 
 
+def test_a_second_one_has_the_rates_of_the_references_audiogen() -> None:
+    model = MusicGen.get_pretrained("debug-16khz")
+    assert (model.sample_rate, model.frame_rate, model.max_duration) == (16_000, 25, 10)
+    model.set_generation_params(duration=0.2)
+    assert model.generate(["a"]).shape == (1, 1, 3_200)
+
+
 def test_the_debug_model_is_the_same_in_every_process_and_draws_nothing() -> None:
     state = torch.get_rng_state()
     one, other = MusicGen.get_pretrained("debug"), MusicGen.get_pretrained("debug")

@@ -12,7 +12,7 @@ HOP = 1280
 
 @pytest.fixture(scope="module")
 def mono() -> CompressionModel:
-    return debug_models()[2]
+    return debug_models("debug")[2]
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +48,7 @@ def test_frames_can_be_interleaved_instead(mono: CompressionModel, wav: torch.Te
 
 
 def test_the_number_of_codebooks_is_set_before_the_interleaving(wav: torch.Tensor) -> None:
-    codec = InterleaveStereoCompressionModel(debug_models()[2])
+    codec = InterleaveStereoCompressionModel(debug_models("debug")[2])
     everything, _ = codec.encode(wav)
     codec.set_num_codebooks(2)
     assert codec.num_codebooks == 4
