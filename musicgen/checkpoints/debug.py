@@ -1,4 +1,4 @@
-"""The models for tests of programs that call us: random weights from a fixed seed, without any file.
+"""Models for tests of programs that call us: random weights from a fixed seed, without a file.
 
 They have the rates and widths of AudioCraft's models for tests (mono, 25 frames per second, 4
 codebooks of 400 codes) and make noise.
@@ -68,16 +68,17 @@ def debug_info(name: str) -> ModelInfo:
 
 
 def debug_models(name: str) -> tuple[LMModel, TextEncoder, CompressionModel]:
-    """Language model, text encoder and codec, with the same numbers in every process; the global generator is left alone."""
+    """Language model, text encoder and codec: the same numbers in every process. torch's global
+    generator is left as it was."""
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(SEED)
+        torch.default_generator.manual_seed(SEED)
         lm = LMModel(_lm_config())
         t5 = T5Encoder(
             T5Config(vocab_size=WORDS + 2, d_model=DIM, d_kv=4, d_ff=32, num_layers=1, num_heads=4)
         )
         encodec = Encodec(_codec_config(DEBUG_MODELS[name]))
-        for name, buffer in encodec.named_buffers():
-            if name.endswith("codebook.embed"):
+        for buffer_name, buffer in encodec.named_buffers():
+            if buffer_name.endswith("codebook.embed"):
                 buffer.normal_()
     text = TextEncoder(t5, _tokens)
     return lm.eval().requires_grad_(False), text, CompressionModel(encodec)
