@@ -9,10 +9,10 @@ import logging
 import sys
 from pathlib import Path
 
-import soundfile as sf
 import torch
 
 from musicgen import MusicGen
+from musicgen.audio import audio_write
 
 FLUTE, BELL = "C major, slow flute melody", "A minor, calm bell melody"
 
@@ -26,13 +26,12 @@ def main(folder: str) -> list[Path]:
     audio = model.generate([FLUTE, BELL], seeds=[1, 2])
     assert isinstance(audio, torch.Tensor)  # [B, C, N]
     model.set_generation_params(duration=3.0, top_k=50, temperature=0.6, cfg_coef=2.5)
-    longer = model.generate_continuation(audio[0], model.sample_rate, [FLUTE])
-    Path(folder).mkdir(parents=True, exist_ok=True)
+    longer = model.generate_continuation(audio[0], model.sample_rate, [FLUTE], seeds=[3])
     paths = []
     for name, clip in zip(("flute", "bell", "flute-goes-on"), [*audio, *longer], strict=True):
-        paths.append(Path(folder) / f"{name}.wav")
-        sf.write(paths[-1], clip.T.numpy(), model.sample_rate)
-        log.info("%s: %.1f s", paths[-1], clip.shape[-1] / model.sample_rate)
+        path = audio_write(Path(folder) / name, clip, model.sample_rate, strategy="loudness")
+        log.info("%s: %.1f s", path, clip.shape[-1] / model.sample_rate)
+        paths.append(path)
     return paths
 
 

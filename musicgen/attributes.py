@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from musicgen.checkpoints.describe import ModelInfo
+from musicgen.config import ArgumentError, WrongModelError
 
 TEXT, AUDIO = "description", "self_wav"  # AudioCraft's names of the two conditions
 
@@ -129,13 +130,15 @@ def prepare_attributes(
         name: The name of `wavs` in error messages.
 
     Raises:
-        ValueError: The lengths differ, an entry has another shape, or the model takes no audio.
+        ArgumentError: The lengths differ, or an entry has another shape.
+        WrongModelError: The model takes no audio.
+        ValueError: `wavs` is a tensor of another shape.
     """
     if isinstance(descriptions, str) or not len(descriptions):
-        raise ValueError("descriptions is a list with one entry per clip, and not empty")
+        raise ArgumentError("descriptions is a list with one entry per clip, and not empty")
     audio = [None] * len(descriptions) if wavs is None else _listed(wavs, name)
     if len(audio) != len(descriptions):
-        raise ValueError(f"{name} has {len(audio)} entries for {len(descriptions)} descriptions")
+        raise ArgumentError(f"{name} has {len(audio)} entries for {len(descriptions)} descriptions")
     clips = []
     for row, (text, wav) in enumerate(zip(descriptions, audio, strict=True)):
         clip = ConditioningAttributes(text={TEXT: text})
@@ -146,7 +149,7 @@ def prepare_attributes(
                 else _condition(wav, sample_rate_hz, f"{name}[{row}]")
             )
         elif wav is not None:
-            raise ValueError(
+            raise WrongModelError(
                 f"model {info.name!r} takes no melody; use a melody or style model (e.g. facebook/"
                 f"musicgen-melody) or leave {name} out"
             )
@@ -166,5 +169,5 @@ def _listed(wavs: Wavs, name: str) -> list[Tensor | None]:
 def _condition(wav: Tensor, sample_rate_hz: int, where: str) -> WavCondition:
     if not isinstance(wav, Tensor) or wav.ndim != 2 or 0 in wav.shape:
         shape = list(wav.shape) if isinstance(wav, Tensor) else type(wav).__name__
-        raise ValueError(f"{where} is audio [channels, samples], not empty; got {shape}")
+        raise ArgumentError(f"{where} is audio [channels, samples], not empty; got {shape}")
     return WavCondition(wav[None], torch.tensor([wav.shape[-1]]), [sample_rate_hz])

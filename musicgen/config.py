@@ -2,12 +2,22 @@
 
 import math
 from dataclasses import dataclass
+from os import PathLike, fspath
+from pathlib import Path
 from typing import Literal
 
 GuidanceKind = Literal["none", "single", "double"]
 FuseMethod = Literal["cross", "prepend"]
 
 GUIDANCE_ROWS: dict[GuidanceKind, int] = {"none": 1, "single": 2, "double": 3}
+
+
+class ArgumentError(ValueError, AssertionError):
+    """A wrong argument that AudioCraft refuses with an assertion, so scripts may catch either."""
+
+
+class WrongModelError(ValueError, RuntimeError):
+    """A condition for a model that takes none; AudioCraft refuses it with a RuntimeError."""
 
 
 MAX_RATIO = 30_000_000  # of two sample rates: the weights of the kernel between them take 120 MB
@@ -56,9 +66,15 @@ class ModelSource:
     style_encoder: str | None = None
 
     @classmethod
-    def of(cls, source: "ModelSource | str") -> "ModelSource":
-        """`source` itself, or the source that consists of nothing but a name."""
-        return cls(source) if isinstance(source, str) else source
+    def of(cls, source: "ModelSource | str | PathLike[str]") -> "ModelSource":
+        """`source` itself, or the source that is no more than a name or, as a path, a folder."""
+        if isinstance(source, ModelSource):
+            return source
+        if isinstance(source, str):
+            return cls(source)
+        path = Path(source)
+        is_rooted = path.is_absolute() or fspath(source).startswith("~")
+        return cls(str(path) if is_rooted else f"./{path}")  # never a short name or a hub id
 
 
 @dataclass(frozen=True)

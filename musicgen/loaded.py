@@ -7,12 +7,13 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from musicgen.audio import resample, to_channels
+from musicgen.audio import convert_audio
 from musicgen.checkpoints.describe import ModelInfo
 from musicgen.checkpoints.load import Checkpoint
+from musicgen.checkpoints.reference_settings import Settings, reference_settings
 from musicgen.conditioning.chroma import ChromaExtractor
 from musicgen.conditioning.separation import load_separator
-from musicgen.config import StyleConfig, n_frames
+from musicgen.config import ArgumentError, StyleConfig, WrongModelError, n_frames
 from musicgen.engine.cuda import DeviceStream, use_repeatable_numerics
 from musicgen.engine.engine import ROWS_PER_SLOT, Engine, EngineOptions, Request
 from musicgen.engine.invariance import BitsDependOn, bits_depend_on
@@ -84,6 +85,11 @@ class LoadedModel:
         return self.info.sample_rate_hz
 
     @property
+    def cfg(self) -> Settings:
+        """The model's settings under the keys of AudioCraft's `xp.cfg`, to be read."""
+        return reference_settings(self.info, self.lm.cfg)
+
+    @property
     def frame_rate(self) -> int:
         """Token frames per second."""
         return self.info.frame_rate_hz
@@ -97,6 +103,13 @@ class LoadedModel:
     def max_duration(self) -> float:
         """Longest window in seconds; longer clips are made in several."""
         return self.info.max_duration_s
+
+    def set_window(self, duration_s: float) -> None:
+        """Lets the next requests, and engines that are made from now on, have windows of up to
+        `duration_s`."""
+        frames = self._frames(duration_s)
+        self.info = replace(self.info, max_duration_s=duration_s)
+        self._requests.info, self._requests.max_frames = self.info, frames
 
     @property
     def style(self) -> StyleConfig | None:
@@ -217,7 +230,7 @@ class LoadedModel:
             ValueError: The model takes no melody, or the audio is empty or not finite.
         """
         if self.chroma is None:
-            raise ValueError(
+            raise WrongModelError(
                 f"model {self.name!r} takes no melody; use a melody model (e.g. facebook/"
                 "musicgen-melody) or leave the melody out"
             )
@@ -235,7 +248,7 @@ class LoadedModel:
 
     def own_audio(self, wav: Tensor, sample_rate_hz: int) -> Tensor:
         """`wav` [C, N] resampled and mixed to the model's sample rate and channels."""
-        return to_channels(resample(wav, sample_rate_hz, self.sample_rate), self.audio_channels)
+        return convert_audio(wav, sample_rate_hz, self.sample_rate, self.audio_channels)
 
     def decode(self, codes: Tensor, piece_frames: int | None = None) -> Tensor:
         """Audio [C, T·hop] in float32 on the CPU of one clip's codes [K, T].
@@ -249,7 +262,7 @@ class LoadedModel:
     def generate_audio(self, gen_tokens: Tensor) -> Tensor:
         """Audio [B, C, T·hop] of the codes [B, K, T] that `return_tokens=True` gives."""
         if gen_tokens.ndim != 3:
-            raise ValueError(f"codes are [B, K, T], got {list(gen_tokens.shape)}")
+            raise ArgumentError(f"codes are [B, K, T], got {list(gen_tokens.shape)}")
         return torch.stack([self.decode(codes) for codes in gen_tokens])
 
     def _frames(self, duration_s: float) -> int:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from os import PathLike
 from typing import Any, TypedDict, Unpack
 
 import torch
@@ -10,11 +11,11 @@ from torch import Tensor
 from musicgen.attributes import ConditioningAttributes, Wavs, prepare_attributes
 from musicgen.checkpoints.describe import ModelInfo
 from musicgen.checkpoints.load import Checkpoint, Submodels, load
-from musicgen.config import ModelSource, SamplingParams
+from musicgen.config import ArgumentError, ModelSource, SamplingParams
 from musicgen.engine.engine import Request
 from musicgen.engine.runner import MAX_SLOTS, Progress, Runner, log_progress
 from musicgen.loaded import LoadedModel
-from musicgen.request_builder import GenerationRequest
+from musicgen.request_builder import GenerationRequest, draw_seeds
 from musicgen.windows import default_stride_s, stride_frames
 
 DEFAULT_DURATION_S = 15.0  # until set_generation_params is called
@@ -37,8 +38,16 @@ class MusicGen(LoadedModel):
     and `decode`, so that clips of different lengths and parameters run side by side.
 
     Two arguments of the `generate` methods are not AudioCraft's, and give one value per clip:
-    `seeds` (row i has seed i by default; there is no global generator) and `sampling`, which
-    replaces the parameters of `set_generation_params` where it is not None.
+    `seeds` and `sampling`, which replaces the parameters of `set_generation_params` where it is not
+    None. A seed decides its clip alone; without `seeds` they are drawn from torch's generator, so
+    that `torch.manual_seed` decides all later calls and each call gives other clips.
+
+    Attributes:
+        duration: Length of the next clips in seconds.
+        extend_stride: Seconds between the beginnings of two windows.
+        generation_params: The other parameters of `set_generation_params` under the names that
+            AudioCraft's language model has for them (`temp` is the temperature); what is changed in
+            it counts from the next call on.
     """
 
     def __init__(
@@ -50,18 +59,38 @@ class MusicGen(LoadedModel):
         max_slots: int = MAX_SLOTS,
         keep_lm: bool = True,
         repeatable: bool = True,
+        max_duration: float | None = None,
     ) -> None:
         super().__init__(info, checkpoint, device, dtype, keep_lm=keep_lm, repeatable=repeatable)
         self._runner = Runner(self.make_engine, max_slots)
-        self.sampling = SamplingParams()
-        self.duration = min(DEFAULT_DURATION_S, info.max_duration_s)
-        self.extend_stride = default_stride_s(info.max_duration_s)
+        if max_duration is not None:
+            self.max_duration = max_duration
         self._on_progress: Progress | None = None
+        self.generation_params: dict[str, Any] = {}
+        self.set_generation_params(duration=min(DEFAULT_DURATION_S, self.max_duration))
+
+    @property
+    def max_duration(self) -> float:
+        """Longest window in seconds; longer clips are made in several. A script may set it to
+        another number than the model was trained for, from the next call on."""
+        return self.info.max_duration_s
+
+    @max_duration.setter
+    def max_duration(self, duration_s: float) -> None:
+        self.set_window(duration_s)
+        self._runner.forget()
+
+    @property
+    def sampling(self) -> SamplingParams:
+        """`generation_params` as the engine reads them."""
+        params = dict(self.generation_params)
+        params.pop("two_step_cfg", None)
+        return SamplingParams(temperature=params.pop("temp"), **params)
 
     @classmethod
     def get_pretrained(
         cls,
-        name: ModelSource | str = "facebook/musicgen-melody",
+        name: ModelSource | str | PathLike[str] = "facebook/musicgen-melody",
         device: torch.device | str | None = None,
         dtype: str = "fp32",
         *,
@@ -69,12 +98,14 @@ class MusicGen(LoadedModel):
         max_slots: int = MAX_SLOTS,
         keep_lm: bool = True,
         repeatable: bool = True,
+        max_duration: float | None = None,
     ) -> "MusicGen":
         """Loads a model.
 
         Args:
-            name: `tiny`, a short name, a hub id, a local folder, or a `ModelSource`, which can
-                also name a revision and sub-models from elsewhere.
+            name: `tiny`, a short name, a hub id, a local folder (a path always is one), or a
+                `ModelSource`, which can also name a revision and sub-models from elsewhere.
+                `debug` is a random model that makes noise at once, for tests.
             device: Where the model computes; None takes CUDA where there is a GPU, else the CPU.
             dtype: fp32, bf16 or (GPU only) fp16 for the language model; T5 and EnCodec stay fp32.
             submodels: A T5, an EnCodec or a MERT that is loaded already.
@@ -83,6 +114,7 @@ class MusicGen(LoadedModel):
                 the weights once, as a job does.
             repeatable: Whether a GPU takes the algorithms whose bits repeat. The switches are those
                 of torch for the whole process (`musicgen.engine.cuda.use_repeatable_numerics`).
+            max_duration: Longest window in seconds; None is what the model was trained for.
 
         Raises:
             ValueError: The model is not found or can't be read; the message says why.
@@ -90,7 +122,7 @@ class MusicGen(LoadedModel):
         if device is None:
             device = "cuda" if torch.cuda.is_available() else "cpu"
         info, checkpoint = load(name, submodels)
-        return cls(info, checkpoint, device, dtype, max_slots, keep_lm, repeatable)
+        return cls(info, checkpoint, device, dtype, max_slots, keep_lm, repeatable, max_duration)
 
     def set_generation_params(
         self,
@@ -132,14 +164,16 @@ class MusicGen(LoadedModel):
         stride_frames(
             extend_stride, self.frame_rate, self._requests.max_frames if several else None
         )
-        self.sampling = SamplingParams(
-            use_sampling=use_sampling,
-            temperature=temperature,
-            top_k=top_k,
-            top_p=top_p,
-            cfg_coef=cfg_coef,
-            cfg_coef_beta=cfg_coef_beta,
-        )
+        SamplingParams(use_sampling, temperature, top_k, top_p, cfg_coef, cfg_coef_beta)  # checks
+        self.generation_params = {
+            "use_sampling": use_sampling,
+            "temp": temperature,
+            "top_k": top_k,
+            "top_p": top_p,
+            "cfg_coef": cfg_coef,
+            "two_step_cfg": rare.get("two_step_cfg", False),
+            "cfg_coef_beta": cfg_coef_beta,
+        }
         self.duration = duration
         self.extend_stride = extend_stride
 
@@ -161,11 +195,11 @@ class MusicGen(LoadedModel):
                 None leaves it as it is.
 
         Raises:
-            ValueError: A value is out of range, or the model is no style model.
+            ValueError: A value is out of range, or (ArgumentError) the model is no style model.
         """
         style = self.style
         if style is None:
-            raise ValueError(
+            raise ArgumentError(
                 f"model {self.name!r} reads no style; use a style model (facebook/musicgen-style)"
             )
         self._requests.style = replace(
@@ -195,7 +229,7 @@ class MusicGen(LoadedModel):
             descriptions: Prompts; None and "" are no text.
             progress: Whether steps are reported, by the callback or by `logging`.
             return_tokens: Whether the codes are returned too.
-            seeds: One per clip.
+            seeds: One per clip; None draws them from torch's global generator.
             sampling: One per clip; None keeps the parameters of `set_generation_params`.
 
         Returns:
@@ -287,7 +321,7 @@ class MusicGen(LoadedModel):
         none = [None] * len(clips)
         by_row: dict[str, Sequence[Any]] = {
             "prompt": none if prompts is None else prompts,
-            "seeds": range(len(clips)) if seeds is None else seeds,
+            "seeds": draw_seeds(len(clips)) if seeds is None else seeds,
             "sampling": none if sampling is None else sampling,
         }
         for clip in clips:
@@ -295,11 +329,15 @@ class MusicGen(LoadedModel):
                 raise ValueError(f"descriptions are texts or None, got {clip.description!r}")
         for name, values in by_row.items():
             if len(values) != len(clips):
-                raise ValueError(f"{name} has {len(values)} entries for {len(clips)} descriptions")
+                raise ArgumentError(
+                    f"{name} has {len(values)} entries for {len(clips)} descriptions"
+                )
         rows = zip(range(len(clips)), clips, *by_row.values(), strict=True)
-        requests = [self._request(*row) for row in rows]
         on_progress = (self._on_progress or log_progress) if progress else None
-        codes = self._runner.run(requests, self.lm.cfg.max_delay, on_progress)
+        texts = [clip.description for clip in clips]
+        with self.text_encoder.room_for(texts) as is_wider, self._runner.apart(is_wider):
+            requests = [self._request(*row) for row in rows]
+            codes = self._runner.run(requests, self.lm.cfg.max_delay, on_progress)
         tokens = torch.stack(codes)  # [B, K, T]
         audio = torch.stack([self.decode(clip) for clip in tokens])  # [B, C, N]
         return (audio, tokens) if return_tokens else audio

@@ -17,7 +17,7 @@ from musicgen.conditioning.chroma import tile
 from musicgen.conditioning.fuser import ClipConditions
 from musicgen.conditioning.style import StyleConditioner, excerpt_start
 from musicgen.conditioning.text import TextEncoder
-from musicgen.config import SamplingParams
+from musicgen.config import ArgumentError, SamplingParams
 from musicgen.engine.cuda import mark
 from musicgen.engine.engine import Request
 from musicgen.engine.request import WindowStart
@@ -27,6 +27,11 @@ from musicgen.windows import Window, plan_windows, stride_frames
 MAX_SEED = 2**63 - 1
 
 PitchClasses = Sequence[int] | Sequence[Sequence[int]] | Tensor
+
+
+def draw_seeds(n: int) -> list[int]:
+    """Seeds from torch's global generator, which `torch.manual_seed` sets."""
+    return [int(seed) for seed in torch.randint(MAX_SEED, (n,))]
 
 
 @dataclass(frozen=True, eq=False)
@@ -240,7 +245,7 @@ class RequestBuilder:
             )
         n_prompt = -(-wav.shape[-1] // self.info.hop_samples)
         if n_prompt >= n_frames:
-            raise ValueError(
+            raise ArgumentError(
                 f"the continuation's prompt is {wav.shape[-1] / self.info.sample_rate_hz:g} s long "
                 f"and the clip, prompt included, {n_frames / self.info.frame_rate_hz:g} s; raise "
                 "the duration or shorten the prompt"

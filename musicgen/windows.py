@@ -7,7 +7,7 @@ last ones of that window; the last window ends with the clip and may be shorter.
 import math
 from dataclasses import dataclass
 
-from musicgen.config import n_frames
+from musicgen.config import ArgumentError, n_frames
 
 LONGEST_STRIDE_S, STRIDE_SHARE = 18.0, 0.6  # of the default
 
@@ -57,7 +57,7 @@ def plan_windows(
     if total < 1:
         raise ValueError(f"n_frames={total} must be at least 1")
     if not 0 <= n_prompt < total:
-        raise ValueError(
+        raise ArgumentError(
             f"the prompt has {n_prompt} frames, the whole clip only {total}; lengthen the clip or "
             "shorten the prompt"
         )
@@ -103,7 +103,7 @@ def stride_frames(extend_stride_s: float | None, frame_rate_hz: int, window: int
         raise ValueError(f"extend_stride={extend_stride_s} must be a number of seconds > 0")
     stride = n_frames(round(extend_stride_s * 1_000_000), frame_rate_hz)
     if window is not None and stride >= window:
-        raise ValueError(
+        raise ArgumentError(
             f"extend_stride={extend_stride_s:g} s must be shorter than the model's window of "
             f"{window / frame_rate_hz:g} s; {STRIDE_SHARE * window / frame_rate_hz:g} s suits it"
         )

@@ -34,6 +34,7 @@ SLOW_FILES = (
     "musicgen/conditioning/test_style_model.py",
     "musicgen/engine/test_invariance.py",
     "musicgen/lm/test_lm.py",
+    "musicgen/test_drop_in.py",
     "musicgen/test_generation.py",
     "musicgen/test_model.py",
     "musicgen/test_parity.py",

@@ -14,6 +14,7 @@ The folder is part of this package (`tiny`), a local path, or a snapshot from th
 
 import re
 from dataclasses import dataclass, field
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -78,8 +79,8 @@ class ModelInfo:
     submodels: SubmodelFolders = field(default_factory=SubmodelFolders)
 
 
-def describe(source: ModelSource | str) -> ModelInfo:
-    """Finds the checkpoint that `source` (or a name alone) means and reads what it is.
+def describe(source: ModelSource | str | PathLike[str]) -> ModelInfo:
+    """Finds the checkpoint that `source` (or a name or path alone) means and reads what it is.
 
     Raises:
         ModelNotFoundError: There is no such checkpoint, or a file of it is missing, truncated or

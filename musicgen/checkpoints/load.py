@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,7 @@ from transformers import (
 
 from musicgen.checkpoints.audiocraft import LM_FILE, TEXT_PROJECTION, lm_state, read_package
 from musicgen.checkpoints.audiocraft_config import read_lm_settings
+from musicgen.checkpoints.debug import DEBUG_MODELS, debug_info, debug_models
 from musicgen.checkpoints.describe import ModelInfo, describe, own_lm_config
 from musicgen.checkpoints.errors import CheckpointError
 from musicgen.checkpoints.layout import CONFIG, read_json
@@ -85,12 +87,13 @@ class Submodels:
 
 
 def load(
-    source: ModelSource | str, submodels: Submodels | None = None
+    source: ModelSource | str | PathLike[str], submodels: Submodels | None = None
 ) -> tuple[ModelInfo, Checkpoint]:
     """Describes and reads a model.
 
     Args:
-        source: The model, or its name alone.
+        source: The model, its name alone, or the path of its folder. The names of
+            `musicgen.checkpoints.debug` alone are its random models.
         submodels: Loaded modules in place of the checkpoint's own and of those that `source` names.
 
     Raises:
@@ -98,6 +101,8 @@ def load(
         CheckpointError: As `describe`, or the sub-models do not fit each other.
     """
     source, given = ModelSource.of(source), submodels or Submodels()
+    if source.name in DEBUG_MODELS and source == ModelSource(source.name) and submodels is None:
+        return debug_info(source.name), Checkpoint(*debug_models(source.name))
     roles = {role: GIVEN for role, module in vars(given).items() if module is not None}
     info = describe(replace(source, **roles))
     checkpoint = load_checkpoint(info, given)

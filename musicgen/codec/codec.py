@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from musicgen.codec.encodec import Encodec
+from musicgen.config import ArgumentError
 
 if TYPE_CHECKING:
     from transformers import EncodecModel
@@ -57,11 +58,35 @@ class CompressionModel(nn.Module):
     def set_num_codebooks(self, n: int) -> None:
         """Lets `encode` return only the first `n` codebooks."""
         if not 1 <= n <= self.total_codebooks or (self.interleaved and n % 2):
-            raise ValueError(
+            raise ArgumentError(
                 f"num_codebooks={n}: the codec has 1 … {self.total_codebooks}"
                 + (", in pairs of left and right" if self.interleaved else "")
             )
         self.num_codebooks = n
+
+    def get_left_right_codes(self, codes: Tensor) -> tuple[Tensor, Tensor]:
+        """The codes [B, K/2, T] of the left and of the right channel, of interleaved codes.
+
+        Raises:
+            ArgumentError: This codec does not interleave, or `codes` are not [B, K, T] with an even
+                number of codebooks.
+        """
+        if not self.interleaved or codes.ndim != 3 or codes.shape[1] % 2:
+            raise ArgumentError(
+                "left and right are apart in codes [batch, 2, 4, … codebooks, frames] of a codec "
+                f"that interleaves them; this one has {self.channels} channels, the codes are "
+                f"{list(codes.shape)}"
+            )
+        return codes[:, ::2], codes[:, 1::2]
+
+    @torch.no_grad()
+    def decode_latent(self, codes: Tensor) -> Tensor:
+        """What the decoder reads: vectors [B, D, T] of codes [B, K, T], of a codec that does not
+        interleave."""
+        if self.interleaved:
+            raise ArgumentError("left and right have latents of their own: get_left_right_codes")
+        latents: Tensor = self.model.quantizer.decode(codes.transpose(0, 1))
+        return latents
 
     @torch.no_grad()
     def encode(self, wav: Tensor) -> tuple[Tensor, Tensor | None]:
@@ -75,10 +100,10 @@ class CompressionModel(nn.Module):
             normalises has divided the audio; None otherwise (as in all released MusicGens).
 
         Raises:
-            ValueError: `wav` has another shape or no samples.
+            ArgumentError: `wav` has another shape or no samples.
         """
         if wav.ndim != 3 or wav.shape[1] != self.channels or wav.shape[2] == 0:
-            raise ValueError(
+            raise ArgumentError(
                 f"encode wants [batch, {self.channels}, samples > 0], got {list(wav.shape)}"
             )
         coded = [self._encode_clip(clip) for clip in wav]

@@ -1,6 +1,7 @@
 """The text encoder: T5 in fp32, run once per distinct prompt at the prompt's exact length."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
@@ -40,6 +41,18 @@ class TextEncoder(nn.Module):
         self.max_tokens = max_tokens
         self._cached = lru_cache(CACHED_PROMPTS)(self._encode)
 
+    @contextmanager
+    def room_for(self, prompts: Sequence[str | None]) -> Iterator[bool]:
+        """Within this context none of `prompts` is too long. The value says whether one of them
+        would be: then it is for engines with more room than those of a job."""
+        usual = self.max_tokens
+        longest = max(len(self.tokenizer(text).input_ids) if text else 1 for text in prompts)
+        self.max_tokens = max(usual, longest)
+        try:
+            yield longest > usual
+        finally:
+            self.max_tokens = usual
+
     @property
     def dim(self) -> int:
         """Width of the hidden states."""
@@ -53,16 +66,18 @@ class TextEncoder(nn.Module):
         Raises:
             ValueError: The prompt has more than `max_tokens` tokens.
         """
-        return self._cached(prompt) if prompt else None
-
-    @torch.no_grad()
-    def _encode(self, prompt: str) -> Tensor:
-        ids = self.tokenizer(prompt).input_ids
+        if not prompt:
+            return None
+        ids = tuple(self.tokenizer(prompt).input_ids)
         if len(ids) > self.max_tokens:
             raise ValueError(
                 f"prompt has {len(ids)} tokens, limit {self.max_tokens}; shorten it "
                 f"(it begins {prompt[:40]!r})"
             )
+        return self._cached(ids)
+
+    @torch.no_grad()
+    def _encode(self, ids: tuple[int, ...]) -> Tensor:
         batch = torch.tensor([ids], device=self.model.device)  # [1, L]
         hidden: Tensor = self.model(batch)
         return hidden[0]  # [L, text_dim]

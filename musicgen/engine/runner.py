@@ -1,7 +1,8 @@
 """Runs a list of clips to its end, for `MusicGen.generate` and the other methods like it."""
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from heapq import heappop, heappush
 
 from torch import Tensor
@@ -32,6 +33,18 @@ class Runner:
     def forget(self) -> None:
         """Drop the engine, so that the next run makes a new one."""
         self._engine = None
+
+    @contextmanager
+    def apart(self, needed: bool = True) -> Iterator[None]:
+        """Within this context, if it is needed, the engine is another one, which is then dropped:
+        for a run whose engine is larger than usual."""
+        if needed:
+            self.forget()
+        try:
+            yield
+        finally:
+            if needed:
+                self.forget()
 
     def run(
         self, requests: Sequence[Request], max_delay: int, on_progress: Progress | None

@@ -16,6 +16,7 @@ from musicgen.conditioning.style import StyleConditioner
 from musicgen.config import LMConfig, SamplingParams
 from musicgen.lm.delay_pattern import UNKNOWN, build, open_sequence, revert
 from musicgen.lm.guidance import RowGuidance, guidance_rows, mix
+from musicgen.lm.patterns import DelayedPatternProvider
 from musicgen.lm.sampling import FilterShape, RowSampling, choose, uniform
 from musicgen.transformer import Transformer
 
@@ -65,6 +66,31 @@ class LMModel(nn.Module):
         self.linears = nn.ModuleList(
             nn.Linear(cfg.dim, cfg.card, bias=False) for _ in range(cfg.n_codebooks)
         )
+
+    @property
+    def n_q(self) -> int:
+        """Codebooks K; also `num_codebooks`."""
+        return self.cfg.n_codebooks
+
+    @property
+    def num_codebooks(self) -> int:
+        """Codebooks K."""
+        return self.cfg.n_codebooks
+
+    @property
+    def card(self) -> int:
+        """Tokens per codebook."""
+        return self.cfg.card
+
+    @property
+    def special_token_id(self) -> int:
+        """The token where the delay pattern holds no frame."""
+        return self.cfg.special_token
+
+    @property
+    def pattern_provider(self) -> DelayedPatternProvider:
+        """The layout of the codebooks over the steps."""
+        return DelayedPatternProvider(self.cfg.n_codebooks, list(self.cfg.delays))
 
     def forward(self, sequence: Tensor, conditions: list[RowCondition]) -> Tensor:
         """Teacher-forced logits of a delayed sequence.

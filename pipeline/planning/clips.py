@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 
 from manifests.row_errors import UnsuitableRowError
 from manifests.schema import EffectiveParams
+from musicgen.config import ArgumentError, WrongModelError
 from pipeline.ledger.clip_row import DeadLetterRow
 
 
@@ -144,6 +145,7 @@ class DeadLetter:
 
 
 def error_class(error: Exception) -> str:
-    """The name that failures are counted by; a plain ValueError is the engine's refusal of a row
+    """The name that failures are counted by; a ValueError of the engine is its refusal of a row
     that asks for what it can't do."""
-    return UnsuitableRowError.__name__ if type(error) is ValueError else type(error).__name__
+    refusals = (ValueError, ArgumentError, WrongModelError)
+    return UnsuitableRowError.__name__ if type(error) in refusals else type(error).__name__

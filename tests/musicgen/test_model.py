@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from itertools import combinations
 
 import pytest
 import torch
@@ -60,7 +61,7 @@ def test_a_job_holds_the_weights_once_and_its_engines_share_them() -> None:
     assert {p.device.type for p in layers} == {"meta"}
     for model in (kept, lean):
         model.set_generation_params(duration=0.2)
-    assert torch.equal(lean.generate(["a flute"]), kept.generate(["a flute"]))
+    assert torch.equal(lean.generate(["a flute"], seeds=[0]), kept.generate(["a flute"], seeds=[0]))
     assert {p.device.type for p in kept.lm.parameters()} == {"cpu"}
 
 
@@ -89,10 +90,11 @@ def test_the_defaults_are_the_references(model: MusicGen) -> None:
     ],
 )
 def test_what_is_set_is_what_clips_are_made_with(model: MusicGen, changed: dict) -> None:
-    usual = model.generate(["a"], return_tokens=True)[1]
-    own = model.generate(["a"], return_tokens=True, sampling=[SamplingParams(**changed)])[1]
+    usual = model.generate(["a"], return_tokens=True, seeds=[0])[1]
+    params = [SamplingParams(**changed)]
+    own = model.generate(["a"], return_tokens=True, seeds=[0], sampling=params)[1]
     model.set_generation_params(duration=0.5, **changed)
-    assert torch.equal(model.generate(["a"], return_tokens=True)[1], own)
+    assert torch.equal(model.generate(["a"], return_tokens=True, seeds=[0])[1], own)
     assert not torch.equal(own, usual)
 
 
@@ -118,7 +120,7 @@ def test_audio_is_audible_finite_and_exactly_as_long_as_asked(model: MusicGen) -
 
 def test_the_same_seed_gives_the_same_bits_and_another_seed_other_audio(model: MusicGen) -> None:
     first = model.generate(PROMPTS, seeds=[5, 6, 7])
-    torch.rand(3)  # the global generator plays no part
+    torch.rand(3)  # where seeds are given, the global generator plays no part
     again = model.generate(PROMPTS, seeds=[5, 6, 7])
     other = model.generate(PROMPTS, seeds=[5, 8, 7])
     assert torch.equal(first, again)
@@ -126,11 +128,24 @@ def test_the_same_seed_gives_the_same_bits_and_another_seed_other_audio(model: M
     assert (first[1] - other[1]).abs().mean() > 0.01
 
 
-def test_without_seeds_a_row_has_its_index_as_seed(model: MusicGen) -> None:
-    same = ["a calm piano"] * 3
-    wav = model.generate(same)
-    assert torch.equal(wav, model.generate(same, seeds=[0, 1, 2]))
-    assert not torch.equal(wav[0], wav[1])
+def test_without_seeds_torchs_generator_decides_and_each_call_gives_other_clips(
+    model: MusicGen,
+) -> None:
+    same = ["a calm piano"] * 2
+    torch.manual_seed(3)
+    first, second = model.generate(same), model.generate(same)
+    torch.manual_seed(3)
+    assert torch.equal(model.generate(same), first)
+    assert torch.equal(model.generate(same), second)
+    clips = [*first, *second]
+    assert not any(torch.equal(one, other) for one, other in combinations(clips, 2))
+
+
+def test_with_seeds_the_global_generator_is_left_alone(model: MusicGen) -> None:
+    torch.manual_seed(3)
+    before = torch.get_rng_state()
+    model.generate(["a"], seeds=[1])
+    assert torch.equal(torch.get_rng_state(), before)
 
 
 def test_prompts_and_melodies_make_a_difference_without_any_draw(model: MusicGen) -> None:
@@ -235,9 +250,9 @@ def test_every_way_to_generate_takes_the_same_options(model: MusicGen, way: str)
 
 def test_melodies_come_as_a_tensor_or_as_a_list_with_gaps(model: MusicGen) -> None:
     melody = noise(1, 20_000)
-    listed = model.generate_with_chroma(["a", "b"], [melody, None], 16_000)
-    alone = model.generate_with_chroma(["a"], melody, 16_000)
-    assert torch.equal(model.generate(["z", "b"])[1], listed[1])
+    listed = model.generate_with_chroma(["a", "b"], [melody, None], 16_000, seeds=[0, 1])
+    alone = model.generate_with_chroma(["a"], melody, 16_000, seeds=[0])
+    assert torch.equal(model.generate(["z", "b"], seeds=[2, 1])[1], listed[1])
     torch.testing.assert_close(alone[0], listed[0])
 
 
@@ -317,7 +332,7 @@ def test_a_row_that_can_not_be_made_is_a_value_error(
 
 
 def test_after_a_failed_call_the_model_goes_on(model: MusicGen) -> None:
-    before = model.generate(["a"])
+    before = model.generate(["a"], seeds=[0])
 
     def stop(done: int, total: int) -> None:
         raise KeyboardInterrupt
@@ -325,7 +340,7 @@ def test_after_a_failed_call_the_model_goes_on(model: MusicGen) -> None:
     model.set_custom_progress_callback(stop)
     with pytest.raises(KeyboardInterrupt):
         model.generate(["b"], progress=True)
-    assert torch.equal(model.generate(["a"]), before)
+    assert torch.equal(model.generate(["a"], seeds=[0]), before)
 
 
 def test_the_bundled_model_loads_and_runs_in_transformers() -> None:

@@ -61,6 +61,14 @@ def test_a_sine_of_minus_20_db_reaches_its_target(
     assert (done.normalize_applied, done.true_peak_limited) == (settings["normalize"], False)
 
 
+def test_channels_that_cancel_each_other_are_not_turned_up() -> None:
+    """The reference measures the mono mix, which is near silence here."""
+    one = sine(0.1)[:1]
+    done = levelled(np.concatenate([one, -0.999 * one]), normalize="rms")
+    assert done.measures.rms_dbfs == pytest.approx(-18.0, abs=0.01)
+    assert done.gain_db == pytest.approx(5.01, abs=0.03)
+
+
 def test_clip_cuts_off_at_the_headroom_and_leaves_the_rest() -> None:
     wav = sine(2.0)
     done = levelled(wav, normalize="clip")
