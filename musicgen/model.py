@@ -55,7 +55,7 @@ class MusicGen(LoadedModel):
         self._runner = Runner(self.make_engine, max_slots)
         self.sampling = SamplingParams()
         self.duration = min(DEFAULT_DURATION_S, info.max_duration_s)
-        self.extend_stride = default_stride_s(info.max_duration_s)
+        self.extend_stride = info.default_stride_s
         self._on_progress: Progress | None = None
 
     @classmethod
@@ -115,8 +115,8 @@ class MusicGen(LoadedModel):
             two_step_cfg: Accepted for AudioCraft's sake and without effect. There it runs the
                 passes of guidance one after the other; here they never influence each other.
             extend_stride: Seconds between the beginnings of two windows; the rest of a window
-                overlaps with the one before. The default is 18 s for windows of 30 s, and 0.6 of a
-                shorter window.
+                overlaps with the one before. The default is 18 s for windows of 30 s, 0.6 of a
+                shorter window, and 2 s for AudioGen.
 
         Raises:
             ValueError: A value is out of range.
@@ -127,7 +127,7 @@ class MusicGen(LoadedModel):
             raise TypeError(f"set_generation_params() knows no argument {', '.join(unknown)}")
         extend_stride = rare.get("extend_stride")
         if extend_stride is None:
-            extend_stride = default_stride_s(self.max_duration)
+            extend_stride = self.info.own_stride_s or default_stride_s(self.max_duration)
         several = self._frames(duration) > self._requests.max_frames
         stride_frames(
             extend_stride, self.frame_rate, self._requests.max_frames if several else None

@@ -12,6 +12,7 @@ from typing import Any
 from musicgen.checkpoints.audiocraft import SELF_WAV, TEXT_PROJECTION, Package
 from musicgen.checkpoints.errors import CheckpointError
 from musicgen.config import ChromaConfig, FuseMethod, LMConfig, StyleConfig
+from musicgen.registry import AUDIOGEN
 
 # What our transformer is. AudioCraft's has more switches; no released MusicGen uses them.
 LM_SWITCHES: dict[str, Any] = {
@@ -44,6 +45,7 @@ class LMSettings:
         channels: Of the audio.
         max_duration_s: Longest window.
         codec_n_q: Codebooks of the codec that are used; None: all.
+        is_audiogen: Whether it is an AudioGen, whose windows have a stride of their own.
     """
 
     lm: LMConfig
@@ -52,6 +54,7 @@ class LMSettings:
     channels: int
     max_duration_s: float
     codec_n_q: int | None
+    is_audiogen: bool
 
 
 def read_lm_settings(package: Package) -> LMSettings:
@@ -108,7 +111,14 @@ def _lm_settings(package: Package) -> LMSettings:
         channels=int(cfg.get("channels", 2 if stereo.get("use") else 1)),
         max_duration_s=duration_s,
         codec_n_q=cfg.get("compression_model_n_q"),
+        is_audiogen=_is_audiogen(cfg, sample_rate_hz),
     )
+
+
+def _is_audiogen(cfg: dict[str, Any], sample_rate_hz: int) -> bool:
+    """By the solver that trained it; without that entry, by the sample rate."""
+    solver = cfg.get("solver")
+    return sample_rate_hz == AUDIOGEN.sample_rate_hz if solver is None else solver == "audiogen"
 
 
 def _delays(cfg: dict[str, Any], where: Path) -> tuple[int, ...]:

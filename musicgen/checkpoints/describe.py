@@ -42,7 +42,8 @@ from musicgen.checkpoints.submodel_folders import (
     find_parts,
 )
 from musicgen.config import ChromaConfig, LMConfig, ModelSource, StyleConfig
-from musicgen.registry import SHORT_NAMES, Kind
+from musicgen.registry import AUDIOGEN, SHORT_NAMES, Kind
+from musicgen.windows import default_stride_s
 
 __all__ = ["ModelInfo", "ModelNotFoundError", "checkpoint_files", "describe"]
 
@@ -76,6 +77,18 @@ class ModelInfo:
     codec_n_q: int | None = None  # codebooks of the codec that are used; None: all
     layout: Layout = "transformers"
     submodels: SubmodelFolders = field(default_factory=SubmodelFolders)
+    own_stride_s: float | None = None  # between windows; None: what suits the window
+
+    @property
+    def default_stride_s(self) -> float:
+        """Seconds between the beginnings of two windows where a clip asks for nothing else."""
+        if self.own_stride_s is not None:
+            return self.own_stride_s
+        return default_stride_s(self.max_duration_s)
+
+    def stride_s(self, asked_s: float | None) -> float | None:
+        """The stride of a clip that asks for `asked_s`; None: what suits the window."""
+        return self.own_stride_s if asked_s is None else asked_s
 
 
 def describe(source: ModelSource | str) -> ModelInfo:
@@ -123,6 +136,7 @@ def _describe_transformers(folder: Path) -> dict[str, Any]:
         "channels": int(decoder.get("audio_channels", 1)),
         "n_codebooks": int(decoder.get("num_codebooks", 4)),
         "max_duration_s": float(config.get("max_duration_s", DEFAULT_MAX_DURATION_S)),
+        "own_stride_s": config.get("own_stride_s"),
         "chroma": _chroma(folder, config, facts["sample_rate_hz"]) if kind == "melody" else None,
     }
 
@@ -135,6 +149,7 @@ def _describe_own(folder: Path) -> dict[str, Any]:
         "channels": int(config["channels"]),
         "n_codebooks": lm.n_codebooks,
         "max_duration_s": float(config["max_duration_s"]),
+        "own_stride_s": config.get("own_stride_s"),
         "chroma": lm.chroma,
         "style": lm.style,
         "codec_n_q": config.get("codec_n_q"),
@@ -173,6 +188,9 @@ def _describe_audiocraft(
         "channels": settings.channels,
         "n_codebooks": settings.lm.n_codebooks,
         "max_duration_s": settings.max_duration_s,
+        "own_stride_s": AUDIOGEN.stride_in(settings.max_duration_s)
+        if settings.is_audiogen
+        else None,
         "chroma": settings.lm.chroma,
         "style": settings.lm.style,
         "codec_n_q": settings.codec_n_q,

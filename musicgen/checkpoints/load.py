@@ -42,7 +42,7 @@ from musicgen.conditioning.features import CodecFeatures, MertFeatures
 from musicgen.conditioning.text import TextEncoder
 from musicgen.config import LMConfig, ModelSource
 from musicgen.lm.model import LMModel
-from musicgen.unfilled import unfilled
+from musicgen.modules.unfilled import unfilled
 
 __all__ = ["Checkpoint", "CheckpointError", "Submodels", "load", "load_checkpoint"]
 

@@ -33,7 +33,7 @@ from musicgen.codec.encodec import Encodec
 from musicgen.conditioning.features import MertFeatures
 from musicgen.conditioning.t5 import T5Encoder
 from musicgen.conditioning.text import TextEncoder
-from musicgen.unfilled import unfilled
+from musicgen.modules.unfilled import unfilled
 
 State = dict[str, Tensor]
 
