@@ -196,5 +196,5 @@ def _feature_extractor(info: ModelInfo) -> MusicgenMelodyFeatureExtractor:
 def _card(info: ModelInfo) -> str:
     licence = info.weights_licence
     front = f"---\nlicense: {licence.lower()}\n---\n" if licence != "unknown" else ""
-    came = f"{info.name}" + (f" at revision {info.revision}" if info.revision else "")
+    came = info.full_name + (f" at revision {info.revision}" if info.revision else "")
     return f"{front}# {Path(info.name).name}\n\nConverted from {came} ({info.weights_hash}).\n"

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from musicgen.checkpoints.adapter_folders import AdapterFolder, adapter_files, find_adapters
 from musicgen.checkpoints.audiocraft import CODEC_FILE, LM_FILE, read_package
 from musicgen.checkpoints.audiocraft_config import read_lm_settings
 from musicgen.checkpoints.errors import CheckpointError, ModelNotFoundError
@@ -78,6 +79,12 @@ class ModelInfo:
     layout: Layout = "transformers"
     submodels: SubmodelFolders = field(default_factory=SubmodelFolders)
     own_stride_s: float | None = None  # between windows; None: what suits the window
+    adapters: tuple[AdapterFolder, ...] = ()  # merged into the language model, in this order
+
+    @property
+    def full_name(self) -> str:
+        """The name of the model and of what is merged into it."""
+        return " + ".join((self.name, *(adapter.label for adapter in self.adapters)))
 
     @property
     def default_stride_s(self) -> float:
@@ -109,14 +116,16 @@ def describe(source: ModelSource | str) -> ModelInfo:
         facts, submodels = read(folder), find_parts(source)
     if submodels.codec not in (None, GIVEN):
         facts |= codec_facts(folder, submodels.codec, facts["sample_rate_hz"])
+    adapters = find_adapters(source.adapter)
     return ModelInfo(
         name=source.name,
         path=str(folder),
-        weights_hash=_hash(folder, layout, submodels),
+        weights_hash=_hash(folder, layout, submodels, adapters),
         revision=commit,
         weights_licence=_licence(folder, source.name),
         layout=layout,
         submodels=submodels,
+        adapters=adapters,
         **facts,
     )
 
@@ -233,8 +242,13 @@ def _no_revision(name: str, revision: str | None) -> None:
         )
 
 
-def _hash(folder: Path, layout: Layout, submodels: SubmodelFolders) -> str:
-    """The hash of the checkpoint's files and of those of sub-models from elsewhere."""
+def _hash(
+    folder: Path,
+    layout: Layout,
+    submodels: SubmodelFolders,
+    adapters: tuple[AdapterFolder, ...],
+) -> str:
+    """The hash of the checkpoint's files and of those of sub-models and adapters from elsewhere."""
     names = checkpoint_files(folder)
     if layout == "audiocraft" and submodels.codec is not None:
         names = [LM_FILE]  # the EnCodec is hashed below, in the folder that it comes from
@@ -244,6 +258,9 @@ def _hash(folder: Path, layout: Layout, submodels: SubmodelFolders) -> str:
             files.append((f"{role}/{GIVEN}", Path()))
         elif part is not None:
             files += [(f"{role}/{name}", Path(part) / name) for name in part_files(Path(part))]
+    for adapter in adapters:
+        place = Path(adapter.path)
+        files += [(f"adapter/{adapter.scale!r}/{n}", place / n) for n in adapter_files(place)]
     return hash_files(files)
 
 

@@ -78,7 +78,7 @@ def weight_files(folder: Path) -> list[str]:
             "download the checkpoint again"
         )
     for name in names:
-        _check_safetensors(folder / name)
+        check_safetensors(folder / name)
     return names
 
 
@@ -107,7 +107,7 @@ def read_json(path: Path) -> dict[str, Any]:
     return value
 
 
-def _check_safetensors(path: Path) -> None:
+def check_safetensors(path: Path) -> None:
     """Raises ModelNotFoundError if the file's size is not the one in its own header."""
     size = path.stat().st_size
     with path.open("rb") as file:

@@ -15,6 +15,7 @@ from transformers import (
     T5Config,
 )
 
+from musicgen.checkpoints.adapters import merge_adapter
 from musicgen.checkpoints.audiocraft import LM_FILE, TEXT_PROJECTION, lm_state, read_package
 from musicgen.checkpoints.audiocraft_config import read_lm_settings
 from musicgen.checkpoints.describe import ModelInfo, describe, own_lm_config
@@ -98,7 +99,9 @@ def load(
         CheckpointError: As `describe`, or the sub-models do not fit each other.
     """
     source, given = ModelSource.of(source), submodels or Submodels()
-    roles = {role: GIVEN for role, module in vars(given).items() if module is not None}
+    roles: dict[str, Any] = {
+        role: GIVEN for role, module in vars(given).items() if module is not None
+    }
     info = describe(replace(source, **roles))
     checkpoint = load_checkpoint(info, given)
     codec_model = checkpoint.codec
@@ -120,6 +123,8 @@ def load_checkpoint(info: ModelInfo, given: Submodels | None = None) -> Checkpoi
     given = given or Submodels()
     read = {"transformers": _read_transformers, "own": _read_own, "audiocraft": _read_audiocraft}
     lm, text, codec, style_encoder = read[info.layout](info, given)
+    for adapter in info.adapters:
+        merge_adapter(lm, adapter)
     if text.dim != lm.cfg.text_dim:
         raise CheckpointError(
             f"{info.path}: the model reads a T5 of width {lm.cfg.text_dim}, the text encoder has "
