@@ -5,20 +5,22 @@ A checkpoint is a folder in one of three layouts:
 transformers: `config.json`, safetensors weights (one file or shards with an index), a tokenizer.
 own: the same files, written by `musicgen.checkpoints.convert` for models that transformers can't
     represent.
-audiocraft: `state_dict.bin` and `compression_state_dict.bin`. T5 (and MERT, and mostly EnCodec) are
-    not in them: they are found by the name that the checkpoint gives, or where the user says. (To
-    describe such a folder torch is needed, and imported.)
+audiocraft: `state_dict.bin` and `compression_state_dict.bin`, or the `checkpoint.th` of a training
+    run. T5 (and MERT, and mostly EnCodec) are not in them: they are found by the name that the
+    checkpoint gives, or where the user says. (To describe such a folder torch is needed, and
+    imported.)
 
 The folder is part of this package (`tiny`), a local path, or a snapshot from the Hugging Face hub.
 """
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from musicgen.checkpoints import limits
 from musicgen.checkpoints.adapter_folders import AdapterFolder, adapter_files, find_adapters
-from musicgen.checkpoints.audiocraft import CODEC_FILE, LM_FILE, read_package
+from musicgen.checkpoints.audiocraft import CODEC_FILE, LM_FILE, lm_file, read_package
 from musicgen.checkpoints.audiocraft_config import read_lm_settings
 from musicgen.checkpoints.errors import CheckpointError, ModelNotFoundError
 from musicgen.checkpoints.hub import from_hub, is_hub_id, local_folder
@@ -139,13 +141,14 @@ def _describe_transformers(folder: Path) -> dict[str, Any]:
             f"known: {', '.join((*KINDS, OWN))}"
         )
     decoder = config.get("decoder", {})
+    limits.check(folder / CONFIG, "decoder", decoder, limits.DECODER)
+    limits.check(folder / CONFIG, "text_encoder", config.get("text_encoder", {}), limits.T5)
     facts = codec_rates(folder / CONFIG, config.get("audio_encoder", {}))
     return facts | {
         "kind": kind,
         "channels": int(decoder.get("audio_channels", 1)),
         "n_codebooks": int(decoder.get("num_codebooks", 4)),
-        "max_duration_s": float(config.get("max_duration_s", DEFAULT_MAX_DURATION_S)),
-        "own_stride_s": config.get("own_stride_s"),
+        **_lengths(folder / CONFIG, config),
         "chroma": _chroma(folder, config, facts["sample_rate_hz"]) if kind == "melody" else None,
     }
 
@@ -155,13 +158,23 @@ def _describe_own(folder: Path) -> dict[str, Any]:
     lm = own_lm_config(folder)
     return codec_rates(folder / CONFIG, config["audio_encoder"]) | {
         "kind": kind_of(lm),
-        "channels": int(config["channels"]),
+        "channels": limits.whole(folder / CONFIG, "channels", config["channels"], limits.CHANNELS),
         "n_codebooks": lm.n_codebooks,
-        "max_duration_s": float(config["max_duration_s"]),
-        "own_stride_s": config.get("own_stride_s"),
+        **_lengths(folder / CONFIG, config),
         "chroma": lm.chroma,
         "style": lm.style,
         "codec_n_q": config.get("codec_n_q"),
+    }
+
+
+def _lengths(where: Path, config: dict[str, Any]) -> dict[str, float | None]:
+    """Window and stride of a config.json, which transformers' own does not have."""
+    stride_s = config.get("own_stride_s")
+    return {
+        "max_duration_s": limits.seconds(
+            where, "max_duration_s", config.get("max_duration_s", DEFAULT_MAX_DURATION_S)
+        ),
+        "own_stride_s": stride_s and limits.seconds(where, "own_stride_s", stride_s),
     }
 
 
@@ -169,11 +182,15 @@ def own_lm_config(folder: Path) -> LMConfig:
     """The shape of the language model of a folder in our own layout."""
     try:
         lm = dict(read_json(folder / CONFIG)["lm"])
+        limits.check(folder / CONFIG, "lm", lm, limits.OWN_LM)
+        limits.delays(folder / CONFIG, "lm.delays", lm["delays"], lm["n_codebooks"])
         lm["delays"] = tuple(lm["delays"])
         lm["chroma"] = ChromaConfig(**lm["chroma"]) if lm["chroma"] else None
         lm["style"] = StyleConfig(**lm["style"]) if lm["style"] else None
         return LMConfig(**lm)
-    except (KeyError, TypeError) as error:
+    except (KeyError, TypeError, ValueError) as error:
+        if isinstance(error, CheckpointError):
+            raise
         raise CheckpointError(
             f"{folder / CONFIG}: its `lm` is not one that this version knows ({error}); convert "
             "the model again"
@@ -190,8 +207,9 @@ def kind_of(lm: LMConfig) -> Kind:
 def _describe_audiocraft(
     folder: Path, source: ModelSource
 ) -> tuple[dict[str, Any], SubmodelFolders]:
-    settings = read_lm_settings(read_package(folder / LM_FILE))
-    submodels = find_audiocraft_parts(folder, source, settings.text_encoder, settings.lm.style)
+    settings = read_lm_settings(read_package(lm_file(folder)))
+    wanted = replace(source, text_encoder=source.text_encoder or settings.text_encoder)
+    submodels = find_audiocraft_parts(folder, wanted, settings.codec, settings.lm.style)
     facts = {
         "kind": kind_of(settings.lm),
         "channels": settings.channels,
@@ -251,7 +269,9 @@ def _hash(
     """The hash of the checkpoint's files and of those of sub-models and adapters from elsewhere."""
     names = checkpoint_files(folder)
     if layout == "audiocraft" and submodels.codec is not None:
-        names = [LM_FILE]  # the EnCodec is hashed below, in the folder that it comes from
+        names = [
+            lm_file(folder).name
+        ]  # the EnCodec is hashed below, in the folder that it comes from
     files = [(name, folder / name) for name in names]
     for role, part in vars(submodels).items():
         if part == GIVEN:

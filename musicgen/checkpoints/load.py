@@ -16,7 +16,7 @@ from transformers import (
 )
 
 from musicgen.checkpoints.adapters import merge_adapter
-from musicgen.checkpoints.audiocraft import LM_FILE, TEXT_PROJECTION, lm_state, read_package
+from musicgen.checkpoints.audiocraft import TEXT_PROJECTION, lm_file, lm_state, read_package
 from musicgen.checkpoints.audiocraft_config import read_lm_settings
 from musicgen.checkpoints.describe import ModelInfo, describe, own_lm_config
 from musicgen.checkpoints.errors import CheckpointError
@@ -174,7 +174,7 @@ def _style_encoder(info: ModelInfo, given: Submodels) -> MertFeatures | None:
 
 
 def _read_audiocraft(info: ModelInfo, given: Submodels) -> Models:
-    package = read_package(Path(info.path) / LM_FILE)
+    package = read_package(lm_file(Path(info.path)))
     settings = read_lm_settings(package)
     state = {name: as_fp32(tensor) for name, tensor in lm_state(package).items()}
     text = _text(info, given)
@@ -265,6 +265,11 @@ def _check_decoder(folder: Path, decoder: PreTrainedConfig) -> None:
 
 def _lm_config(info: ModelInfo, decoder: PreTrainedConfig, text_dim: int) -> LMConfig:
     n_codebooks, channels = decoder.num_codebooks, decoder.audio_channels
+    if decoder.hidden_size % decoder.num_attention_heads or decoder.hidden_size % 2:
+        raise CheckpointError(
+            f"{Path(info.path) / CONFIG}: decoder.hidden_size={decoder.hidden_size} must be even "
+            f"and a multiple of decoder.num_attention_heads={decoder.num_attention_heads}"
+        )
     return LMConfig(
         dim=decoder.hidden_size,
         n_heads=decoder.num_attention_heads,
