@@ -108,8 +108,9 @@ def read_tensors(path: Path) -> "dict[str, Tensor]":
     return dict(_unpickle(path))
 
 
-def _stand_ins(path: Path) -> list[tuple[Any, str]]:
-    """A stand-in for each class of a training checkpoint that the unpickler would refuse."""
+def _stand_ins(path: Path) -> list[Any]:
+    """A stand-in for each class of a training checkpoint that the unpickler would refuse, and the
+    name of that class."""
     from torch.serialization import get_unsafe_globals_in_checkpoint
 
     try:

@@ -212,7 +212,11 @@ def _chroma(audio: dict[str, Any], duration_s: float, where: Path) -> ChromaConf
     limits.check(where, "conditioners.self_wav.chroma_stem", _given(chroma), limits.CHROMA)
     n_fft, rate = 2 ** int(chroma["radix2_exp"]), int(chroma["sample_rate"])
     hop = int(chroma.get("winhop") or n_fft // 4)
-    fixed = {"nfft": (None, n_fft), "winlen": (None, n_fft), "norm": (None, math.inf)}
+    fixed: dict[str, tuple[Any, ...]] = {
+        "nfft": (None, n_fft),
+        "winlen": (None, n_fft),
+        "norm": (None, math.inf),
+    }
     for name in chroma.keys() - CHROMA_ENTRIES:
         fixed[name] = ()
     for name, known in fixed.items():
