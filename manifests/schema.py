@@ -113,7 +113,7 @@ class GenerationDefaults(BaseModel):
     cfg_coef_beta: Guidance | None = Field(None, description="Text's share in double guidance.")
     extend_stride_s: StrideS | None = Field(
         None,
-        description="Seconds from one window of a long clip to the next; 18 where not given.",
+        description="Seconds from one window of a long clip to the next; by default the model's.",
     )
     style_eval_q: Annotated[int, Field(ge=1, le=64)] | None = Field(
         None, description="Residual quantizers of a style reader, fewer = looser; checkpoint's own."

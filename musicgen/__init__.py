@@ -1,19 +1,21 @@
-"""MusicGen: the models and their batch engine, without Ray and without a job around them.
+"""MusicGen and AudioGen: the models and their batch engine, without Ray and without a job.
 
-Importing this package imports nothing heavy: `MusicGen` loads torch on first use, and `describe`
-reads a checkpoint's files without it.
+Importing this package imports nothing heavy: the two classes load torch on first use, and
+`describe` reads a checkpoint's files without it.
 """
 
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from musicgen.audiogen import AudioGen
     from musicgen.checkpoints.describe import describe
     from musicgen.config import ModelSource, SamplingParams
     from musicgen.model import MusicGen
 
-__all__ = ["ModelSource", "MusicGen", "SamplingParams", "describe"]
+__all__ = ["AudioGen", "ModelSource", "MusicGen", "SamplingParams", "describe"]
 
 _MODULES = {
+    "AudioGen": "musicgen.audiogen",
     "ModelSource": "musicgen.config",
     "MusicGen": "musicgen.model",
     "SamplingParams": "musicgen.config",

@@ -1,6 +1,7 @@
 """Plain data: where a model comes from, its shape, and one clip's sampling. Free of torch."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from os import PathLike, fspath
 from pathlib import Path
@@ -57,6 +58,8 @@ class ModelSource:
         codec: Folder or hub id of an EnCodec in place of the checkpoint's; a folder with a
             `compression_state_dict.bin` will do.
         style_encoder: Folder or hub id of a MERT in place of the one that a style model names.
+        adapter: LoRA adapters that are merged into the language model, in this order, as
+            `AdapterSource.of` reads them.
     """
 
     name: str
@@ -64,6 +67,7 @@ class ModelSource:
     text_encoder: str | None = None
     codec: str | None = None
     style_encoder: str | None = None
+    adapter: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, source: "ModelSource | str | PathLike[str]") -> "ModelSource":
@@ -75,6 +79,49 @@ class ModelSource:
         path = Path(source)
         is_rooted = path.is_absolute() or fspath(source).startswith("~")
         return cls(str(path) if is_rooted else f"./{path}")  # never a short name or a hub id
+
+
+@dataclass(frozen=True)
+class AdapterSource:
+    """A LoRA adapter as the user names it.
+
+    Attributes:
+        name: Its folder or hub id.
+        scale: What its change of the weights is multiplied by.
+    """
+
+    name: str
+    scale: float = 1.0
+
+    @classmethod
+    def of(cls, text: str) -> "AdapterSource":
+        """Reads `FOLDER` or `FOLDER:SCALE`.
+
+        Raises:
+            ValueError: There is no name, or the scale is not finite.
+        """
+        name, mark, tail = text.rpartition(":")
+        try:
+            scale = float(tail) if mark else 1.0
+        except ValueError:  # a colon that belongs to the name
+            mark, scale = "", 1.0
+        name = name if mark else text
+        if not name or not math.isfinite(scale):
+            raise ValueError(
+                f"adapter={text!r} is not FOLDER or FOLDER:SCALE with a finite scale, as in "
+                "adapters/jazz:0.8"
+            )
+        return cls(name, scale)
+
+    def moved(self, move: Callable[[str], str | None]) -> "AdapterSource":
+        """The same adapter under the name that `move` gives it."""
+        return AdapterSource(move(self.name) or self.name, self.scale)
+
+    def __str__(self) -> str:
+        """What `of` reads."""
+        return (
+            self.name if self.scale == 1 and ":" not in self.name else f"{self.name}:{self.scale}"
+        )
 
 
 @dataclass(frozen=True)

@@ -19,9 +19,9 @@ from musicgen.engine.engine import ROWS_PER_SLOT, Engine, EngineOptions, Request
 from musicgen.engine.invariance import BitsDependOn, bits_depend_on
 from musicgen.engine.request import Limits
 from musicgen.engine.weights import StepWeights, drop_weights, prepare
+from musicgen.modules.transformer import sinusoid
 from musicgen.registry import row_bytes
 from musicgen.request_builder import GenerationRequest, RequestBuilder
-from musicgen.transformer import sinusoid
 from musicgen.windows import plan_windows, stride_frames
 
 LONGEST_S = 3600.0
@@ -237,7 +237,7 @@ class LoadedModel:
         wav, window = wav.detach().cpu(), self._requests.max_frames
         if n_frames <= window:
             return self.chroma(wav, sample_rate_hz)
-        stride = stride_frames(extend_stride_s, self.frame_rate, window)
+        stride = stride_frames(self.info.stride_s(extend_stride_s), self.frame_rate, window)
         return self.chroma.windows(
             wav,
             sample_rate_hz,

@@ -16,7 +16,7 @@ from musicgen.engine.engine import Request
 from musicgen.engine.runner import MAX_SLOTS, Progress, Runner, log_progress
 from musicgen.loaded import LoadedModel
 from musicgen.request_builder import GenerationRequest, draw_seeds
-from musicgen.windows import default_stride_s, stride_frames
+from musicgen.windows import stride_frames
 
 DEFAULT_DURATION_S = 15.0  # until set_generation_params is called
 
@@ -147,8 +147,8 @@ class MusicGen(LoadedModel):
             two_step_cfg: Accepted for AudioCraft's sake and without effect. There it runs the
                 passes of guidance one after the other; here they never influence each other.
             extend_stride: Seconds between the beginnings of two windows; the rest of a window
-                overlaps with the one before. The default is 18 s for windows of 30 s, and 0.6 of a
-                shorter window.
+                overlaps with the one before. The default is 18 s for windows of 30 s, 0.6 of a
+                shorter window, and 2 s for AudioGen.
 
         Raises:
             ValueError: A value is out of range.
@@ -159,7 +159,7 @@ class MusicGen(LoadedModel):
             raise TypeError(f"set_generation_params() knows no argument {', '.join(unknown)}")
         extend_stride = rare.get("extend_stride")
         if extend_stride is None:
-            extend_stride = default_stride_s(self.max_duration)
+            extend_stride = self.info.default_stride_s
         several = self._frames(duration) > self._requests.max_frames
         stride_frames(
             extend_stride, self.frame_rate, self._requests.max_frames if several else None

@@ -25,7 +25,9 @@ SAMPLE_RATE_HZ, FRAME_RATE_HZ, MAX_DURATION_S = 32_000, 50, 30.0
 TEXT_DIM, MAX_TEXT_TOKENS, CARD = 768, 512, 2048
 
 T5_PARAMETERS = 109_628_544  # the encoder of t5-base
+T5_LARGE_PARAMETERS = 334_939_648  # the encoder of t5-large, which AudioGen reads
 CODEC_PARAMETERS = 56_884_674  # facebook/encodec_32khz, mono, also within stereo models
+CODEC_16KHZ_PARAMETERS = 56_819_138  # the EnCodec within facebook/audiogen-medium
 MERT_PARAMETERS = 94_371_712  # m-a-p/MERT-v1-95M
 
 CHROMA = ChromaConfig(
@@ -49,6 +51,12 @@ class Member:
         channels: Channels of its audio.
         lm: Shape of its language model.
         licence: Licence of its weights.
+        sample_rate_hz: Of its audio.
+        window_s: Longest window.
+        stride_s: Seconds between windows of a longer clip; None: what suits the window
+            (`musicgen.windows.default_stride_s`).
+        t5_parameters: Parameters of the encoder of its T5.
+        codec_parameters: Parameters of its EnCodec.
     """
 
     name: str
@@ -56,6 +64,11 @@ class Member:
     channels: int
     lm: LMConfig
     licence: str = LICENCE
+    sample_rate_hz: int = SAMPLE_RATE_HZ
+    window_s: float = MAX_DURATION_S
+    stride_s: float | None = None
+    t5_parameters: int = T5_PARAMETERS
+    codec_parameters: int = CODEC_PARAMETERS
 
     @property
     def kind(self) -> Kind:
@@ -73,11 +86,16 @@ class Member:
     def n_parameters(self) -> int:
         """Parameters of all models that are loaded: language model, T5, EnCodec, MERT."""
         features = MERT_PARAMETERS if self.lm.style is not None else 0
-        return self.lm_parameters + T5_PARAMETERS + CODEC_PARAMETERS + features
+        return self.lm_parameters + self.t5_parameters + self.codec_parameters + features
+
+    def stride_in(self, window_s: float) -> float | None:
+        """Its stride where that fits into a window of `window_s`, else None."""
+        return self.stride_s if self.stride_s is not None and self.stride_s < window_s else None
 
     def memory_bytes(self, *, dtype: str, slots: int) -> int:
         """Memory of an engine with `slots` slots in `dtype` (see this module's head)."""
-        rows = 2 * slots * row_bytes(self.lm, dtype)
+        window_frames = int(self.window_s * FRAME_RATE_HZ)
+        rows = 2 * slots * row_bytes(self.lm, dtype, window_frames=window_frames)
         beside = 4 * (self.n_parameters - self.lm_parameters)
         return beside + BYTES[dtype] * self.lm_parameters + rows
 
@@ -150,6 +168,20 @@ def _member(
     return Member(name, f"facebook/musicgen-{name}", 2 if stereo else 1, lm)
 
 
+AUDIOGEN = Member(
+    "audiogen-medium",
+    "facebook/audiogen-medium",
+    channels=1,
+    lm=LMConfig(
+        dim=1536, n_heads=24, n_layers=48, ffn_dim=6144, n_codebooks=4, card=CARD,
+        delays=(0, 1, 2, 3), text_dim=1024, fuse="cross",
+    ),
+    sample_rate_hz=16_000,
+    window_s=10.0,
+    stride_s=2.0,
+    t5_parameters=T5_LARGE_PARAMETERS,
+    codec_parameters=CODEC_16KHZ_PARAMETERS,
+)  # fmt: skip
 FAMILY: dict[str, Member] = {
     member.name: member
     for member in (
@@ -164,6 +196,7 @@ FAMILY: dict[str, Member] = {
         _member("stereo-large", 2048, 48, stereo=True),
         _member("stereo-melody", 1536, 48, "melody", stereo=True),
         _member("stereo-melody-large", 2048, 48, "melody", stereo=True),
+        AUDIOGEN,
     )
 }
 SHORT_NAMES: dict[str, str] = {name: member.hub_id for name, member in FAMILY.items()}

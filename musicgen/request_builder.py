@@ -49,7 +49,7 @@ class GenerationRequest:
         style: For a style model, audio [C, N] at the model's sample rate.
         continuation: Audio [C, N] at the model's sample rate that the clip begins with.
         extend_stride_s: Seconds between the beginnings of two windows, for a clip longer than one;
-            None takes the default (`musicgen.windows.default_stride_s`).
+            None takes the model's default (`ModelInfo.default_stride_s`).
     """
 
     key: str
@@ -138,7 +138,8 @@ class RequestBuilder:
     def _windows(self, clip: GenerationRequest, opening: Tensor | None) -> tuple[Window, ...]:
         stride = None
         if clip.n_frames > self.max_frames:
-            stride = stride_frames(clip.extend_stride_s, self.info.frame_rate_hz, self.max_frames)
+            stride_s = self.info.stride_s(clip.extend_stride_s)
+            stride = stride_frames(stride_s, self.info.frame_rate_hz, self.max_frames)
         n_prompt = 0 if opening is None else opening.shape[-1]
         return plan_windows(clip.n_frames, window=self.max_frames, stride=stride, n_prompt=n_prompt)
 

@@ -11,7 +11,7 @@ from pydantic.fields import FieldInfo
 
 from manifests.schema import GenerationDefaults
 from manifests.uris.policy import ReferencePolicy
-from musicgen.config import ModelSource
+from musicgen.config import AdapterSource, ModelSource
 from musicgen.registry import AUTO_SLOTS_AT_MOST, AUTO_SLOTS_ON_CPU
 from pipeline.audio.marks.settings import MarksSettings
 from pipeline.audio.settings import AudioSettings, QualitySettings
@@ -33,12 +33,12 @@ _UNITS_S = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86_400}
 _SECRET_NAME = re.compile(r"(^|_)key$|secret|token|passw|credential|access_key", re.I)
 _SECRET_IN_URL = re.compile(r"://[^/@\s]+:[^/@\s]+@")
 
-
 # Flags whose name differs from the field: these are given once per item.
 REPEATED_FLAGS = {
     "storage_options": "--storage-option",
     "replica_resources": "--replica-resource",
     "extra_columns": "--extra-column",
+    "adapter": "--adapter",
     "qc": "--qc",
 }
 OBJECT_STORES = ("s3://", "s3a://", "gs://", "gcs://")
@@ -107,21 +107,24 @@ class ModelSettings(BaseModel):
     style_encoder: str | None = Field(
         None, description="MERT of a style checkpoint: folder or hub id."
     )
+    adapter: tuple[str, ...] = Field((), description="LoRA adapters to merge: FOLDER[:SCALE].")
 
     @field_validator("text_encoder", "codec", "style_encoder")
     @classmethod
     def _absolute_folder(cls, name: str | None) -> str | None:
         """A local folder becomes absolute, since workers have other folders; hub ids stay."""
-        if name is None or not Path(name).expanduser().is_dir():
-            return name
-        return str(Path(name).expanduser().absolute())
+        folder = Path(name or "").expanduser()
+        return str(folder.absolute()) if name and folder.is_dir() else name
+
+    @field_validator("adapter")
+    @classmethod
+    def _absolute_adapters(cls, texts: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(str(AdapterSource.of(text).moved(cls._absolute_folder)) for text in texts)
 
     @property
     def source(self) -> ModelSource:
         """The same for `musicgen`, which finds and loads it."""
-        return ModelSource(
-            self.name, self.revision, self.text_encoder, self.codec, self.style_encoder
-        )
+        return ModelSource(**dict(self))
 
 
 class EngineSettings(BaseModel):

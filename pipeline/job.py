@@ -296,6 +296,7 @@ def _public(info: ModelInfo) -> dict[str, Any]:
     return {
         "name": info.name,
         "kind": info.kind,
+        "adapters": [adapter.label for adapter in info.adapters],
         "weights_hash": info.weights_hash,
         "revision": info.revision,
         "weights_licence": info.weights_licence,

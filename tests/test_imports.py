@@ -24,7 +24,7 @@ FOLDERS = {
         *("reader", "sources", "build", "isolation", "audio_file", "check"),
     ],
     "musicgen": [
-        *("config", "windows", "registry", "audio", "transformer", "unfilled", "codec"),
+        *("config", "windows", "registry", "audio", "modules", "codec"),
         *(
             "conditioning",
             "lm",
@@ -34,6 +34,7 @@ FOLDERS = {
             "request_builder",
             "loaded",
             "model",
+            "audiogen",
             "tiny",
         ),
     ],

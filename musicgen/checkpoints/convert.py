@@ -5,8 +5,9 @@ too. A model that this layout can't represent (a style model, a codec of which o
 are used) is written in our own:
 
 config.json: `model_type` "musicgen_batch", `layout_version`, `lm` (the fields of LMConfig),
-    `channels`, `max_duration_s`, `codec_n_q`, and under `text_encoder`, `audio_encoder` and
-    `style_encoder` the configurations that transformers writes for T5, EnCodec and HuBERT.
+    `channels`, `max_duration_s`, `own_stride_s` (of an AudioGen), `codec_n_q`, and under
+    `text_encoder`, `audio_encoder` and `style_encoder` the configurations that transformers writes
+    for T5, EnCodec and HuBERT.
 model.safetensors: tensors `lm.*` (AudioCraft's names), `text_encoder.*`, `audio_encoder.*`,
     `style_encoder.*` (transformers' names).
 The tokenizer's files and README.md (the licence) are the same in both layouts.
@@ -152,6 +153,8 @@ def _transformers(info: ModelInfo, checkpoint: Checkpoint) -> tuple[dict[str, An
     ]
     if info.max_duration_s != DEFAULT_MAX_DURATION_S:
         config["max_duration_s"] = info.max_duration_s
+    if info.own_stride_s is not None:
+        config["own_stride_s"] = info.own_stride_s
     return config, transformers_lm(checkpoint.lm.state_dict()) | _parts(checkpoint)
 
 
@@ -168,6 +171,8 @@ def _own(info: ModelInfo, checkpoint: Checkpoint) -> tuple[dict[str, Any], State
         "text_encoder": checkpoint.text.model.config.to_dict(),
         "audio_encoder": codec.model.config.to_dict(),
     }
+    if info.own_stride_s is not None:
+        config["own_stride_s"] = info.own_stride_s
     state = {f"lm.{k}": v for k, v in checkpoint.lm.state_dict().items()} | _parts(checkpoint)
     if isinstance(checkpoint.style_features, MertFeatures):
         mert = checkpoint.style_features
@@ -191,5 +196,5 @@ def _feature_extractor(info: ModelInfo) -> MusicgenMelodyFeatureExtractor:
 def _card(info: ModelInfo) -> str:
     licence = info.weights_licence
     front = f"---\nlicense: {licence.lower()}\n---\n" if licence != "unknown" else ""
-    came = f"{info.name}" + (f" at revision {info.revision}" if info.revision else "")
+    came = info.full_name + (f" at revision {info.revision}" if info.revision else "")
     return f"{front}# {Path(info.name).name}\n\nConverted from {came} ({info.weights_hash}).\n"

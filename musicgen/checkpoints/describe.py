@@ -5,20 +5,23 @@ A checkpoint is a folder in one of three layouts:
 transformers: `config.json`, safetensors weights (one file or shards with an index), a tokenizer.
 own: the same files, written by `musicgen.checkpoints.convert` for models that transformers can't
     represent.
-audiocraft: `state_dict.bin` and `compression_state_dict.bin`. T5 (and MERT, and mostly EnCodec) are
-    not in them: they are found by the name that the checkpoint gives, or where the user says. (To
-    describe such a folder torch is needed, and imported.)
+audiocraft: `state_dict.bin` and `compression_state_dict.bin`, or the `checkpoint.th` of a training
+    run. T5 (and MERT, and mostly EnCodec) are not in them: they are found by the name that the
+    checkpoint gives, or where the user says. (To describe such a folder torch is needed, and
+    imported.)
 
 The folder is part of this package (`tiny`), a local path, or a snapshot from the Hugging Face hub.
 """
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from os import PathLike
 from pathlib import Path
 from typing import Any
 
-from musicgen.checkpoints.audiocraft import CODEC_FILE, LM_FILE, read_package
+from musicgen.checkpoints import limits
+from musicgen.checkpoints.adapter_folders import AdapterFolder, adapter_files, find_adapters
+from musicgen.checkpoints.audiocraft import CODEC_FILE, LM_FILE, lm_file, read_package
 from musicgen.checkpoints.audiocraft_config import read_lm_settings
 from musicgen.checkpoints.errors import CheckpointError, ModelNotFoundError
 from musicgen.checkpoints.hub import from_hub, is_hub_id, local_folder
@@ -43,7 +46,8 @@ from musicgen.checkpoints.submodel_folders import (
     find_parts,
 )
 from musicgen.config import ChromaConfig, LMConfig, ModelSource, StyleConfig
-from musicgen.registry import SHORT_NAMES, Kind
+from musicgen.registry import AUDIOGEN, SHORT_NAMES, Kind
+from musicgen.windows import default_stride_s
 
 __all__ = ["ModelInfo", "ModelNotFoundError", "checkpoint_files", "describe"]
 
@@ -77,6 +81,24 @@ class ModelInfo:
     codec_n_q: int | None = None  # codebooks of the codec that are used; None: all
     layout: Layout = "transformers"
     submodels: SubmodelFolders = field(default_factory=SubmodelFolders)
+    own_stride_s: float | None = None  # between windows; None: what suits the window
+    adapters: tuple[AdapterFolder, ...] = ()  # merged into the language model, in this order
+
+    @property
+    def full_name(self) -> str:
+        """The name of the model and of what is merged into it."""
+        return " + ".join((self.name, *(adapter.label for adapter in self.adapters)))
+
+    @property
+    def default_stride_s(self) -> float:
+        """Seconds between the beginnings of two windows where a clip asks for nothing else."""
+        if self.own_stride_s is not None:
+            return self.own_stride_s
+        return default_stride_s(self.max_duration_s)
+
+    def stride_s(self, asked_s: float | None) -> float | None:
+        """The stride of a clip that asks for `asked_s`; None: what suits the window."""
+        return self.own_stride_s if asked_s is None else asked_s
 
 
 def describe(source: ModelSource | str | PathLike[str]) -> ModelInfo:
@@ -97,14 +119,16 @@ def describe(source: ModelSource | str | PathLike[str]) -> ModelInfo:
         facts, submodels = read(folder), find_parts(source)
     if submodels.codec not in (None, GIVEN):
         facts |= codec_facts(folder, submodels.codec, facts["sample_rate_hz"])
+    adapters = find_adapters(source.adapter)
     return ModelInfo(
         name=source.name,
         path=str(folder),
-        weights_hash=_hash(folder, layout, submodels),
+        weights_hash=_hash(folder, layout, submodels, adapters),
         revision=commit,
         weights_licence=_licence(folder, source.name),
         layout=layout,
         submodels=submodels,
+        adapters=adapters,
         **facts,
     )
 
@@ -118,12 +142,14 @@ def _describe_transformers(folder: Path) -> dict[str, Any]:
             f"known: {', '.join((*KINDS, OWN))}"
         )
     decoder = config.get("decoder", {})
+    limits.check(folder / CONFIG, "decoder", decoder, limits.DECODER)
+    limits.check(folder / CONFIG, "text_encoder", config.get("text_encoder", {}), limits.T5)
     facts = codec_rates(folder / CONFIG, config.get("audio_encoder", {}))
     return facts | {
         "kind": kind,
         "channels": int(decoder.get("audio_channels", 1)),
         "n_codebooks": int(decoder.get("num_codebooks", 4)),
-        "max_duration_s": float(config.get("max_duration_s", DEFAULT_MAX_DURATION_S)),
+        **_lengths(folder / CONFIG, config),
         "chroma": _chroma(folder, config, facts["sample_rate_hz"]) if kind == "melody" else None,
     }
 
@@ -133,12 +159,23 @@ def _describe_own(folder: Path) -> dict[str, Any]:
     lm = own_lm_config(folder)
     return codec_rates(folder / CONFIG, config["audio_encoder"]) | {
         "kind": kind_of(lm),
-        "channels": int(config["channels"]),
+        "channels": limits.whole(folder / CONFIG, "channels", config["channels"], limits.CHANNELS),
         "n_codebooks": lm.n_codebooks,
-        "max_duration_s": float(config["max_duration_s"]),
+        **_lengths(folder / CONFIG, config),
         "chroma": lm.chroma,
         "style": lm.style,
         "codec_n_q": config.get("codec_n_q"),
+    }
+
+
+def _lengths(where: Path, config: dict[str, Any]) -> dict[str, float | None]:
+    """Window and stride of a config.json, which transformers' own does not have."""
+    stride_s = config.get("own_stride_s")
+    return {
+        "max_duration_s": limits.seconds(
+            where, "max_duration_s", config.get("max_duration_s", DEFAULT_MAX_DURATION_S)
+        ),
+        "own_stride_s": stride_s and limits.seconds(where, "own_stride_s", stride_s),
     }
 
 
@@ -146,11 +183,15 @@ def own_lm_config(folder: Path) -> LMConfig:
     """The shape of the language model of a folder in our own layout."""
     try:
         lm = dict(read_json(folder / CONFIG)["lm"])
+        limits.check(folder / CONFIG, "lm", lm, limits.OWN_LM)
+        limits.delays(folder / CONFIG, "lm.delays", lm["delays"], lm["n_codebooks"])
         lm["delays"] = tuple(lm["delays"])
         lm["chroma"] = ChromaConfig(**lm["chroma"]) if lm["chroma"] else None
         lm["style"] = StyleConfig(**lm["style"]) if lm["style"] else None
         return LMConfig(**lm)
-    except (KeyError, TypeError) as error:
+    except (KeyError, TypeError, ValueError) as error:
+        if isinstance(error, CheckpointError):
+            raise
         raise CheckpointError(
             f"{folder / CONFIG}: its `lm` is not one that this version knows ({error}); convert "
             "the model again"
@@ -167,13 +208,17 @@ def kind_of(lm: LMConfig) -> Kind:
 def _describe_audiocraft(
     folder: Path, source: ModelSource
 ) -> tuple[dict[str, Any], SubmodelFolders]:
-    settings = read_lm_settings(read_package(folder / LM_FILE))
-    submodels = find_audiocraft_parts(folder, source, settings.text_encoder, settings.lm.style)
+    settings = read_lm_settings(read_package(lm_file(folder)))
+    wanted = replace(source, text_encoder=source.text_encoder or settings.text_encoder)
+    submodels = find_audiocraft_parts(folder, wanted, settings.codec, settings.lm.style)
     facts = {
         "kind": kind_of(settings.lm),
         "channels": settings.channels,
         "n_codebooks": settings.lm.n_codebooks,
         "max_duration_s": settings.max_duration_s,
+        "own_stride_s": AUDIOGEN.stride_in(settings.max_duration_s)
+        if settings.is_audiogen
+        else None,
         "chroma": settings.lm.chroma,
         "style": settings.lm.style,
         "codec_n_q": settings.codec_n_q,
@@ -216,17 +261,27 @@ def _no_revision(name: str, revision: str | None) -> None:
         )
 
 
-def _hash(folder: Path, layout: Layout, submodels: SubmodelFolders) -> str:
-    """The hash of the checkpoint's files and of those of sub-models from elsewhere."""
+def _hash(
+    folder: Path,
+    layout: Layout,
+    submodels: SubmodelFolders,
+    adapters: tuple[AdapterFolder, ...],
+) -> str:
+    """The hash of the checkpoint's files and of those of sub-models and adapters from elsewhere."""
     names = checkpoint_files(folder)
     if layout == "audiocraft" and submodels.codec is not None:
-        names = [LM_FILE]  # the EnCodec is hashed below, in the folder that it comes from
+        names = [
+            lm_file(folder).name
+        ]  # the EnCodec is hashed below, in the folder that it comes from
     files = [(name, folder / name) for name in names]
     for role, part in vars(submodels).items():
         if part == GIVEN:
             files.append((f"{role}/{GIVEN}", Path()))
         elif part is not None:
             files += [(f"{role}/{name}", Path(part) / name) for name in part_files(Path(part))]
+    for adapter in adapters:
+        place = Path(adapter.path)
+        files += [(f"adapter/{adapter.scale!r}/{n}", place / n) for n in adapter_files(place)]
     return hash_files(files)
 
 

@@ -7,7 +7,7 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import Any, Literal
 
-from musicgen.checkpoints.audiocraft import CODEC_FILE, LM_FILE
+from musicgen.checkpoints.audiocraft import CODEC_FILE, LM_FILE, lm_file
 from musicgen.checkpoints.errors import ModelNotFoundError
 
 OWN = "musicgen_batch"  # model_type of our own layout
@@ -24,7 +24,7 @@ Layout = Literal["transformers", "own", "audiocraft"]
 def layout_of(folder: Path) -> Layout:
     """The layout of the checkpoint in `folder`; if it has two, the one with safetensors."""
     has_safetensors = (folder / WEIGHTS).is_file() or (folder / INDEX).is_file()
-    if (folder / LM_FILE).is_file() and not ((folder / CONFIG).is_file() and has_safetensors):
+    if lm_file(folder).is_file() and not ((folder / CONFIG).is_file() and has_safetensors):
         return "audiocraft"
     if not (folder / CONFIG).is_file():
         raise ModelNotFoundError(f"{folder}: no {CONFIG}; {_way_out(folder)}")
@@ -34,7 +34,8 @@ def layout_of(folder: Path) -> Layout:
 def checkpoint_files(folder: Path) -> list[str]:
     """Names of the files that decide what the model computes, in hashing order; all are checked."""
     if layout_of(folder) == "audiocraft":
-        return [name for name in (LM_FILE, CODEC_FILE) if (folder / name).is_file()]
+        names = (lm_file(folder).name, CODEC_FILE)
+        return [name for name in names if (folder / name).is_file()]
     weights = weight_files(folder)
     if not any((folder / name).is_file() for name in TOKENIZERS):
         raise ModelNotFoundError(
@@ -78,7 +79,7 @@ def weight_files(folder: Path) -> list[str]:
             "download the checkpoint again"
         )
     for name in names:
-        _check_safetensors(folder / name)
+        check_safetensors(folder / name)
     return names
 
 
@@ -107,7 +108,7 @@ def read_json(path: Path) -> dict[str, Any]:
     return value
 
 
-def _check_safetensors(path: Path) -> None:
+def check_safetensors(path: Path) -> None:
     """Raises ModelNotFoundError if the file's size is not the one in its own header."""
     size = path.stat().st_size
     with path.open("rb") as file:

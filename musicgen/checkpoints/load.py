@@ -16,7 +16,8 @@ from transformers import (
     T5Config,
 )
 
-from musicgen.checkpoints.audiocraft import LM_FILE, TEXT_PROJECTION, lm_state, read_package
+from musicgen.checkpoints.adapters import merge_adapter
+from musicgen.checkpoints.audiocraft import TEXT_PROJECTION, lm_file, lm_state, read_package
 from musicgen.checkpoints.audiocraft_config import read_lm_settings
 from musicgen.checkpoints.debug import DEBUG_MODELS, debug_info, debug_models
 from musicgen.checkpoints.describe import ModelInfo, describe, own_lm_config
@@ -44,7 +45,7 @@ from musicgen.conditioning.features import CodecFeatures, MertFeatures
 from musicgen.conditioning.text import TextEncoder
 from musicgen.config import LMConfig, ModelSource
 from musicgen.lm.model import LMModel
-from musicgen.unfilled import unfilled
+from musicgen.modules.unfilled import unfilled
 
 __all__ = ["Checkpoint", "CheckpointError", "Submodels", "load", "load_checkpoint"]
 
@@ -103,7 +104,9 @@ def load(
     source, given = ModelSource.of(source), submodels or Submodels()
     if source.name in DEBUG_MODELS and source == ModelSource(source.name) and submodels is None:
         return debug_info(source.name), Checkpoint(*debug_models(source.name))
-    roles = {role: GIVEN for role, module in vars(given).items() if module is not None}
+    roles: dict[str, Any] = {
+        role: GIVEN for role, module in vars(given).items() if module is not None
+    }
     info = describe(replace(source, **roles))
     checkpoint = load_checkpoint(info, given)
     codec_model = checkpoint.codec
@@ -125,6 +128,8 @@ def load_checkpoint(info: ModelInfo, given: Submodels | None = None) -> Checkpoi
     given = given or Submodels()
     read = {"transformers": _read_transformers, "own": _read_own, "audiocraft": _read_audiocraft}
     lm, text, codec, style_encoder = read[info.layout](info, given)
+    for adapter in info.adapters:
+        merge_adapter(lm, adapter)
     if text.dim != lm.cfg.text_dim:
         raise CheckpointError(
             f"{info.path}: the model reads a T5 of width {lm.cfg.text_dim}, the text encoder has "
@@ -174,7 +179,7 @@ def _style_encoder(info: ModelInfo, given: Submodels) -> MertFeatures | None:
 
 
 def _read_audiocraft(info: ModelInfo, given: Submodels) -> Models:
-    package = read_package(Path(info.path) / LM_FILE)
+    package = read_package(lm_file(Path(info.path)))
     settings = read_lm_settings(package)
     state = {name: as_fp32(tensor) for name, tensor in lm_state(package).items()}
     text = _text(info, given)
@@ -265,6 +270,11 @@ def _check_decoder(folder: Path, decoder: PreTrainedConfig) -> None:
 
 def _lm_config(info: ModelInfo, decoder: PreTrainedConfig, text_dim: int) -> LMConfig:
     n_codebooks, channels = decoder.num_codebooks, decoder.audio_channels
+    if decoder.hidden_size % decoder.num_attention_heads or decoder.hidden_size % 2:
+        raise CheckpointError(
+            f"{Path(info.path) / CONFIG}: decoder.hidden_size={decoder.hidden_size} must be even "
+            f"and a multiple of decoder.num_attention_heads={decoder.num_attention_heads}"
+        )
     return LMConfig(
         dim=decoder.hidden_size,
         n_heads=decoder.num_attention_heads,

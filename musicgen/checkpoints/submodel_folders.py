@@ -5,7 +5,13 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from musicgen.checkpoints.audiocraft import CODEC_FILE, read_full_package, read_package
+from musicgen.checkpoints import limits
+from musicgen.checkpoints.audiocraft import (
+    CODEC_FILE,
+    TRAINING_FILE,
+    read_full_package,
+    read_package,
+)
 from musicgen.checkpoints.audiocraft_config import codec_config
 from musicgen.checkpoints.errors import CheckpointError, ModelNotFoundError
 from musicgen.checkpoints.hub import part_folder
@@ -42,24 +48,22 @@ class SubmodelFolders:
 
 
 def find_audiocraft_parts(
-    folder: Path, source: ModelSource, text_encoder: str, style: StyleConfig | None
+    folder: Path, source: ModelSource, codec: str | None, style: StyleConfig | None
 ) -> SubmodelFolders:
     """Finds the sub-models of a checkpoint in AudioCraft's layout, which holds no T5 and no MERT.
 
     Args:
         folder: The checkpoint.
-        source: What the user asked for; its sub-models replace those that the checkpoint names.
-        text_encoder: The T5 that the checkpoint names.
+        source: What the user asked for, and the T5 that the checkpoint names where nobody asked.
+        codec: The EnCodec that it was trained on, where the checkpoint names one.
         style: Its style conditioner, or None.
 
     Raises:
         ModelNotFoundError: A T5 or an EnCodec is missing, or a sub-model that the user asked for.
     """
-    wanted = replace(source, text_encoder=source.text_encoder or text_encoder, style_encoder=None)
-    found = find_parts(wanted)
-    codec, style_encoder = found.codec, source.style_encoder
-    if codec is None:
-        codec = _codec_reference(folder)
+    found = find_parts(replace(source, style_encoder=None))
+    style_encoder = source.style_encoder
+    codec = _codec_reference(folder, codec) if found.codec is None else found.codec
     if style is not None and style.features == "mert" and style_encoder != GIVEN:
         try:
             style_encoder = _part("style_encoder", style_encoder or style.features_name)
@@ -70,9 +74,11 @@ def find_audiocraft_parts(
     return SubmodelFolders(found.text_encoder, codec, style_encoder)
 
 
-def _codec_reference(folder: Path) -> str | None:
+def _codec_reference(folder: Path, trained_on: str | None) -> str | None:
     """The folder that holds the checkpoint's EnCodec; None: `compression_state_dict.bin` does."""
     if not (folder / CODEC_FILE).is_file():
+        if trained_on is not None and (folder / TRAINING_FILE).is_file():
+            return _part("codec", trained_on)
         raise ModelNotFoundError(
             f"{folder}: no {CODEC_FILE}; add it, or say codec=<folder or hub id>"
         )
@@ -129,9 +135,12 @@ def codec_rates(where: Path, codec: dict[str, Any]) -> dict[str, int]:
 
     Raises:
         ModelNotFoundError: A second is no whole number of frames.
+        CheckpointError: A number is out of range.
     """
+    limits.check(where, "audio_encoder", codec, limits.ENCODEC)
     sample_rate_hz = int(codec.get("sampling_rate", 24_000))  # EncodecConfig's default
-    hop_samples = math.prod(codec.get("upsampling_ratios", (8, 5, 4, 2)))
+    strides = codec.get("upsampling_ratios", (8, 5, 4, 2))
+    hop_samples = math.prod(limits.ratios(where, "audio_encoder.upsampling_ratios", strides))
     if sample_rate_hz % hop_samples:
         raise ModelNotFoundError(
             f"{where}: the codec's {sample_rate_hz} Hz are no whole number of frames of "

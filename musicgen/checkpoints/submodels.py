@@ -19,6 +19,7 @@ from transformers import (
     T5Config,
 )
 
+from musicgen.checkpoints import limits
 from musicgen.checkpoints.audiocraft import (
     CODEC_FILE,
     read_full_package,
@@ -33,7 +34,7 @@ from musicgen.codec.encodec import Encodec
 from musicgen.conditioning.features import MertFeatures
 from musicgen.conditioning.t5 import T5Encoder
 from musicgen.conditioning.text import TextEncoder
-from musicgen.unfilled import unfilled
+from musicgen.modules.unfilled import unfilled
 
 State = dict[str, Tensor]
 
@@ -110,6 +111,7 @@ def _config(folder: Path, model_type: str, kind: type) -> Any:
 
 def build_text(where: Path, config: T5Config, state: State) -> T5Encoder:
     """A T5 encoder from its tensors."""
+    limits.check(where, "text_encoder", config.to_dict(), limits.T5)
     shared, tied = "shared.weight", "encoder.embed_tokens.weight"  # one table under two names
     table = state.get(shared, state.get(tied))
     if table is not None:
@@ -122,6 +124,7 @@ def build_text(where: Path, config: T5Config, state: State) -> T5Encoder:
 
 def build_codec(where: Path, config: EncodecConfig, state: State) -> Encodec:
     """An EnCodec from its tensors."""
+    limits.check_codec(where, "audio_encoder", config.to_dict(), state)
     with unfilled("cpu"):
         model = Encodec(config)
     state = renamed_weight_norm(state)
@@ -137,6 +140,7 @@ def build_style_encoder(where: Path, config: dict[str, Any], state: State) -> Me
     """A MERT (or a plain HuBERT) from its tensors."""
     from transformers import HubertModel  # takes longer to import than torch
 
+    limits.check(where, "style_encoder", config, limits.HUBERT)
     for name, absent in MERT_EXTRAS.items():
         if (found := config.get(name, absent)) != absent:
             raise CheckpointError(

@@ -38,19 +38,28 @@ def rename_lm(tensors: State) -> State:
     state: State = {}
     qkv: dict[str, State] = {}
     for key, tensor in tensors.items():
-        layer = LAYER.fullmatch(key)
-        projection = QKV.fullmatch(layer[2]) if layer else None
-        if layer and projection:
-            attention = f"transformer.layers.{layer[1]}.{ATTENTION_NAMES[projection[1]]}"
-            qkv.setdefault(f"{attention}.in_proj_{layer[3]}", {})[projection[2]] = tensor
-        elif layer:
-            name = LAYER_NAMES.get(layer[2], layer[2])
-            state[f"transformer.layers.{layer[1]}.{name}.{layer[3]}"] = tensor
+        name, letter = our_place(key)
+        if letter is None:
+            state[name] = tensor
         else:
-            state[_outer_name(key)] = tensor
+            qkv.setdefault(name, {})[letter] = tensor
     for name, parts in qkv.items():
         state[name] = torch.cat([parts[letter] for letter in "qkv" if letter in parts])
     return state
+
+
+def our_place(key: str) -> tuple[str, str | None]:
+    """Our name of the tensor that transformers calls `key`, and which of the three parts of an
+    `in_proj` it is (q, k or v); None: it is the whole tensor."""
+    layer = LAYER.fullmatch(key)
+    projection = QKV.fullmatch(layer[2]) if layer else None
+    if layer and projection:
+        attention = f"transformer.layers.{layer[1]}.{ATTENTION_NAMES[projection[1]]}"
+        return f"{attention}.in_proj_{layer[3]}", projection[2]
+    if layer:
+        name = LAYER_NAMES.get(layer[2], layer[2])
+        return f"transformer.layers.{layer[1]}.{name}.{layer[3]}", None
+    return _outer_name(key), None
 
 
 def _outer_name(key: str) -> str:

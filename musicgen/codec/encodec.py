@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrizations import weight_norm
 
 from musicgen.codec.fast_layers import Elu, pointwise
-from musicgen.unfilled import unfilled
+from musicgen.modules.unfilled import unfilled
 
 if TYPE_CHECKING:
     from transformers import EncodecConfig

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from musicgen.config import StyleConfig
-from musicgen.transformer import Layer, sinusoid
+from musicgen.modules.transformer import Layer, sinusoid
 
 
 class StyleConditioner(nn.Module):

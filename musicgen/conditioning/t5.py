@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from musicgen.unfilled import unfilled
+from musicgen.modules.unfilled import unfilled
 
 if TYPE_CHECKING:
     from transformers import T5Config

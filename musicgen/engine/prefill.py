@@ -12,7 +12,7 @@ from musicgen.engine.kv_cache import Cache, grown, key_bias
 from musicgen.engine.linear import upload
 from musicgen.engine.step import DecodeState, round_up
 from musicgen.engine.weights import StepWeights
-from musicgen.transformer import merge_heads, split_heads
+from musicgen.modules.transformer import merge_heads, split_heads
 
 
 def fill_cross(

@@ -20,7 +20,7 @@ from musicgen.engine.linear import (
     text_block,
 )
 from musicgen.lm.model import LMModel
-from musicgen.transformer import Attention, Layer, sinusoid
+from musicgen.modules.transformer import Attention, Layer, sinusoid
 
 PROBED_ROWS = (2, 3, 4, 6, 7, 8, 12, 16, 24, 32, 48, 64)
 

@@ -18,7 +18,7 @@ from musicgen.lm.delay_pattern import UNKNOWN, build, open_sequence, revert
 from musicgen.lm.guidance import RowGuidance, guidance_rows, mix
 from musicgen.lm.patterns import DelayedPatternProvider
 from musicgen.lm.sampling import FilterShape, RowSampling, choose, uniform
-from musicgen.transformer import Transformer
+from musicgen.modules.transformer import Transformer
 
 
 class ConditionProjection(nn.Module):

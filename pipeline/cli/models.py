@@ -47,6 +47,7 @@ def models(slots: int) -> None:
 Examples:
   musicgen-batch convert facebook/musicgen-style models/style
   musicgen-batch convert audiocraft-folder models/mine --text-encoder t5-base-folder
+  musicgen-batch convert facebook/musicgen-small models/jazz --adapter adapters/jazz:0.8
 """
 )
 @click.argument("source")
@@ -62,6 +63,7 @@ Examples:
 @click.option("--text-encoder", help="T5 for a checkpoint that holds none: folder or hub id.")
 @click.option("--codec", help="EnCodec for a checkpoint that holds none: folder or hub id.")
 @click.option("--style-encoder", help="MERT for a style checkpoint: folder or hub id.")
+@click.option("--adapter", multiple=True, metavar="FOLDER[:SCALE]", help="LoRA adapter to merge.")
 @speech_options
 @verbose_option
 @errors_to_exit_codes
@@ -73,6 +75,7 @@ def convert(
     text_encoder: str | None,
     codec: str | None,
     style_encoder: str | None,
+    adapter: tuple[str, ...],
 ) -> None:
     """Write a self-contained safetensors folder of SOURCE that loads offline.
 
@@ -82,7 +85,7 @@ def convert(
     from musicgen.checkpoints.convert import convert as convert_checkpoint
     from musicgen.config import ModelSource
 
-    wanted = ModelSource(source, revision, text_encoder, codec, style_encoder)
+    wanted = ModelSource(source, revision, text_encoder, codec, style_encoder, adapter)
     info = convert_checkpoint(wanted, target, dtype=dtype)
     made = f"{target}: {info.kind} model, {info.layout} layout, weights {info.weights_hash}"
     facts = {"kind": info.kind, "layout": info.layout, "weights_hash": info.weights_hash}

@@ -142,7 +142,8 @@ def _option(name: str, field: FieldInfo) -> Callable[[F], F]:
     flag = flag_of(name)
     help_text = f"{field.description or ''}{_default_text(field)}"
     if name in REPEATED_FLAGS:
-        metavar = {"extra_columns": "NAME", "qc": "LIMIT=VALUE"}.get(name, "KEY=VALUE")
+        metavars = {"extra_columns": "NAME", "qc": "LIMIT=VALUE", "adapter": "FOLDER[:SCALE]"}
+        metavar = metavars.get(name, "KEY=VALUE")
         return click.option(flag, name, multiple=True, metavar=metavar, help=help_text)
     if name == "score":
         return click.option(flag, name, multiple=True, callback=joined, help=help_text)

@@ -21,6 +21,7 @@ _SIZES: dict[str, tuple[float, float]] = {  # audio-seconds per second of one re
 _NAMES = {
     "melody": "medium",
     "style": "medium",
+    "audiogen-medium": "medium",
     "melody-large": "large",
     "stereo-small": "small",
     "stereo-medium": "medium",

@@ -78,6 +78,7 @@ class WindowPlanner:
 
     def __init__(self, info: ModelInfo) -> None:
         self._frame_rate_hz = info.frame_rate_hz
+        self._stride_s = info.stride_s
         self.window_frames = n_frames(round(info.max_duration_s * 1e6), info.frame_rate_hz)
 
     def n_frames(self, params: EffectiveParams) -> int:
@@ -89,9 +90,8 @@ class WindowPlanner:
         frames, stride = self.n_frames(params), None
         try:
             if frames > self.window_frames:
-                stride = stride_frames(
-                    params.extend_stride_s, self._frame_rate_hz, self.window_frames
-                )
+                stride_s = self._stride_s(params.extend_stride_s)
+                stride = stride_frames(stride_s, self._frame_rate_hz, self.window_frames)
             return plan_windows(frames, window=self.window_frames, stride=stride, n_prompt=n_given)
         except ValueError as error:
             raise UnsuitableRowError(str(error)) from error

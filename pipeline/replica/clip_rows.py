@@ -55,7 +55,7 @@ class ClipRowBuilder:
     def provenance(self, engine_rows: int) -> Provenance:
         """How clips are made here, in a batch of that many rows."""
         return Provenance(
-            model=self.info.name,
+            model=self.info.full_name,
             weights_hash=self.info.weights_hash,
             weights_revision=self.info.revision,
             weights_licence=self.info.weights_licence,
@@ -100,9 +100,10 @@ class ClipRowBuilder:
     @property
     def _public_model(self) -> str:
         """The model's name; of a local folder the last part alone."""
+        name = self.info.full_name
         if posixpath.isabs(self.info.name) or self.info.name.startswith((".", "~")):
-            return posixpath.basename(self.info.name.rstrip("/"))
-        return self.info.name
+            return posixpath.basename(self.info.name.rstrip("/")) + name[len(self.info.name) :]
+        return name
 
     def clip(
         self,

@@ -18,6 +18,7 @@ FEATURES = ("feature", "where", "test")
 # AudioCraft's classes whose every public method and parameter has a row, and where ours are.
 REFERENCE = {
     "MusicGen": "musicgen/model.py",
+    "AudioGen": "musicgen/audiogen.py",
     "LMModel": "musicgen/lm/model.py",
     "CompressionModel": "musicgen/codec/codec.py",
 }

@@ -129,6 +129,11 @@ MODELS = (
     Command("half of a config.json", "plan --manifest {good.parquet} --model {part}",
             "{part/config.json}: not valid JSON (…); download it again",
             use=model("part", "config.json", slice(0, 60))),
+    Command("an adapter that is a whole model",
+            "plan --manifest {good.parquet} --model tiny --adapter {there}",
+            "adapter '{there}': {there}: no adapter_config.json and no adapter_model.safetensors; "
+            "this is a whole model, give it as the model; or say adapter=<folder or hub id>",
+            use=write("there/config.json", "{}")),
     Command("a revision of what has none",
             "plan --manifest {good.parquet} --model tiny --revision v2",
             "model 'tiny': it has no revision 'v2', only hub ids have revisions; leave --revision "

@@ -17,8 +17,8 @@ from musicgen.config import LMConfig, SamplingParams
 from musicgen.engine.engine import Engine, EngineOptions, Request
 from musicgen.engine.weights import StepWeights
 from musicgen.lm.model import LMModel
+from musicgen.modules.unfilled import unfilled
 from musicgen.registry import FAMILY
-from musicgen.unfilled import unfilled
 from tests.bench.shapes import SHAPES
 from tests.gpu.case import Context
 from tests.musicgen.toy import KINDS, Kind, toy_kind

@@ -1,6 +1,7 @@
 """Every kind of model through the job, row by row: checked by numbers, to the sample."""
 
 import io
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -8,8 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 import soundfile as sf
+from click.testing import CliRunner
 
 from pipeline import ledger
+from pipeline.cli.root import main
 from pipeline.storage import open_storage
 from tests.integration.jobs import EXAMPLES, clips, problems, run_here, write_manifest
 from tests.musicgen.audiocraft_files import save, save_mert, save_t5
@@ -57,6 +60,12 @@ def text_rows() -> list[dict[str, Any]]:
         {"id": "long", "prompt": "a long one", "duration_s": 6.5},
     ]
 
+
+AUDIOGEN_ROWS = [
+    {"id": "two", "prompt": "a dog barks", "duration_s": 0.5, "takes": 2},
+    {"id": "on", "continuation_uri": str(AUDIO / "drums.flac"), "duration_s": 3.0},
+    {"id": "25", "prompt": "rain on a roof", "duration_s": 25.0},
+]
 
 EXTRA_ROWS: dict[str, list[dict[str, Any]]] = {
     "text": [],
@@ -108,6 +117,36 @@ def test_a_model_of_every_kind(
     if kind == "melody":
         assert made["m"]["separation"] == "none"
         assert made["two"]["separation"] is None
+
+
+@pytest.mark.long
+def test_an_audiogen_from_a_table_to_sounds_on_the_command_line(
+    checkpoint: Callable[..., dict[str, str]], tmp_path: Path
+) -> None:
+    """Text, takes, a continuation and a clip of nine windows; alone each has the same bytes."""
+    table, heard = tmp_path / "rows.json", []
+    parts = [
+        f"--{name.replace('_', '-')}={value}" for name, value in checkpoint("audiogen").items()
+    ]
+    for name, rows in (("all", AUDIOGEN_ROWS), ("long", AUDIOGEN_ROWS[-1:])):
+        table.write_text(json.dumps(rows))
+        manifest, output = tmp_path / f"{name}.parquet", f"file://{tmp_path}/{name}"
+        for command in (
+            ["manifest", "build", str(table), str(manifest)],
+            ["run", "--local", f"--manifest={manifest}", f"--output={output}", *parts],
+        ):
+            result = CliRunner().invoke(main, command)
+            assert result.exit_code == 0, result.output
+        assert problems(output) == []
+        heard.append(listen(output))
+        made = clips(output)
+        assert {(row["sample_rate_hz"], row["channels"]) for row in made} == {(16_000, 1)}
+        (digest,) = {row["audio_sha256"] for row in made if row["id"] == "25"}
+        heard.append(digest)
+
+    seconds = {key: len(wav) / 16_000 for key, wav in heard[0].items()}
+    assert seconds == {("two", 0): 0.5, ("two", 1): 0.5, ("on", 0): 3.0, ("25", 0): 25.0}
+    assert heard[1] == heard[3]
 
 
 @pytest.mark.long

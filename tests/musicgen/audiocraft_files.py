@@ -1,5 +1,7 @@
 """Small checkpoints in AudioCraft's layout, made where a test needs them.
 
+`audiogen` is a text model of 16 kHz whose codec makes 320 samples per frame, as AudioGen's.
+
 The EnCodec is AudioCraft's own small one of the golden files; language models are random and get
 AudioCraft's configuration of the golden language model, changed where the kinds differ.
 """
@@ -40,6 +42,10 @@ def lm_yaml(kind: str = "text", *, stereo: bool = False, t5: str = "t5-base") ->
     cfg["transformer_lm"] |= {"dim": DIM, "num_heads": 2, "num_layers": 2, "card": CARD}
     cfg["dataset"]["segment_duration"] = 2
     cfg["conditioners"]["description"]["t5"]["name"] = t5
+    if kind == "audiogen":
+        cfg |= {"solver": "audiogen", "sample_rate": 16_000}
+        cfg["dataset"]["segment_duration"] = 10
+        return cfg
     if stereo:
         cfg["channels"] = 2
         cfg["transformer_lm"]["n_q"] = 8
@@ -87,7 +93,7 @@ def lm_state(kind: str = "text", *, stereo: bool = False) -> State:
             card=CARD,
             delays=tuple(k // (2 if stereo else 1) for k in range(n_codebooks)),
             text_dim=TEXT_DIM,
-            fuse="cross" if kind == "text" else "prepend",
+            fuse="cross" if kind in ("text", "audiogen") else "prepend",
             chroma=CHROMA if kind == "melody" else None,
             style=STYLE if kind == "style" else None,
         )
@@ -115,6 +121,18 @@ def codec_yaml() -> str:
     return (GOLDEN / "encodec.yaml").read_text()
 
 
+def audiogen_codec() -> dict[str, Any]:
+    """An EnCodec of 16 kHz with the strides of AudioGen's, made of the golden one."""
+    cfg = yaml.safe_load(codec_yaml())
+    cfg["sample_rate"] = cfg["encodec"]["sample_rate"] = 16_000
+    cfg["seanet"]["ratios"] = [8, 5, 4, 2]
+    state = codec_state()
+    for name in ("encoder.model.3.conv.conv", "decoder.model.12.convtr.convtr"):
+        # The stride of 2 stands beside the narrowest layers; kernels are twice as long as strides.
+        state[f"{name}.weight_v"] = state[f"{name}.weight_v"][..., :4].clone()
+    return {"best_state": state, "xp.cfg": yaml.safe_dump(cfg)}
+
+
 def save(folder: Path, kind: str = "text", *, stereo: bool = False) -> Path:
     """A complete checkpoint of `kind`: the two files, and a T5 (and a MERT) beside them."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -122,7 +140,8 @@ def save(folder: Path, kind: str = "text", *, stereo: bool = False) -> Path:
     cfg = yaml.safe_dump(lm_yaml(kind, stereo=stereo, t5=str(t5)))
     package = {"best_state": lm_state(kind, stereo=stereo), "xp.cfg": cfg}
     torch.save(package | {"version": "1.4.0a2", "exported": True}, folder / "state_dict.bin")
-    codec = {"best_state": codec_state(), "xp.cfg": codec_yaml()}
+    plain = {"best_state": codec_state(), "xp.cfg": codec_yaml()}
+    codec = audiogen_codec() if kind == "audiogen" else plain
     torch.save(codec, folder / "compression_state_dict.bin")  # as in the first release
     return folder
 

@@ -23,10 +23,13 @@ from musicgen.config import FuseMethod
 from musicgen.engine.engine import Engine, EngineOptions
 from musicgen.lm.model import LMModel
 from musicgen.registry import (
+    AUDIOGEN,
+    CODEC_16KHZ_PARAMETERS,
     CODEC_PARAMETERS,
     FAMILY,
     MERT_PARAMETERS,
     SHORT_NAMES,
+    T5_LARGE_PARAMETERS,
     T5_PARAMETERS,
     row_bytes,
 )
@@ -47,6 +50,7 @@ EXPECTED = {
     "stereo-large": 3_290_519_552,
     "stereo-melody": 1_410_797_568,
     "stereo-melody-large": 2_485_043_200,
+    "audiogen-medium": 1_839_131_136,  # the text projection reads 1024 numbers of a T5 large
 }
 
 
@@ -99,6 +103,31 @@ def test_the_models_beside_the_language_model_have_their_sizes() -> None:
         assert size(text) == T5_PARAMETERS
         assert size(EncodecModel(codec)) == CODEC_PARAMETERS
         assert size(HubertModel(HubertConfig())) == MERT_PARAMETERS
+
+
+def test_the_models_beside_audiogens_language_model_have_their_sizes() -> None:
+    codec = EncodecConfig(
+        sampling_rate=16_000,
+        upsampling_ratios=[8, 5, 4, 2],
+        num_filters=64,
+        codebook_size=2048,
+        target_bandwidths=[2.2],
+        use_causal_conv=False,
+        use_conv_shortcut=False,
+    )
+    with torch.device("meta"):
+        text = T5EncoderModel(T5Config(d_model=1024, d_ff=4096, num_layers=24, num_heads=16))
+        assert size(text) == T5_LARGE_PARAMETERS
+        assert size(EncodecModel(codec)) == CODEC_16KHZ_PARAMETERS
+
+
+def test_audiogen_has_windows_of_10_s_with_a_stride_of_2_s() -> None:
+    assert (AUDIOGEN.kind, AUDIOGEN.hub_id) == ("text", "facebook/audiogen-medium")
+    assert (AUDIOGEN.sample_rate_hz, AUDIOGEN.window_s, AUDIOGEN.stride_s) == (16_000, 10.0, 2.0)
+    assert AUDIOGEN.stride_in(2.0) is None  # it must be shorter than the window
+    rows = 2 * 8 * row_bytes(AUDIOGEN.lm, "fp16", window_frames=500)
+    beside = 4 * (T5_LARGE_PARAMETERS + CODEC_16KHZ_PARAMETERS)
+    assert AUDIOGEN.memory_bytes(dtype="fp16", slots=8) == beside + 2 * 1_839_131_136 + rows
 
 
 def test_names_are_the_hubs() -> None:

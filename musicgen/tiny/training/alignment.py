@@ -11,7 +11,7 @@ import math
 
 import torch
 
-from musicgen.transformer import Attention
+from musicgen.modules.transformer import Attention
 
 GAIN = 2.0  # how sharply a head looks
 SILENT = 8  # the slowest sines: about zero wherever a step can be
@@ -21,8 +21,8 @@ SILENT = 8  # the slowest sines: about zero wherever a step can be
 def align(attention: Attention, head: int, ratio: int, offset: float) -> None:
     """Sets the weights of head `head` so that position p attends to position (p - offset) / ratio.
 
-    Positions are `musicgen.transformer.sinusoid`'s. The layer norm before has taken its mean from
-    each vector; the slowest sines, zero by themselves, tell how much that was.
+    Positions are `musicgen.modules.transformer.sinusoid`'s. The layer norm before has taken its
+    mean from each vector; the slowest sines, zero by themselves, tell how much that was.
 
     Args:
         attention: Of the first layer, dimension D.

@@ -57,6 +57,7 @@ def test_the_folder_stands_alone_and_makes_the_same_music(
     assert (model.info.kind, model.audio_channels) == (kind, 1 + stereo)
     assert model.info.max_duration_s == 2.0
     assert torch.equal(music(model), expected)
+    assert model.info.own_stride_s is None
     assert not list((tmp_path / "new").glob(".*"))
     assert not list(Path(info.path).glob("*.bin"))
 

@@ -138,3 +138,17 @@ def test_loading_leaves_the_global_generator_alone(folder: Path) -> None:
     torch.manual_seed(7)
     load(folder)
     assert torch.equal(torch.rand(3), expected)
+
+
+def test_what_a_trainer_leaves_beside_the_weights_is_not_read(tmp_path: Path) -> None:
+    """`checkpoint-500` of transformers' Trainer: sharded weights among pickles of its own."""
+    folder = tmp_path / "checkpoint-500"
+    model = save_text_model(folder, shard="100KB")
+    assert len(list(folder.glob("model-*.safetensors"))) > 1
+    expected = describe(str(folder)).weights_hash
+    for name in ("training_args.bin", "optimizer.pt", "scheduler.pt", "rng_state.pth"):
+        (folder / name).write_bytes(b"a pickle that nobody opens")
+    (folder / "trainer_state.json").write_text('{"global_step": 500}')
+    assert describe(str(folder)).weights_hash == expected
+    heads = load(folder).lm.linears
+    assert torch.equal(heads[0].weight, model.decoder.lm_heads[0].weight)

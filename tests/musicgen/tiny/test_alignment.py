@@ -5,9 +5,9 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from musicgen.modules.transformer import sinusoid
 from musicgen.tiny.training.recipe import Recipe
 from musicgen.tiny.training.untrained import AHEAD_FRAMES, TEXT_TOKENS, new_language
-from musicgen.transformer import sinusoid
 
 
 def test_untrained_heads_look_at_the_frame_of_the_melody_that_a_step_needs() -> None:

@@ -1,0 +1,1 @@
+"""Modules that the models are built of, and how they are built without values."""
