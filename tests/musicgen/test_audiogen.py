@@ -80,6 +80,7 @@ def test_melodies_are_refused_and_models_that_hear_them(model: AudioGen, tmp_pat
         AudioGen.get_pretrained(str(audiocraft.save(tmp_path / "model", "melody")), "cpu")
 
 
+@pytest.mark.slow
 def test_a_clip_of_25_s_depends_on_nothing_beside_it(model: AudioGen) -> None:
     """Nine windows of 10 s that begin 2 s apart; the same bits alone and in company."""
     clips = [
