@@ -105,7 +105,6 @@ def scripts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 @pytest.mark.slow
-@pytest.mark.slow
 def test_the_scripts_run_one_after_the_other(scripts: list[str]) -> None:
     names: dict[str, Any] = {}
     for script in scripts:
