@@ -7,6 +7,7 @@ import shutil
 import textwrap
 import time
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -108,7 +109,8 @@ def _here(address: str | None, settings: JobConfig) -> "Iterator[Finding]":
     if address is None:
         from pipeline.runtime.checkup.machine import Machine
 
-        return Machine(_asked(settings)).findings()
+        needs_gpu = settings.engine.device == "cuda" or bool(settings.cluster.gpus_per_replica)
+        return Machine(replace(_asked(settings), needs_gpu=needs_gpu)).findings()
     from pipeline.runtime.checkup.nodes import cluster
 
     return cluster(address, _asked(settings), settings)

@@ -22,12 +22,15 @@ LONGEST_SOCKET = 107  # bytes of the path of a Unix socket, a limit of Linux
 RAYS_FOLDERS = len("/ray/session_2026-01-01_00-00-00_000000_1234567/sockets/plasma_store")
 
 
-def gpus(facts: dict[str, Any], model_bytes: int | None) -> Iterator[Finding]:
+def gpus(
+    facts: dict[str, Any], model_bytes: int | None, *, needed: bool = False
+) -> Iterator[Finding]:
     """The GPUs that torch can use.
 
     Args:
         facts: Of the probe; empty where torch cannot be loaded.
         model_bytes: Of the weights' files, where a model is named.
+        needed: Whether the settings ask for a GPU.
     """
     devices = [path.name for path in Path("/dev").glob("nvidia[0-9]*")]
     if not facts:
@@ -40,6 +43,12 @@ def gpus(facts: dict[str, Any], model_bytes: int | None) -> Iterator[Finding]:
             f"{facts['gpu_error'] or 'it is a build without CUDA'}",
             f"install a driver for CUDA {facts['cuda'] or '13.0'} (580 or newer), and start the "
             "container with its GPUs",
+        )  # fmt: skip
+    elif not found and needed:
+        yield Finding(
+            "gpu", WRONG, "none, and the settings ask for one",
+            "run on a machine with a GPU, or take `engine: {device: auto}` and no "
+            "`cluster.gpus_per_replica`",
         )  # fmt: skip
     elif not found:
         yield Finding("gpu", NOTE, "none: replicas compute on the CPU, many times slower")

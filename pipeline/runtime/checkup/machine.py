@@ -20,11 +20,13 @@ class Asked:
         model: The checkpoint, if one is named.
         output: Root of the dataset, if one is named.
         storage_options: Of the output.
+        needs_gpu: Whether the settings ask for a GPU here; without one they can't run.
     """
 
     model: ModelSource | None = None
     output: str | None = None
     storage_options: dict[str, Any] = field(default_factory=dict)
+    needs_gpu: bool = False
 
 
 @dataclass
@@ -59,7 +61,7 @@ class Machine:
             yield from found
 
     def _gpus(self) -> Iterator[Finding]:
-        yield from hardware.gpus(self.torch, self.model_bytes)
+        yield from hardware.gpus(self.torch, self.model_bytes, needed=self.asked.needs_gpu)
 
     def _memory(self) -> Iterator[Finding]:
         yield from hardware.memory(self.model_bytes)

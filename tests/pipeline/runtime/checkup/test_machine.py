@@ -78,6 +78,12 @@ class TestGpus:
         (finding,) = hardware.gpus(FACTS | {"gpus": []}, None)
         assert finding.state == "note"
 
+    @pytest.mark.skipif(any(Path("/dev").glob("nvidia[0-9]*")), reason="a GPU is here")
+    def test_no_card_is_wrong_where_the_settings_ask_for_one(self) -> None:
+        (finding,) = hardware.gpus(FACTS | {"gpus": []}, None, needed=True)
+        assert finding.state == "wrong"
+        assert "device: auto" in finding.way_out
+
     def test_a_card_that_torch_cannot_use(self, monkeypatch: pytest.MonkeyPatch) -> None:
         def devices(self: Path, pattern: str) -> list[Path]:
             return [Path("/dev/nvidia0")]
