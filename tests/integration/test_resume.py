@@ -148,7 +148,8 @@ def test_a_second_run_exits_4_and_with_wait_follows(local: bool, tmp_path: Path,
     second = write_manifest(tmp_path / "second.parquet", refused)
     output = f"file://{tmp_path}/out"
 
-    running = cli.start(*cli.job("run", first, output, local=local))
+    where = {"local": True} if local else {}
+    running = cli.start(*cli.job("run", first, output, **where))
     while not open_storage(output).list("lease"):
         time.sleep(0.05)
         assert running.poll() is None, cli.said(running)
