@@ -80,6 +80,15 @@ def test_melodies_are_refused_and_models_that_hear_them(model: AudioGen, tmp_pat
         AudioGen.get_pretrained(str(audiocraft.save(tmp_path / "model", "melody")), "cpu")
 
 
+def test_the_debug_model_has_audiogens_rate_and_window() -> None:
+    model = AudioGen.get_pretrained("debug", "cpu")
+    assert (model.sample_rate, model.frame_rate, model.max_duration) == (16_000, 25, 10.0)
+    model.set_generation_params(duration=2.0)
+    assert model.generate(["rain", "a dog"]).shape == (2, 1, 32_000)
+    shorter = AudioGen.get_pretrained("debug", "cpu", max_duration=4.0)
+    assert shorter.max_duration == 4.0
+
+
 @pytest.mark.slow
 def test_a_clip_of_25_s_depends_on_nothing_beside_it(model: AudioGen) -> None:
     """Nine windows of 10 s that begin 2 s apart; the same bits alone and in company."""
