@@ -17,6 +17,8 @@ from musicgen.config import SamplingParams
 from musicgen.request_builder import GenerationRequest
 from tests.musicgen import audiocraft_files as audiocraft
 
+pytestmark = pytest.mark.slow  # seconds, all together
+
 RATE_HZ, HOP, FRAME_RATE_HZ = 16_000, 320, 50
 NOISE = 0.1 * torch.randn(1, 24_000, generator=torch.Generator().manual_seed(2))
 
@@ -89,7 +91,6 @@ def test_the_debug_model_has_audiogens_rate_and_window() -> None:
     assert shorter.max_duration == 4.0
 
 
-@pytest.mark.slow
 def test_a_clip_of_25_s_depends_on_nothing_beside_it(model: AudioGen) -> None:
     """Nine windows of 10 s that begin 2 s apart; the same bits alone and in company."""
     clips = [

@@ -10,6 +10,8 @@ from torch import Tensor
 
 from musicgen.audio import audio_info, audio_read, audio_write, f32_pcm, i16_pcm
 
+pytestmark = pytest.mark.slow  # seconds, all together
+
 RATE_HZ = 32_000
 
 

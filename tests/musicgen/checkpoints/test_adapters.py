@@ -22,6 +22,8 @@ from musicgen.config import AdapterSource, ModelSource
 from musicgen.lm.model import LMModel
 from tests.musicgen.checkpoint_files import CARD, save_melody_model, save_text_model
 
+pytestmark = pytest.mark.slow  # seconds, all together
+
 DECODER = r"decoder\.model\.decoder\.layers\.\d+\."
 EVERYWHERE = rf"{DECODER}(self_attn|encoder_attn)\.(q|k|v|out)_proj|{DECODER}fc[12]"
 PLAIN = {"target_modules": EVERYWHERE, "r": 4, "lora_alpha": 6}

@@ -128,6 +128,7 @@ def test_a_codec_that_no_encodec_is(
         describe(str(folder))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("key", "value", "message"),
     [

@@ -18,6 +18,8 @@ from musicgen.config import ModelSource
 from tests.musicgen import audiocraft_files as audiocraft
 from tests.musicgen.test_audiogen import NOISE
 
+pytestmark = pytest.mark.slow  # seconds, all together
+
 REFERRING = """
 sample_rate: 32000
 channels: 1
