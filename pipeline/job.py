@@ -249,10 +249,9 @@ def _run(
         if drain.is_due() or tally.is_replayed:
             _settle_accounts(config, lease, summary, drain)
         record.write("drained" if summary.drained else "done", tally)
-        _forget_attempts(storage, run_id)
         if not drain.is_by_signal:
             _refresh(lease, config, say)
-            _forget_attempts(storage, run_id)  # Ray may have ended the last actor meanwhile
+        _forget_attempts(storage, run_id)  # last: by now Ray has ended the actors
         return summary
 
 

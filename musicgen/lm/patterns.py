@@ -5,6 +5,7 @@ one frame of a codebook, and frames never go back. The engine runs the delay pat
 codebooks are its case without delays), which every released model has.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from functools import cached_property
 from typing import NamedTuple
@@ -164,15 +165,15 @@ def _picked(values: Tensor, indexes: Tensor, special: float) -> Tensor:
     return flat[..., indexes.to(values.device)]
 
 
-class CodebooksPatternProvider:
+class CodebooksPatternProvider(ABC):
     """Makes the pattern of any number of frames."""
 
     def __init__(self, n_q: int) -> None:
         self.n_q = n_q
 
+    @abstractmethod
     def get_pattern(self, timesteps: int) -> Pattern:
         """The pattern of so many frames."""
-        raise NotImplementedError
 
 
 class DelayedPatternProvider(CodebooksPatternProvider):

@@ -88,37 +88,32 @@ def test_transformers_decoder_of_that_shape_has_the_same_size(name: str) -> None
     assert size(theirs) == size(ours) - size(ours.condition_provider)
 
 
-def test_the_models_beside_the_language_model_have_their_sizes() -> None:
+def codec_size(rate_hz: int, ratios: list[int]) -> int:
     codec = EncodecConfig(
-        sampling_rate=32_000,
-        upsampling_ratios=[8, 5, 4, 4],
+        sampling_rate=rate_hz,
+        upsampling_ratios=ratios,
         num_filters=64,
         codebook_size=2048,
         target_bandwidths=[2.2],
         use_causal_conv=False,
         use_conv_shortcut=False,
     )
+    return size(EncodecModel(codec))
+
+
+def test_the_models_beside_the_language_model_have_their_sizes() -> None:
     with torch.device("meta"):
         text = T5EncoderModel(T5Config(d_model=768, d_ff=3072, num_layers=12, num_heads=12))
         assert size(text) == T5_PARAMETERS
-        assert size(EncodecModel(codec)) == CODEC_PARAMETERS
+        assert codec_size(32_000, [8, 5, 4, 4]) == CODEC_PARAMETERS
         assert size(HubertModel(HubertConfig())) == MERT_PARAMETERS
 
 
 def test_the_models_beside_audiogens_language_model_have_their_sizes() -> None:
-    codec = EncodecConfig(
-        sampling_rate=16_000,
-        upsampling_ratios=[8, 5, 4, 2],
-        num_filters=64,
-        codebook_size=2048,
-        target_bandwidths=[2.2],
-        use_causal_conv=False,
-        use_conv_shortcut=False,
-    )
     with torch.device("meta"):
         text = T5EncoderModel(T5Config(d_model=1024, d_ff=4096, num_layers=24, num_heads=16))
         assert size(text) == T5_LARGE_PARAMETERS
-        assert size(EncodecModel(codec)) == CODEC_16KHZ_PARAMETERS
+        assert codec_size(16_000, [8, 5, 4, 2]) == CODEC_16KHZ_PARAMETERS
 
 
 def test_audiogen_has_windows_of_10_s_with_a_stride_of_2_s() -> None:
