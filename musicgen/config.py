@@ -9,9 +9,7 @@ from typing import Literal
 
 GuidanceKind = Literal["none", "single", "double"]
 FuseMethod = Literal["cross", "prepend"]
-WeightsFormat = Literal[
-    "full", "int8"
-]  # of a language model's matrices; full: the checkpoint's own
+WeightsFormat = Literal["full", "int8"]  # of the language model; full: that of the checkpoint
 
 GUIDANCE_ROWS: dict[GuidanceKind, int] = {"none": 1, "single": 2, "double": 3}
 

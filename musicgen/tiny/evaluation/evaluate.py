@@ -15,6 +15,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import torch
@@ -22,10 +23,11 @@ from torch import Tensor
 
 from musicgen.conditioning.fuser import fuse
 from musicgen.conditioning.tune import chroma_agreement, pitch_classes
-from musicgen.config import SamplingParams
+from musicgen.config import ModelSource, SamplingParams, WeightsFormat
 from musicgen.model import MusicGen
 from musicgen.request_builder import GenerationRequest
 from musicgen.tiny.evaluation.joints import joint_figures, joints_of
+from musicgen.tiny.evaluation.real_tunes import sung
 from musicgen.tiny.measures import VoiceClassifier, scale_share, tempo_of
 from musicgen.tiny.music import SAMPLE_RATE_HZ
 from musicgen.tiny.training.card import write_card
@@ -53,6 +55,7 @@ class Scope:
         clip_s: Length of a clip.
         prompt_s: Of which this much is given, where a clip continues.
         long_clips: Clips of twice the model's longest window.
+        keys_per_song: Keys that every old song is asked for in; 0 leaves the songs out.
         voice_clips: Clips per voice that the classifier learns from.
         sampling: How tokens are chosen; the guidance is set where it is measured.
     """
@@ -61,13 +64,14 @@ class Scope:
     seeds: int = 3
     clip_s: float = 5.0
     prompt_s: float = 2.0
-    long_clips: int = 96
+    long_clips: int = 288
+    keys_per_song: int = 6
     voice_clips: int = 160
     sampling: SamplingParams = SAMPLING
 
 
 # A short version, for tests.
-SHORT = Scope(pieces=24, seeds=1, clip_s=3.0, long_clips=0, voice_clips=12)
+SHORT = Scope(pieces=24, seeds=1, clip_s=3.0, long_clips=0, keys_per_song=0, voice_clips=12)
 
 
 class Evaluation:
@@ -100,6 +104,8 @@ class Evaluation:
         most = None if ceiling is None else ceiling - plain
         table["guidance_gain"] = Entry(guided - plain, 0.0, most)
         table |= self.likelihood()
+        if self.scope.keys_per_song:
+            table |= self.by_song()
         if self.scope.long_clips:
             table |= self.joints()
         return table
@@ -240,9 +246,30 @@ class Evaluation:
             "chroma_shuffled": Entry(shuffled, 1 / 12, self._agreement([self.truth], shift=1)),
         }
 
-    def _agreement(self, takes: list[list[Tensor]], shift: int = 0) -> float:
+    def by_song(self) -> Table:
+        """How well clips follow songs that are not of the synthesiser's kind."""
+        n_frames = round(self.scope.clip_s * FRAME_RATE_HZ)
+        songs = list(sung(self.seed, n_frames, self.scope.keys_per_song))
+        references = [song.reference for song in songs]
+        takes = self.generate([song.caption for song in songs], references)
+        wanted = [[self.through_codec(song.wanted) for song in songs]]
+        shift = self.scope.keys_per_song  # to the next song
+        return {
+            "songs_matched": Entry(
+                self._agreement(takes, references=references),
+                self._agreement(takes, shift, references),
+                self._agreement(wanted, references=references),
+            )
+        }
+
+    def _agreement(
+        self,
+        takes: list[list[Tensor]],
+        shift: int = 0,
+        references: Sequence[Tensor] | None = None,
+    ) -> float:
         """With the reference of the same piece, or of one `shift` further on."""
-        tunes = [pitch_classes(wav) for wav in self.references]
+        tunes = [pitch_classes(wav) for wav in references or self.references]
         tunes = tunes[shift:] + tunes[:shift]
         values = [
             chroma_agreement(pitch_classes(wav), tune)
@@ -288,6 +315,7 @@ def main() -> None:
     """The command."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--model", default="tiny")
+    parser.add_argument("--weights", choices=get_args(WeightsFormat), default="full")
     parser.add_argument("--output", type=Path, default=Path("out/eval/tiny.json"))
     parser.add_argument("--card", type=Path, help="folder whose model card gets the figures")
     parser.add_argument("--choosing", action="store_true", help="the pieces to choose a recipe by")
@@ -295,7 +323,8 @@ def main() -> None:
     options = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     torch.set_num_threads(options.threads)
-    model = MusicGen.get_pretrained(options.model, device="cpu", max_slots=16)
+    source = ModelSource(options.model, weights=options.weights)
+    model = MusicGen.get_pretrained(source, device="cpu", max_slots=16)
     seed = CHOOSING if options.choosing else REPORTED
     table = Evaluation(model, Scope(), seed).table()
     figures = as_json(table)

@@ -47,9 +47,9 @@ the synthesiser's own audio after the codec.
 - `guidance_gain`: `chroma_matched` with a guidance of 3 less that with 1.
 - `continuation_in_key`: frames in the scale of a prompt of 2 s, told a caption without its key.
 - `nats_per_token`: cross-entropy of the pieces' own tokens, all codebooks alike.
-- `joint_excess`: change of level or chroma where two windows of a clip of 20 s are joined, over the
-  usual change in that clip; `joint_excess_elsewhere`: the same at all other points, which is what a
-  joint has that can't be told from them.
+- `songs_matched`: as `chroma_matched`, of old songs instead of pieces of the synthesiser's kind.
+- `joint_roughness`: how abruptly the spectrum changes where two windows of a clip of 20 s are
+  joined, over the same elsewhere in these clips; 1 is inaudible.
 
 ## Licence
 Apache-2.0, as the repository.
