@@ -11,9 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from musicgen.tiny.music import FRAME_SAMPLES, TONICS
+from musicgen.tiny.music import FRAME_SAMPLES, TONICS, VOICE_NAMES
 from musicgen.tiny.training.pieces import HIGHEST, LOWEST, rng_of
-from musicgen.tiny.training.synth import VOICES, Note, render
+from musicgen.tiny.training.synth import Note, render
 
 STREAM = 34
 BEAT_FRAMES = {"slow": 26, "fast": 11}  # frames of 20 ms, within what the tempos' words mean
@@ -61,7 +61,7 @@ def sung(seed: int, n_frames: int, keys_per_song: int) -> Iterator[Sung]:
         for _ in range(keys_per_song):
             shift = int(rng.integers(*_shifts(text)))
             tempo = str(rng.choice(list(BEAT_FRAMES)))
-            voice, other = (str(name) for name in rng.choice(VOICES, size=2, replace=False))
+            voice, other = (str(name) for name in rng.choice(VOICE_NAMES, size=2, replace=False))
             caption = f"{TONICS[(tonic + shift) % 12]} {mode}, {tempo} {voice} melody"
             played = [_play(text, shift, BEAT_FRAMES[tempo], by, n_frames) for by in (other, voice)]
             yield Sung(caption, *played)

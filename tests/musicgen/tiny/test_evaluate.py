@@ -73,11 +73,13 @@ def test_figures_are_written_with_their_goals(tmp_path: Path) -> None:
 
     training = {**TOY.as_json(), "pieces_made": 12}
     (tmp_path / "config.json").write_text(json.dumps({TRAINING: training}))
-    write_card(tmp_path, as_json(table))
+    other = as_json({"in_scale_text": Entry(0.77, None, None)})
+    write_card(tmp_path, as_json(table), {"7": other, "8": other})
     card = (tmp_path / "README.md").read_text()
     assert "license: apache-2.0" in card
-    assert "| in_scale_text | 0.8 | – | – | ≥ 0.8 |" in card
-    assert "| joint_roughness | 1.15 | – | – | ≤ 1.15 |" in card
+    assert "with the seeds 7 and 8:" in card
+    assert "| in_scale_text | 0.8 | – | – | ≥ 0.8 | 0.77, 0.77 |" in card
+    assert "| joint_roughness | 1.15 | – | – | ≤ 1.15 | – |" in card
 
 
 shipped = pytest.mark.skipif(
