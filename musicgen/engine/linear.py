@@ -17,6 +17,7 @@ reads its caches by weighted sums instead of batched products (`musicgen.engine.
 """
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -74,9 +75,10 @@ def make_linear(weight: Matrix, dtype: torch.dtype, *, packed: bool, gelu: bool 
     bias; with `gelu`, a GELU follows. A matrix in int8, which is never packed, is made dense anew
     for each product."""
     if isinstance(weight, Int8Matrix):
+        dense = partial(weight.dense, dtype)
         if gelu:
-            return lambda x: F.gelu(F.linear(x.to(dtype), weight.dense(dtype)))
-        return lambda x: F.linear(x.to(dtype), weight.dense(dtype))
+            return lambda x: F.gelu(F.linear(x.to(dtype), dense()))
+        return lambda x: F.linear(x.to(dtype), dense())
     weight = weight.detach().to(dtype).contiguous()
     if packed:
         blocked = torch.ops.mkldnn._reorder_linear_weight(weight)

@@ -75,7 +75,8 @@ def _shifts(text: str) -> tuple[int, int]:
 
 def _play(text: str, shift: int, beat_frames: int, voice: str, n_frames: int) -> Tensor:
     """The song from its beginning, again and again, until it is long enough."""
-    events, frame = [], 0
+    events: list[Note] = []
+    frame = 0
     steps = text.split()
     while frame < n_frames:
         midi, _, beats = steps[len(events) % len(steps)].partition(":")
