@@ -27,6 +27,7 @@ from musicgen.conditioning.tune import chroma_agreement, pitch_classes
 from musicgen.config import ModelSource, SamplingParams, WeightsFormat
 from musicgen.model import MusicGen
 from musicgen.request_builder import GenerationRequest
+from musicgen.tiny.evaluation.clicks import clicks_per_minute, is_smooth
 from musicgen.tiny.evaluation.joints import joint_figures, joints_of
 from musicgen.tiny.evaluation.real_tunes import sung
 from musicgen.tiny.measures import VoiceClassifier, scale_share, tempo_of
@@ -232,7 +233,13 @@ class Evaluation:
         def tempo(wav: Tensor, piece: Piece) -> float:
             return float(tempo_of(wav) == piece.tempo)
 
+        smooth = [index for index, piece in enumerate(self.pieces) if is_smooth(piece)]
         return {
+            "clicks_per_minute": Entry(
+                clicks_per_minute(clips[index] for clips in takes for index in smooth),
+                None,
+                clicks_per_minute(self.truth[index] for index in smooth),
+            ),
             "in_scale_text": self._in_scale(takes),
             "voice_accuracy": Entry(
                 self._mean(takes, voice), 1 / len(VOICES), self._mean([self.truth], voice)

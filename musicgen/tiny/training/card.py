@@ -50,6 +50,8 @@ models of this kind has to exceed to mean anything.
 - `guidance_gain`: `chroma_matched` with a guidance of 3 less that with 1.
 - `continuation_in_key`: frames in the scale of a prompt of 2 s, told a caption without its key.
 - `nats_per_token`: cross-entropy of the pieces' own tokens, all codebooks alike.
+- `clicks_per_minute`: bursts at the highest frequencies in flute clips without drums, told the
+  caption.
 - `songs_matched`: as `chroma_matched`, of old songs instead of pieces of the synthesiser's kind.
 - `joint_roughness`: how abruptly the spectrum changes where two windows of a clip of 20 s are
   joined, over the same elsewhere in these clips; 1 is inaudible.

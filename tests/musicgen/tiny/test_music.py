@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from musicgen.conditioning.tune import chroma_agreement, pitch_classes
+from musicgen.tiny.evaluation.clicks import clicks_per_minute, count_clicks
 from musicgen.tiny.evaluation.joints import joints_of, roughness_ratio
 from musicgen.tiny.evaluation.real_tunes import SONGS, sung
 from musicgen.tiny.measures import (
@@ -186,6 +187,18 @@ def test_a_joint_that_is_heard_is_rough_and_another_is_not() -> None:
         assert ratio(fault) > 1.15
     assert joints_of(20, 10) == [10, 16]
     assert joints_of(20, 9.94) == [497 / 50, 795 / 50]
+
+
+def test_a_click_is_counted_once_and_notes_are_not() -> None:
+    wav = torch.from_numpy(render([Note("flute", 0, 50, 72), Note("organ", 50, 100, 76)], 150))
+    assert count_clicks(wav) == 0
+    click = torch.zeros(len(wav))
+    click[20_000] = 0.1
+    noise = 0.1 * torch.randn(960, generator=torch.Generator().manual_seed(0))
+    burst = torch.nn.functional.pad(noise, (32_000, len(wav) - 32_960))
+    assert count_clicks(wav + click) == 1
+    assert count_clicks(wav + click + burst) == 2
+    assert clicks_per_minute([wav + click, wav]) == pytest.approx(10)
 
 
 def test_songs_are_asked_for_in_another_voice_within_the_range() -> None:
