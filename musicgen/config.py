@@ -9,6 +9,7 @@ from typing import Literal
 
 GuidanceKind = Literal["none", "single", "double"]
 FuseMethod = Literal["cross", "prepend"]
+WeightsFormat = Literal["full", "int8"]  # of the language model; full: that of the checkpoint
 
 GUIDANCE_ROWS: dict[GuidanceKind, int] = {"none": 1, "single": 2, "double": 3}
 
@@ -60,6 +61,7 @@ class ModelSource:
         style_encoder: Folder or hub id of a MERT in place of the one that a style model names.
         adapter: LoRA adapters that are merged into the language model, in this order, as
             `AdapterSource.of` reads them.
+        weights: `int8` rounds the language model's matrices (`musicgen.lm.int8`), after adapters.
     """
 
     name: str
@@ -68,6 +70,7 @@ class ModelSource:
     codec: str | None = None
     style_encoder: str | None = None
     adapter: tuple[str, ...] = ()
+    weights: WeightsFormat = "full"
 
     @classmethod
     def of(cls, source: "ModelSource | str | PathLike[str]") -> "ModelSource":

@@ -11,7 +11,7 @@ from pydantic.fields import FieldInfo
 
 from manifests.schema import GenerationDefaults
 from manifests.uris.policy import ReferencePolicy
-from musicgen.config import AdapterSource, ModelSource
+from musicgen.config import AdapterSource, ModelSource, WeightsFormat
 from musicgen.registry import AUTO_SLOTS_AT_MOST, AUTO_SLOTS_ON_CPU
 from pipeline.audio.marks.settings import MarksSettings
 from pipeline.audio.settings import AudioSettings, QualitySettings
@@ -104,10 +104,9 @@ class ModelSettings(BaseModel):
     codec: str | None = Field(
         None, description="EnCodec in place of the checkpoint's own: folder or hub id."
     )
-    style_encoder: str | None = Field(
-        None, description="MERT of a style checkpoint: folder or hub id."
-    )
+    style_encoder: str | None = Field(None, description="MERT of a style model: folder or hub id.")
     adapter: tuple[str, ...] = Field((), description="LoRA adapters to merge: FOLDER[:SCALE].")
+    weights: WeightsFormat = Field("full", description="int8 = its matrices rounded, row by row.")
 
     @field_validator("text_encoder", "codec", "style_encoder")
     @classmethod

@@ -45,7 +45,7 @@ from musicgen.checkpoints.submodel_folders import (
     find_audiocraft_parts,
     find_parts,
 )
-from musicgen.config import ChromaConfig, LMConfig, ModelSource, StyleConfig
+from musicgen.config import ChromaConfig, LMConfig, ModelSource, StyleConfig, WeightsFormat
 from musicgen.registry import AUDIOGEN, SHORT_NAMES, Kind
 from musicgen.windows import default_stride_s
 
@@ -83,11 +83,13 @@ class ModelInfo:
     submodels: SubmodelFolders = field(default_factory=SubmodelFolders)
     own_stride_s: float | None = None  # between windows; None: what suits the window
     adapters: tuple[AdapterFolder, ...] = ()  # merged into the language model, in this order
+    weights: WeightsFormat = "full"  # of the language model, after adapters are merged
 
     @property
     def full_name(self) -> str:
-        """The name of the model and of what is merged into it."""
-        return " + ".join((self.name, *(adapter.label for adapter in self.adapters)))
+        """The name of the model, of what is merged into it, and of its weights' format."""
+        merged = " + ".join((self.name, *(adapter.label for adapter in self.adapters)))
+        return merged if self.weights == "full" else f"{merged} in {self.weights}"
 
     @property
     def default_stride_s(self) -> float:
@@ -123,12 +125,13 @@ def describe(source: ModelSource | str | PathLike[str]) -> ModelInfo:
     return ModelInfo(
         name=source.name,
         path=str(folder),
-        weights_hash=_hash(folder, layout, submodels, adapters),
+        weights_hash=_hash(folder, layout, submodels, adapters, source.weights),
         revision=commit,
         weights_licence=_licence(folder, source.name),
         layout=layout,
         submodels=submodels,
         adapters=adapters,
+        weights=source.weights,
         **facts,
     )
 
@@ -266,8 +269,10 @@ def _hash(
     layout: Layout,
     submodels: SubmodelFolders,
     adapters: tuple[AdapterFolder, ...],
+    weights: WeightsFormat,
 ) -> str:
-    """The hash of the checkpoint's files and of those of sub-models and adapters from elsewhere."""
+    """The hash of the checkpoint's files, of those of sub-models and adapters from elsewhere, and
+    of the format that its weights are rounded to."""
     names = checkpoint_files(folder)
     if layout == "audiocraft" and submodels.codec is not None:
         names = [
@@ -282,6 +287,8 @@ def _hash(
     for adapter in adapters:
         place = Path(adapter.path)
         files += [(f"adapter/{adapter.scale!r}/{n}", place / n) for n in adapter_files(place)]
+    if weights != "full":
+        files.append((f"weights/{weights}", Path()))
     return hash_files(files)
 
 

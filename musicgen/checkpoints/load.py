@@ -44,6 +44,7 @@ from musicgen.codec.encodec import Encodec
 from musicgen.conditioning.features import CodecFeatures, MertFeatures
 from musicgen.conditioning.text import TextEncoder
 from musicgen.config import LMConfig, ModelSource
+from musicgen.lm.int8 import round_to_int8
 from musicgen.lm.model import LMModel
 from musicgen.modules.unfilled import unfilled
 
@@ -130,6 +131,8 @@ def load_checkpoint(info: ModelInfo, given: Submodels | None = None) -> Checkpoi
     lm, text, codec, style_encoder = read[info.layout](info, given)
     for adapter in info.adapters:
         merge_adapter(lm, adapter)
+    if info.weights == "int8":
+        round_to_int8(lm)
     if text.dim != lm.cfg.text_dim:
         raise CheckpointError(
             f"{info.path}: the model reads a T5 of width {lm.cfg.text_dim}, the text encoder has "

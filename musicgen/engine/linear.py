@@ -17,13 +17,17 @@ reads its caches by weighted sums instead of batched products (`musicgen.engine.
 """
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from musicgen.lm.int8 import Int8Matrix
+
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
+Matrix = Tensor | Int8Matrix
 Linear = Callable[[Tensor], Tensor]
 ResidualLinear = Callable[[Tensor, Tensor], Tensor]
 
@@ -66,9 +70,15 @@ def can_pack(device: torch.device) -> bool:
     return device.type == "cpu" and bool(torch.backends.mkldnn.is_available())  # type: ignore[no-untyped-call]
 
 
-def make_linear(weight: Tensor, dtype: torch.dtype, *, packed: bool, gelu: bool = False) -> Linear:
+def make_linear(weight: Matrix, dtype: torch.dtype, *, packed: bool, gelu: bool = False) -> Linear:
     """The linear map [..., in] -> [..., out] of `weight` [out, in], computed in `dtype`, without a
-    bias; with `gelu`, a GELU follows."""
+    bias; with `gelu`, a GELU follows. A matrix in int8, which is never packed, is made dense anew
+    for each product."""
+    if isinstance(weight, Int8Matrix):
+        dense = partial(weight.dense, dtype)
+        if gelu:
+            return lambda x: F.gelu(F.linear(x.to(dtype), dense()))
+        return lambda x: F.linear(x.to(dtype), dense())
     weight = weight.detach().to(dtype).contiguous()
     if packed:
         blocked = torch.ops.mkldnn._reorder_linear_weight(weight)
@@ -81,10 +91,10 @@ def make_linear(weight: Tensor, dtype: torch.dtype, *, packed: bool, gelu: bool 
     return lambda x: F.linear(x.to(dtype), weight)
 
 
-def make_residual_linear(weight: Tensor, dtype: torch.dtype, *, packed: bool) -> ResidualLinear:
+def make_residual_linear(weight: Matrix, dtype: torch.dtype, *, packed: bool) -> ResidualLinear:
     """The function from (residual float32 [..., out], x [..., in]) to residual plus the linear map
     of `x` by `weight` [out, in], computed in `dtype`."""
-    if packed and dtype == torch.float32:
+    if packed and dtype == torch.float32 and isinstance(weight, Tensor):
         blocked = torch.ops.mkldnn._reorder_linear_weight(weight.detach().to(dtype).contiguous())
         apply = torch.ops.mkldnn._linear_pointwise.binary
         return lambda residual, x: apply(x, residual, blocked, None, "add")

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from musicgen.config import LMConfig
 from musicgen.engine.linear import (
     Linear,
+    Matrix,
     ResidualLinear,
     can_pack,
     compute_dtype,
@@ -19,6 +20,7 @@ from musicgen.engine.linear import (
     make_residual_linear,
     text_block,
 )
+from musicgen.lm.int8 import Int8Matrix, quantise
 from musicgen.lm.model import LMModel
 from musicgen.modules.transformer import Attention, Layer, sinusoid
 
@@ -47,12 +49,12 @@ class LayerTensors:
     They share memory with the linear maps of the same layer.
     """
 
-    qkv: Tensor
-    out: Tensor
-    linear1: Tensor
-    linear2: Tensor
-    cross_query: Tensor | None = None
-    cross_out: Tensor | None = None
+    qkv: Matrix
+    out: Matrix
+    linear1: Matrix
+    linear2: Matrix
+    cross_query: Matrix | None = None
+    cross_out: Matrix | None = None
 
 
 @dataclass(frozen=True)
@@ -132,7 +134,7 @@ class StepWeights:
     out_norm: NormTensors
     heads: Linear
     text_kv: Linear | None = None
-    head_tensor: Tensor | None = None
+    head_tensor: Matrix | None = None
 
     @property
     def text_block(self) -> int:
@@ -185,7 +187,7 @@ def prepare(
             raise ValueError(
                 "dtype='bf16' needs a CPU with AVX-512, which this one lacks; take 'fp32'"
             )
-    maps = _Maps(compute, packed, device)
+    maps = _Maps(compute, packed, device, int8=lm.int8 and not packed)
     embeddings = torch.cat([table.detach().float() for table in lm.emb.parameters()])
     head_tensor = maps.moved(torch.cat([head.detach() for head in lm.linears.parameters()]))
     heads = maps.plain(head_tensor)
@@ -247,23 +249,27 @@ def drop_weights(lm: LMModel) -> None:
 
 @dataclass(frozen=True)
 class _Maps:
-    """Makes linear maps in one number format on one device."""
+    """Makes linear maps in one number format on one device, of matrices in int8 if so asked."""
 
     dtype: torch.dtype
     packed: bool
     device: torch.device
+    int8: bool
 
-    def moved(self, weight: Tensor) -> Tensor:
+    def moved(self, weight: Tensor) -> Matrix:
         """`weight` in the format and on the device of the steps; what is there already stays."""
+        if self.int8:
+            matrix = quantise(weight)
+            return Int8Matrix(*(part.to(self.device) for part in (matrix.values, matrix.scale)))
         return weight.detach().to(self.device, self.dtype).contiguous()
 
-    def plain(self, weight: Tensor) -> Linear:
+    def plain(self, weight: Matrix) -> Linear:
         return make_linear(weight, self.dtype, packed=self.packed)
 
-    def gelu(self, weight: Tensor) -> Linear:
+    def gelu(self, weight: Matrix) -> Linear:
         return make_linear(weight, self.dtype, packed=self.packed, gelu=True)
 
-    def residual(self, weight: Tensor) -> ResidualLinear:
+    def residual(self, weight: Matrix) -> ResidualLinear:
         return make_residual_linear(weight, self.dtype, packed=self.packed)
 
     def norm(self, norm: nn.LayerNorm) -> NormTensors:
@@ -306,7 +312,7 @@ def _text_kv(lm: LMModel, maps: _Maps) -> Linear | None:
     if maps.packed or lm.cfg.fuse != "cross":
         return None
     layers = (cast(Layer, layer).cross_attention for layer in lm.transformer.layers)
-    return maps.plain(torch.cat([_scaled_query(x)[1] for x in layers if x is not None]))
+    return maps.plain(maps.moved(torch.cat([_scaled_query(x)[1] for x in layers if x is not None])))
 
 
 def _scaled_query(attention: Attention) -> tuple[Tensor, Tensor]:

@@ -16,7 +16,7 @@ from musicgen.conditioning.style import StyleConditioner
 from musicgen.config import LMConfig, SamplingParams
 from musicgen.lm.delay_pattern import UNKNOWN, build, open_sequence, revert
 from musicgen.lm.guidance import RowGuidance, guidance_rows, mix
-from musicgen.lm.patterns import DelayedPatternProvider
+from musicgen.lm.pattern_providers import DelayedPatternProvider
 from musicgen.lm.sampling import FilterShape, RowSampling, choose, uniform
 from musicgen.modules.transformer import Transformer
 
@@ -50,11 +50,15 @@ class LMLoss(NamedTuple):
 
 
 class LMModel(nn.Module):
-    """MusicGen's language model; parameter names are AudioCraft's."""
+    """MusicGen's language model; parameter names are AudioCraft's.
+
+    The attribute `int8` says whether its matrices are rounded to int8 (`musicgen.lm.int8`).
+    """
 
     def __init__(self, cfg: LMConfig) -> None:
         super().__init__()
         self.cfg = cfg
+        self.int8 = False
         self.condition_provider = ConditionProvider(cfg)
         self.emb = nn.ModuleList(
             nn.Embedding(cfg.card + 1, cfg.dim) for _ in range(cfg.n_codebooks)

@@ -1,12 +1,9 @@
-"""Layouts of codebooks over steps under AudioCraft's names: views on the delay pattern.
+"""The layout of codebooks over steps under AudioCraft's names.
 
 A pattern is a table [K, S] of the frame that each codebook holds at each step. A step holds at most
-one frame of a codebook, and frames never go back. The engine runs the delay pattern (parallel
-codebooks are its case without delays), which every released model has.
+one frame of a codebook, and frames never go back.
 """
 
-from abc import ABC, abstractmethod
-from collections.abc import Sequence
 from functools import cached_property
 from typing import NamedTuple
 
@@ -15,7 +12,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from musicgen.config import ArgumentError
-from musicgen.lm.delay_pattern import n_steps
 
 
 class LayoutCoord(NamedTuple):
@@ -52,8 +48,8 @@ class Pattern:
 
     @property
     def max_delay(self) -> int:
-        """Steps by which the last codebook ends later than the frames."""
-        return self.num_sequence_steps - self.timesteps
+        """Frames that the table has beyond the end of the clip, where codebooks lag."""
+        return int(self.frames.max()) + 1 - self.timesteps
 
     @cached_property
     def layout(self) -> PatternLayout:
@@ -126,10 +122,12 @@ class Pattern:
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Logits [B, card, K, S'] to those that decide each frame, [B, card, K, T].
 
-        The logits of a step decide the frames of the next one.
+        The logits of a step decide the frames of the next one; where the first step holds frames
+        already, nothing comes before it and they decide their own.
         """
         books, steps = logits.shape[-2:]
-        indexes, mask = self._steps_of_frames(books, steps, keep_only_valid_steps, 1)
+        lead = int(not self.layout[0])
+        indexes, mask = self._steps_of_frames(books, steps, keep_only_valid_steps, lead)
         device = logits.device
         return _picked(logits, indexes, special_token), indexes.to(device), mask.to(device)
 
@@ -163,42 +161,3 @@ def _picked(values: Tensor, indexes: Tensor, special: float) -> Tensor:
     """`values` [..., K, N] at `indexes` [K, M] of the flattened last two: [..., K, M]."""
     flat = F.pad(values.flatten(-2), (0, 1), value=special)  # [..., K·N + 1]
     return flat[..., indexes.to(values.device)]
-
-
-class CodebooksPatternProvider(ABC):
-    """Makes the pattern of any number of frames."""
-
-    def __init__(self, n_q: int) -> None:
-        self.n_q = n_q
-
-    @abstractmethod
-    def get_pattern(self, timesteps: int) -> Pattern:
-        """The pattern of so many frames."""
-
-
-class DelayedPatternProvider(CodebooksPatternProvider):
-    """Codebook k lags by `delays[k]` steps; the pattern of `musicgen.lm.delay_pattern`.
-
-    Args:
-        n_q: Codebooks K.
-        delays: In steps, one per codebook, not decreasing; None is 0, 1, 2, …
-    """
-
-    def __init__(self, n_q: int, delays: Sequence[int] | None = None) -> None:
-        super().__init__(n_q)
-        self.delays = list(range(n_q)) if delays is None else list(delays)
-        if len(self.delays) != n_q or sorted(self.delays) != self.delays:
-            raise ArgumentError(
-                f"delays={self.delays} must be {n_q} numbers, one per codebook, not decreasing"
-            )
-
-    def get_pattern(self, timesteps: int) -> Pattern:
-        steps = torch.arange(n_steps(timesteps, tuple(self.delays)))
-        return Pattern(steps - 1 - torch.tensor(self.delays)[:, None], timesteps)
-
-
-class ParallelPatternProvider(DelayedPatternProvider):
-    """All codebooks at once: no delays."""
-
-    def __init__(self, n_q: int) -> None:
-        super().__init__(n_q, [0] * n_q)

@@ -3,6 +3,7 @@
 import json
 import math
 from contextlib import AbstractContextManager
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from transformers import MusicgenForConditionalGeneration
 from musicgen.registry import CODEC_PARAMETERS, FAMILY, T5_PARAMETERS
 from pipeline.cli.root import main as musicgen_batch
 from pipeline.config_file import load_config
-from tests.bench import engine, machine, pipeline, scale_ledger, table
+from tests.bench import bounds, engine, int8, machine, pipeline, scale_ledger, table
 from tests.bench.shapes import SHAPES
 from tests.bench.workers import Inline, Process, Side
 from tests.bench.workload import Workload, batches, longest_first
@@ -195,3 +196,30 @@ def test_the_overhead_of_a_clip_is_counted_over_all_processes() -> None:
 
     assert found["cpu_ms_per_clip"] > 0
     assert found["startup_s"] > 0
+
+
+def test_int8_against_full_weights(out: Path) -> None:
+    found = int8.bench(SHAPES["tiny"].lm, out / "int8.json")
+    assert json.loads((out / "int8.json").read_text()) == found
+    for distance in found["logits"].values():
+        assert 0 < distance["relative"] < 0.2
+        assert 0 < distance["kl_nats"] < 0.1
+        assert 0.5 < distance["same_choice"] <= 1
+    held = found["matrix_bytes"]
+    assert held["int8"] < held["fp16"] == held["fp32"] // 2
+    assert all(ms > 0 for ways in found["product_ms"].values() for ms in ways.values())
+
+
+def test_what_bounds_a_step(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine, "limits", partial(machine.limits, **SMALL_LIMITS))
+    monkeypatch.setattr(bounds, "N_TOKENS", 10)
+    monkeypatch.setattr(bounds, "DECODED_S", (0.2, 0.3))
+
+    found = bounds.bench("tiny", out / "bounds.json")
+
+    assert json.loads((out / "bounds.json").read_text()) == found
+    for n_clips in map(str, bounds.CLIPS):
+        assert found["step_ms"][n_clips] > 0
+        assert all(way["ms"] > 0 for way in found["products"][n_clips].values())
+    assert found["text"]["largest_difference"] < 1e-4
+    assert all(rate > 0 for rate in found["codec"].values())

@@ -12,6 +12,7 @@ from musicgen.engine.prefill import fill_cross, fill_prefix
 from musicgen.engine.step import DecodeState, StepShape, round_up, step_logits
 from musicgen.engine.weights import prepare
 from musicgen.lm.guidance import guidance_rows
+from musicgen.lm.int8 import round_to_int8
 from musicgen.lm.model import LMModel
 from musicgen.lm.sampling import FilterShape, RowSampling, choose
 from tests.gpu.case import Check, CheckFailed, Context, Figures, require
@@ -132,6 +133,23 @@ def step_against_autocast(context: Context) -> Figures:
     return found
 
 
+def int8_against_float64(context: Context) -> Figures:
+    """Steps with weights in int8, in torch's operators and in Triton's kernels, against the forward
+    pass of the same rounded weights in float64."""
+    lm = checked_lm("text", context)
+    round_to_int8(lm)
+    sequence = sequence_of(lm, context.device)
+    exact = reference_logits(lm, sequence, torch.float64)
+    found: Figures = {}
+    for dtype in ("fp32", context.dtype) if context.on_cuda else ("fp32",):
+        for path in paths(context):
+            name = f"{dtype} {path}"
+            found[name] = off(stepwise_logits(lm, sequence, dtype, path), exact)
+            most = ROUNDED.get(dtype, EXACT)
+            require(found[name] < most, f"{name} logits are {found[name]:.1e} off", found)
+    return found
+
+
 def sampling_against_cpu(context: Context) -> Figures:
     """The same logits give the same tokens as on the CPU: all of the greedy ones; of the drawn ones
     those whose number does not lie within rounding of a border between two tokens."""
@@ -202,6 +220,7 @@ def codec_bits_and_pieces(context: Context) -> Figures:
 CHECKS = (
     Check("step against float64", step_against_float64, 40),
     Check("step against autocast", step_against_autocast, 50),
+    Check("int8 weights against float64", int8_against_float64, 20),
     Check("sampling against CPU", sampling_against_cpu, 10),
     Check("T5 against CPU", t5_against_cpu, 20),
     Check("codec bits and pieces", codec_bits_and_pieces, 30),

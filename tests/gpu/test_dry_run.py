@@ -28,6 +28,7 @@ from musicgen.engine.cuda_graphs import EagerStep
 from musicgen.engine.engine import Engine, EngineOptions, Request
 from musicgen.engine.request import WindowStart
 from musicgen.engine.step import StepShape, decode_step, round_up
+from musicgen.lm.int8 import round_to_int8
 from musicgen.lm.model import LMModel
 from tests.bench.shapes import SHAPES
 from tests.gpu.dry_run import dry_run
@@ -97,6 +98,20 @@ def test_the_engine_steps_in_every_number_format(dtype: str) -> None:
         engine.cancel("a")
         engine.step()
         assert engine.n_active == 1
+
+
+@torch.no_grad()
+def test_weights_in_int8_are_used_on_the_device_as_they_are() -> None:
+    lm = toy_kind("text", dim=32)
+    round_to_int8(lm)
+    with dry_run() as found:
+        engine = engine_of(lm.to(CUDA))
+        assert engine.weights.layers[0].tensors.linear1.values.is_cuda
+        engine.submit(clip(lm, "a"))
+        engine.step()
+        found.clear()
+        engine.step()
+        assert found.waits == []
 
 
 @pytest.mark.parametrize("kind", KINDS)

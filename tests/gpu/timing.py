@@ -137,6 +137,27 @@ def cell(
     }
 
 
+def int8_steps(context: Context) -> Figures:
+    """Steps of musicgen-small with full weights and with weights in int8, and their memory."""
+    cfg = SHAPES["tiny" if context.tiny else "small"].lm
+    batches, n_tokens = ((1, 2), 8) if context.tiny else ((1, 8), 256)
+    found: Figures = {}
+    for name in ("full", "int8"):
+        before = context.free_bytes() if context.on_cuda else 0
+        lm = random_lm(cfg, context.device, DTYPES[context.dtype])
+        lm.int8 = name == "int8"  # `prepare` rounds by itself
+        weights = prepare(lm, context.dtype, round_up(FRAMES + cfg.max_delay + 1))
+        drop_weights(lm)
+        if context.on_cuda:
+            torch.cuda.empty_cache()
+            found[f"{name} weights, GB"] = (before - context.free_bytes()) / 1e9
+        for n_clips in batches:
+            with full_engine(lm, weights, n_clips, context) as engine:
+                found[f"{name}, {n_clips} clips, ms"] = 1e3 * step_s(engine, n_tokens, context)
+        del lm, weights
+    return found
+
+
 def price_of_repeating(context: Context) -> Figures:
     """Steps of musicgen-small and the codec, with `use_repeatable_numerics` and without; and at
     which numbers of slots a step's bits differ from those at the most slots."""
@@ -262,6 +283,7 @@ def whole_clips(context: Context) -> Figures:
 CHECKS = (
     Check("limits of the device", limits, 15),
     *(Check(f"steps of {name}", steps(name), 50) for name in ("small", "medium", "large")),
+    Check("weights in int8", int8_steps, 25),
     Check("price of repeating", price_of_repeating, 30),
     Check("admission and capture", admission, 15),
     Check("codec and T5", codec_and_t5, 25),

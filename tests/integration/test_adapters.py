@@ -1,4 +1,5 @@
-"""An adapter in a job: other music under other clip ids, and provenance that names it."""
+"""An adapter, or weights in int8, in a job: other music under other clip ids, and provenance that
+names it."""
 
 import json
 from pathlib import Path
@@ -32,12 +33,13 @@ def save_adapter(folder: Path) -> Path:
     return folder
 
 
-def test_an_adapter_makes_other_clips_and_provenance_names_it(tmp_path: Path) -> None:
+def test_each_makes_other_clips_and_provenance_names_it(tmp_path: Path) -> None:
     adapter = save_adapter(tmp_path / "jazz")
     rows = [{"id": "a", "prompt": "C major, slow flute melody", "duration_s": 0.3}]
     manifest = write_manifest(tmp_path / "m.parquet", rows)
     made, runs = [], []
-    for number, flags in enumerate([[], [f"--adapter={adapter}:0.5"]]):
+    adapted, int8 = f"--adapter={adapter}:0.5", "--weights=int8"
+    for number, flags in enumerate([[], [adapted], [int8], [adapted, int8]]):
         output = f"file://{tmp_path}/out{number}"
         args = ["--model=tiny", f"--manifest={manifest}", f"--output={output}", *flags]
         result = CliRunner().invoke(main, ["run", "--local", *args])
@@ -46,12 +48,13 @@ def test_an_adapter_makes_other_clips_and_provenance_names_it(tmp_path: Path) ->
         made += clips(output)
         runs += ledger.read_runs(open_storage(output))
 
-    plain, adapted = made
     for column in ("clip_id", "row_key", "weights_hash", "audio_sha256"):
-        assert plain[column] != adapted[column], column
-    assert [row["model"] for row in made] == ["tiny", "tiny + jazz:0.5"]
-    assert plain["weights_hash"] == describe("tiny").weights_hash
-    assert [run["model"]["adapters"] for run in runs] == [[], ["jazz:0.5"]]
+        assert len({row[column] for row in made}) == len(made), column
+    names = ["tiny", "tiny + jazz:0.5", "tiny in int8", "tiny + jazz:0.5 in int8"]
+    assert [row["model"] for row in made] == names
+    assert made[0]["weights_hash"] == describe("tiny").weights_hash
+    assert [run["model"]["adapters"] for run in runs] == [[], ["jazz:0.5"], [], ["jazz:0.5"]]
+    assert [run["config"]["model"]["weights"] for run in runs] == ["full", "full", "int8", "int8"]
     assert runs[1]["config"]["model"]["adapter"] == [f"{adapter}:0.5"]
 
 

@@ -14,10 +14,13 @@ from torch import Tensor
 
 from musicgen.engine.kernels.attention import attend, attend_text
 from musicgen.engine.kernels.layer import add_and_norm, embed_rows, gelu_
+from musicgen.engine.kernels.product import int8_product
 from musicgen.engine.kernels.sampling import decide_tokens
 from musicgen.engine.kernels.table import Configuration, capability_of, configuration
+from musicgen.engine.linear import Matrix
 from musicgen.engine.step import DecodeState, StepShape, decide
 from musicgen.engine.weights import LayerTensors, LayerWeights, NormTensors, StepWeights
+from musicgen.lm.int8 import Int8Matrix
 from musicgen.lm.sampling import FilterShape
 
 
@@ -92,7 +95,7 @@ class FusedStep:
         rows = _Rows(self._every, shape.n_texts, position)
         for i, (layer, norm) in enumerate(zip(weights.layers, norms, strict=True)):
             normed = self._layer(i, layer, x, normed, rows, norm)
-        logits = F.linear(normed, self._heads)
+        logits = self._product(normed, self._heads)
         return logits.view(len(x), weights.cfg.n_codebooks, weights.cfg.card)
 
     def _layer(
@@ -107,19 +110,25 @@ class FusedStep:
         """Layer `i` from `normed`, the first norm of `x`; adds to `x` in place and returns `norm`
         of the sum."""
         state, launch, tensors = self._state, self._launch, _tensors(layer)
-        qkv = F.linear(normed, tensors.qkv)
-        branch = F.linear(
+        qkv = self._product(normed, tensors.qkv)
+        branch = self._product(
             attend(qkv, state.caches[i], rows.index, rows.position, launch), tensors.out
         )
         if layer.cross is not None and tensors.cross_query is not None:
             assert tensors.cross_out is not None
             normed = add_and_norm(x, branch, layer.cross.norm, launch)[: rows.n_texts]
-            query = F.linear(normed, tensors.cross_query)
+            query = self._product(normed, tensors.cross_query)
             seen = attend_text(query, state.cross_caches[i], rows.index, state.n_cross, launch)
-            branch = F.linear(seen, tensors.cross_out)
+            branch = self._product(seen, tensors.cross_out)
         normed = add_and_norm(x, branch, layer.norm2, launch)
-        hidden = gelu_(F.linear(normed, tensors.linear1), launch)
-        return add_and_norm(x, F.linear(hidden, tensors.linear2), norm, launch)
+        hidden = gelu_(self._product(normed, tensors.linear1), launch)
+        return add_and_norm(x, self._product(hidden, tensors.linear2), norm, launch)
+
+    def _product(self, x: Tensor, matrix: Matrix) -> Tensor:
+        """`x` [n, in] times the transpose of `matrix` [out, in], in the format of `x`."""
+        if isinstance(matrix, Int8Matrix):
+            return int8_product(x, matrix, self._launch)
+        return F.linear(x, matrix)
 
 
 def _tensors(layer: LayerWeights) -> LayerTensors:

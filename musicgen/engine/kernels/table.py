@@ -22,6 +22,9 @@ class Configuration:
         row_warps: Warps of a program that normalises or embeds a row.
         gelu_block: Elements that a program of the GELU takes.
         decide_warps: Warps of a program that decides one token.
+        product_outputs: Outputs of a program of the int8 product.
+        product_columns: Columns that it has in flight at a time.
+        product_warps: Its warps.
     """
 
     tile_bytes: int
@@ -29,6 +32,9 @@ class Configuration:
     row_warps: int = 4
     gelu_block: int = 1024
     decide_warps: int = 4
+    product_outputs: int = 16
+    product_columns: int = 256
+    product_warps: int = 4
 
     def tile_cells(self, cache: Tensor) -> int:
         """Cells of a tile of `cache` [R, H, cells, D / H]: a power of two in 16 .. `SPLIT`."""

@@ -35,9 +35,12 @@ The whole recipe stands in `config.json` under `training`.
 guidance of {guidance:g} unless said otherwise; beside each value what chance gives and the ceiling,
 the synthesiser's own audio after the codec.
 
-| figure | value | chance | ceiling | goal |
-|---|---|---|---|---|
+| figure | value | chance | ceiling | goal | other trainings |
+|---|---|---|---|---|---|
 {rows}
+
+"Other trainings" are those of the same recipe with the seeds {seeds}: what a difference between two
+models of this kind has to exceed to mean anything.
 
 - `codec_si_snr_db`: signal to noise (scale-invariant) of pieces after the codec.
 - `in_scale_text`: frames whose strongest pitch class is in the captioned scale, told the caption;
@@ -47,23 +50,34 @@ the synthesiser's own audio after the codec.
 - `guidance_gain`: `chroma_matched` with a guidance of 3 less that with 1.
 - `continuation_in_key`: frames in the scale of a prompt of 2 s, told a caption without its key.
 - `nats_per_token`: cross-entropy of the pieces' own tokens, all codebooks alike.
-- `joint_excess`: change of level or chroma where two windows of a clip of 20 s are joined, over the
-  usual change in that clip; `joint_excess_elsewhere`: the same at all other points, which is what a
-  joint has that can't be told from them.
+- `clicks_per_minute`: bursts at the highest frequencies in flute clips without drums, told the
+  caption.
+- `songs_matched`: as `chroma_matched`, of old songs instead of pieces of the synthesiser's kind.
+- `joint_roughness`: how abruptly the spectrum changes where two windows of a clip of 20 s are
+  joined, over the same elsewhere in these clips; 1 is inaudible.
 
 ## Licence
 Apache-2.0, as the repository.
 """
 
 
-def write_card(folder: Path, figures: dict[str, dict[str, Any]]) -> None:
-    """Writes README.md beside the weights in `folder`; `figures` as `as_json` gives, none
-    of a model that was not measured yet."""
+Figures = dict[str, dict[str, Any]]  # as `as_json` gives them
+
+
+def write_card(folder: Path, figures: Figures, others: dict[str, Figures] | None = None) -> None:
+    """Writes README.md beside the weights in `folder`.
+
+    Args:
+        folder: A checkpoint.
+        figures: None of a model that was not measured yet.
+        others: Those of other trainings, by seed.
+    """
+    others = others or {}
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     recipe = config["training"]
     rows = [
         f"| {key} | {_number(row['value'])} | {_number(row['chance'])} | "
-        f"{_number(row['ceiling'])} | {_goal(key, row['goal'])} |"
+        f"{_number(row['ceiling'])} | {_goal(key, row['goal'])} | {_values(key, others)} |"
         for key, row in figures.items()
     ]
     text = CARD.format(
@@ -78,13 +92,19 @@ def write_card(folder: Path, figures: dict[str, dict[str, Any]]) -> None:
         top_k=SAMPLING.top_k,
         temperature=SAMPLING.temperature,
         guidance=SAMPLING.cfg_coef,
-        rows="\n".join(rows) or "| not measured yet | | | | |",
+        rows="\n".join(rows) or "| not measured yet | | | | | |",
+        seeds=" and ".join(others) or "–",
     )
     (folder / "README.md").write_text(text, encoding="utf-8")
 
 
 def _number(value: float | None) -> str:
     return "–" if value is None else f"{value:.3g}"
+
+
+def _values(key: str, others: dict[str, Figures]) -> str:
+    found = [_number(figures[key]["value"]) for figures in others.values() if key in figures]
+    return ", ".join(found) or "–"
 
 
 def _goal(key: str, goal: float | None) -> str:

@@ -1,6 +1,7 @@
 """Trains the bundled model from nothing: codec, tokens, language model, then the folder.
 
     python -m musicgen.tiny.training.train --work out/tiny --output musicgen/tiny/checkpoint
+    python -m musicgen.tiny.training.train --work out/tiny-7 --output out/tiny-7/model --seed 7
 
 Stopped at any point, the same command goes on from the last checkpoint (one every five minutes);
 `--work` holds them and `log.jsonl`. To begin again, remove that folder.
@@ -43,11 +44,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--work", type=Path, default=Path("out/tiny"))
     parser.add_argument("--output", type=Path, default=OUTPUT)
+    parser.add_argument("--seed", type=int, default=Recipe.seed, help="of everything random")
     parser.add_argument("--threads", type=int, default=2)
     options = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     torch.set_num_threads(options.threads)
-    train(Recipe(), options.work, options.output)
+    train(Recipe(seed=options.seed), options.work, options.output)
 
 
 if __name__ == "__main__":

@@ -5,7 +5,8 @@ import torch
 from torch import Tensor
 
 from musicgen.lm.delay_pattern import build, revert
-from musicgen.lm.patterns import DelayedPatternProvider, LayoutCoord, ParallelPatternProvider
+from musicgen.lm.pattern_providers import DelayedPatternProvider, ParallelPatternProvider
+from musicgen.lm.patterns import LayoutCoord
 from tests.musicgen.checkpoint_files import golden
 
 SPECIAL = 99

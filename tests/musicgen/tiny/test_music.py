@@ -11,7 +11,9 @@ import torch
 from torch import Tensor
 
 from musicgen.conditioning.tune import chroma_agreement, pitch_classes
-from musicgen.tiny.evaluation.joints import joint_excesses, joints_of
+from musicgen.tiny.evaluation.clicks import clicks_per_minute, count_clicks
+from musicgen.tiny.evaluation.joints import joints_of, roughness_ratio
+from musicgen.tiny.evaluation.real_tunes import SONGS, sung
 from musicgen.tiny.measures import (
     VoiceClassifier,
     changes_per_second,
@@ -19,7 +21,7 @@ from musicgen.tiny.measures import (
     scale_share,
     tempo_of,
 )
-from musicgen.tiny.music import FRAME_SAMPLES
+from musicgen.tiny.music import FRAME_SAMPLES, asked_by
 from musicgen.tiny.training import codec, tokens
 from musicgen.tiny.training.codec import batch_of
 from musicgen.tiny.training.measures import si_snr_db
@@ -169,18 +171,46 @@ def test_signal_to_noise_ignores_the_level() -> None:
     assert si_snr_db(noise, wanted) < -20
 
 
-def test_a_joint_shows_as_a_jump_of_level_or_key() -> None:
-    piece = random_piece(rng_of(3, 1), 500)
-    wav = torch.from_numpy(piece.audio())
-    middle = len(wav) // 2
-    louder = torch.cat([0.1 * wav[:middle], wav[middle:]])
-    (smooth,), elsewhere = joint_excesses(wav, [5.0])
-    (jump,), _ = joint_excesses(louder, [5.0])
-    assert smooth < 3
-    assert jump > 5
-    # Of two ratios with a median of 1 the larger one counts, so even perfect music has more.
-    assert 1 <= np.median(elsewhere) < 2
+def test_a_joint_that_is_heard_is_rough_and_another_is_not() -> None:
+    wavs = [torch.from_numpy(random_piece(rng_of(3, i), 500).audio()) for i in range(12)]
+    joint_s, cut = 4.94, round(4.94 * 16_000)  # no note's length divides its 247 frames
+
+    def ratio(faults: list[Tensor]) -> float:
+        return roughness_ratio(faults, [joint_s])
+
+    assert 0.7 < ratio(wavs) < 1.2
+    louder = [torch.cat([0.25 * wav[:cut], wav[cut:]]) for wav in wavs]
+    others = [torch.cat([a[:cut], b[cut:]]) for a, b in zip(wavs, wavs[1:] + wavs[:1], strict=True)]
+    clicks = [wav + 0.05 * (torch.arange(len(wav)) == cut) for wav in wavs]
+    gaps = [torch.cat([wav[:cut], torch.zeros(320), wav[cut + 320 :]]) for wav in wavs]
+    for fault in (louder, others, clicks, gaps):
+        assert ratio(fault) > 1.15
     assert joints_of(20, 10) == [10, 16]
+    assert joints_of(20, 9.94) == [497 / 50, 795 / 50]
+
+
+def test_a_click_is_counted_once_and_notes_are_not() -> None:
+    wav = torch.from_numpy(render([Note("flute", 0, 50, 72), Note("organ", 50, 100, 76)], 150))
+    assert count_clicks(wav) == 0
+    click = torch.zeros(len(wav))
+    click[20_000] = 0.1
+    noise = 0.1 * torch.randn(960, generator=torch.Generator().manual_seed(0))
+    burst = torch.nn.functional.pad(noise, (32_000, len(wav) - 32_960))
+    assert count_clicks(wav + click) == 1
+    assert count_clicks(wav + click + burst) == 2
+    assert clicks_per_minute([wav + click, wav]) == pytest.approx(10)
+
+
+def test_songs_are_asked_for_in_another_voice_within_the_range() -> None:
+    made = list(sung(4, 250, 2))
+    assert len(made) == 2 * len(SONGS)
+    for song in made:
+        assert len(song.reference) == len(song.wanted) == 5 * 16_000
+        assert not torch.equal(song.reference, song.wanted)
+        tune, reference = pitch_classes(song.wanted), pitch_classes(song.reference)
+        assert chroma_agreement(tune, reference) > 0.7
+        assert scale_share(tune, asked_by(song.caption).scale or ()) > 0.8
+    assert len({song.caption for song in made}) > len(SONGS)
 
 
 def test_the_tunes_for_manifests_are_heard_as_they_are_written(tmp_path: Path) -> None:

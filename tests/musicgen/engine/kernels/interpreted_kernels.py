@@ -10,12 +10,14 @@ from torch import Tensor
 from musicgen.config import SamplingParams
 from musicgen.engine.kernels.attention import attend, attend_text
 from musicgen.engine.kernels.layer import add_and_norm, embed_rows, gelu_
+from musicgen.engine.kernels.product import int8_product
 from musicgen.engine.kernels.sampling import decide_tokens
 from musicgen.engine.kernels.table import SPLIT, Configuration
 from musicgen.engine.kv_cache import Cache
 from musicgen.engine.step import DecodeState, StepShape, decide
 from musicgen.engine.weights import NormTensors, prepare
 from musicgen.lm.delay_pattern import UNKNOWN
+from musicgen.lm.int8 import quantise
 from musicgen.lm.sampling import FilterShape
 from tests.musicgen.toy import toy_lm
 
@@ -130,6 +132,23 @@ def test_gelu_is_the_exact_one(dtype: torch.dtype) -> None:
     expected = F.gelu(x)
     assert gelu_(x, LAUNCH) is x
     torch.testing.assert_close(x, expected, rtol=CLOSE[dtype] / 2, atol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(("n_rows", "n_out", "width"), [(1, 24, 24), (5, 70, 300), (33, 16, 512)])
+def test_a_product_with_an_int8_matrix(
+    dtype: torch.dtype, n_rows: int, n_out: int, width: int
+) -> None:
+    matrix, x = quantise(normal(1, n_out, width)), normal(2, n_rows, width).to(dtype)
+    out = int8_product(x, matrix, LAUNCH)
+    expected = x.double() @ matrix.dense(torch.float64).T
+    assert out.dtype == dtype
+    scale = float(expected.abs().max())
+    torch.testing.assert_close(out.double(), expected, rtol=0, atol=CLOSE[dtype] * scale)
+    for row in (0, n_rows // 2, n_rows - 1):
+        assert torch.equal(int8_product(x[row : row + 1].clone(), matrix, LAUNCH)[0], out[row])
+        moved = int8_product(x.roll(3, 0).contiguous(), matrix, LAUNCH)
+        assert torch.equal(moved[(row + 3) % n_rows], out[row])
 
 
 def test_rows_start_from_their_tokens_and_positions() -> None:

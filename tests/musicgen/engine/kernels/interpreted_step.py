@@ -17,6 +17,7 @@ from musicgen.engine.engine import Engine, EngineOptions
 from musicgen.engine.kernels import fused_step
 from musicgen.engine.kernels.attention import attend, attend_text
 from musicgen.engine.kernels.fused_step import FusedStep
+from musicgen.engine.kernels.product import int8_product
 from musicgen.engine.kernels.sampling import decide_tokens
 from musicgen.engine.kernels.select import make_decode
 from musicgen.engine.kernels.table import SPLIT, Configuration
@@ -24,6 +25,7 @@ from musicgen.engine.kv_cache import Cache
 from musicgen.engine.step import DecodeState, StepShape, decode_step, step_logits
 from musicgen.engine.weights import StepWeights, prepare
 from musicgen.lm.delay_pattern import UNKNOWN
+from musicgen.lm.int8 import Int8Matrix, round_to_int8
 from musicgen.lm.model import LMModel
 from musicgen.lm.sampling import FilterShape
 from tests.gpu import numerics
@@ -85,10 +87,12 @@ def random_state(
     return state, StepShape(N_CELLS, 64, n_leads, rng.choice([n_leads, n_rows]), filters, double)
 
 
-def differences(seed: int) -> list[str]:
+def differences(seed: int, *, int8: bool = False) -> list[str]:
     """What the fused step leaves otherwise than the eager one, on the shape of that seed."""
     rng = random.Random(seed)
     lm = small(rng.choice(KINDS), dim=rng.choice([16, 16, 32]), n_layers=rng.choice([1, 1, 1, 2]))
+    if int8:
+        round_to_int8(lm)
     weights = prepare(lm, "fp32", N_CELLS, packed=False)
     ours, shape = random_state(rng, weights, rng.randint(1, 3))
     twin = copy.deepcopy(ours)
@@ -124,6 +128,24 @@ def close(ours: Tensor, twin: Tensor) -> bool:
 )
 def test_a_step_of_any_shape_gives_the_tokens_of_the_eager_step(seed: int) -> None:
     assert differences(seed) == []
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(
+    "seed", [*range(2), *(pytest.param(n, marks=pytest.mark.long) for n in range(2, 12))]
+)
+def test_a_step_over_int8_weights_gives_the_tokens_of_the_eager_step(seed: int) -> None:
+    assert differences(seed, int8=True) == []
+
+
+def scales_of_other_outputs(x: Tensor, matrix: Int8Matrix, launch: Any) -> Tensor:
+    return int8_product(x, replace(matrix, scale=matrix.scale.roll(1)), launch)
+
+
+@torch.no_grad()
+def test_a_fault_in_the_int8_product_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fused_step, "int8_product", scales_of_other_outputs)
+    assert "logits" in differences(0, int8=True)
 
 
 def one_cell_too_many(qkv: Tensor, cache: Any, rows: Tensor, position: Tensor, launch: Any) -> Any:

@@ -31,6 +31,11 @@ CASES = [
     *(pytest.param(at, "bf16", id=f"{at}-bf16") for at in CONFIGURATIONS),
     *(pytest.param(at, "fp16", marks=pytest.mark.long, id=f"{at}-fp16") for at in CONFIGURATIONS),
     pytest.param(90, "fp32", marks=pytest.mark.long, id="90-fp32"),
+    pytest.param(90, "fp16 int8", id="90-fp16-int8"),
+    *(
+        pytest.param(at, f"{dtype} int8", marks=pytest.mark.long, id=f"{at}-{dtype}-int8")
+        for at, dtype in [(80, "fp16"), (100, "fp16"), (80, "bf16"), (90, "bf16"), (90, "fp32")]
+    ),
 ]
 KERNELS = {
     *("_embed_row", "_attend_split", "_join_splits", "_attend_text", "_add_and_norm_row"),
@@ -68,6 +73,8 @@ def launches(capability: int, dtype: str) -> set[Launch]:
 
     with torch.device("meta"):
         lm = LMModel(MEDIUM)
+    dtype, _, rounded = dtype.partition(" ")
+    lm.int8 = bool(rounded)
     weights = prepare(lm, dtype, N_CELLS)
     state = DecodeState.idle(weights, 16, N_CELLS, 1504)
     with pytest.MonkeyPatch.context() as patch:
@@ -120,8 +127,8 @@ def test_every_kernel_compiles(capability: int, dtype: str, tmp_path: Path) -> N
         assert f".target sm_{capability}" in kernel.asm["ptx"]
         assert len(kernel.asm["cubin"]) > 1000
         names.add(kernel.name)
-        if kernel.name == "_attend_split":
+        if kernel.name in ("_attend_split", "_int8_product"):
             assert "0 bytes spill stores" in spilled(kernel, capability, tmp_path)
         if kernel.name == "_decide_token":  # mixes logits as separate kernels would
             assert "fma.rn.f32" not in kernel.asm["ptx"]
-    assert names == KERNELS
+    assert names == KERNELS | ({"_int8_product"} if "int8" in dtype else set())
