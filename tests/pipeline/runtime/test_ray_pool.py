@@ -5,18 +5,26 @@ import random
 import signal
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import pytest
+import ray
 
 from manifests.reader import ManifestError
 from pipeline.config_file import load_config
 from pipeline.planning import scan
 from pipeline.planning.expand import Selection
-from pipeline.planning.pool import IsOver, LocalPool, PlanningError
+from pipeline.planning.pool import IsOver, LocalPool, PlanningError, Pool, usable_cpus
 from pipeline.runtime import open_runtime
+from pipeline.runtime.ray_pool import RayPool
+from tests.integration.jobs import wait_until
 from tests.pipeline.planning.manifests import plan_row_by_row, some_stand, spec_of
+
+
+def die() -> None:
+    """Ends this process, which must be a worker of Ray's and not that of the tests."""
+    assert ray.get_runtime_context().worker.mode == ray.WORKER_MODE
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
 @dataclass(frozen=True)
@@ -29,7 +37,7 @@ class DieOnce:
         mark = self.folder / str(task)
         if not mark.exists():
             mark.write_text(str(os.getpid()))
-            os.kill(os.getpid(), signal.SIGKILL)
+            die()
         return task * task
 
 
@@ -38,13 +46,23 @@ class Die:
     """An action that ends its process each time."""
 
     def __call__(self, task: int, is_over: IsOver) -> int:
-        os.kill(os.getpid(), signal.SIGKILL)
+        die()
         return task
 
 
-def pool_of(n_rows: int) -> Any:
+def pool_of(n_rows: int) -> Pool:
+    """The pool that a job on this cluster takes. Workers of earlier tests may still hold CPUs."""
+    wait_until(lambda: ray.available_resources().get("CPU", 0) == ray.cluster_resources()["CPU"])
+    return open_pool(n_rows)
+
+
+def open_pool(n_rows: int) -> Pool:
     flags = {"manifest": "m.parquet", "output": "memory://none", "model": "tiny"}
     return open_runtime(load_config(None, flags)).pool(n_rows)
+
+
+class Holder:
+    """An actor that does nothing."""
 
 
 @pytest.mark.usefixtures("ray_cluster")
@@ -82,9 +100,18 @@ class TestOnACluster:
             scan.scan(spec, selection, pool_of(10**6))
 
     def test_a_worker_that_dies_loses_no_task(self, tmp_path: Path) -> None:
-        found = dict(filter(None, pool_of(10**6).run(DieOnce(tmp_path), [1, 2, 3])))
+        found = dict(filter(None, RayPool().run(DieOnce(tmp_path), [1, 2, 3])))
         assert found == {0: 1, 1: 4, 2: 9}
 
     def test_rows_that_end_every_worker_end_the_scan_in_a_sentence(self) -> None:
         with pytest.raises(PlanningError, match="a Ray task that scans the manifest was lost 4"):
-            list(pool_of(10**6).run(Die(), [1]))
+            list(RayPool().run(Die(), [1]))
+
+    def test_a_cluster_without_more_free_cpus_than_this_machine_is_left_alone(self) -> None:
+        assert isinstance(pool_of(10**6), RayPool)
+        holds = ray.remote(num_cpus=ray.cluster_resources()["CPU"] - usable_cpus())(Holder).remote()
+        ray.get(holds.__ray_ready__.remote())
+        try:
+            assert isinstance(open_pool(10**6), LocalPool)
+        finally:
+            ray.kill(holds)
