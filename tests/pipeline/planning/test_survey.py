@@ -29,6 +29,7 @@ from pipeline.planning.judge import Judge
 from pipeline.planning.pool import LocalPool
 from pipeline.planning.scan import Plan, wanted_clips
 from pipeline.storage import ObjectInfo, Storage, open_storage
+from tests.bench.processes import below
 from tests.integration.jobs import Cli, wait_until
 from tests.pipeline import outputs
 from tests.pipeline.planning.manifests import (
@@ -340,6 +341,10 @@ def test_a_signal_ends_a_scan_at_once_and_the_lease_lives_meanwhile(
     def beats() -> int:
         return int(json.loads(lease.get("lease/00000001.json"))["counter"])
 
+    wait_until(lambda: f"scanning the {n_rows} rows" in cli.said(running))
+    wait_until(lambda: bool(below(running.pid)))
+    for scanner in below(running.pid):
+        os.kill(scanner.pid, signal.SIGSTOP)  # so the scan lasts until it is ended
     wait_until(lambda: "rows/s" in cli.said(running))
     before = beats()
     wait_until(lambda: beats() > before + 2)
@@ -349,7 +354,6 @@ def test_a_signal_ends_a_scan_at_once_and_the_lease_lives_meanwhile(
 
     assert time.monotonic() - asked < 10  # on a busy machine; about one second on an idle one
     said = cli.said(running)
-    assert f"scanning the {n_rows} rows of the manifest" in said
     assert "drained (SIGTERM) while the manifest was scanned: no clip was begun" in said
     (record,) = ledger.read_runs(open_storage(output))
     assert (record["state"], record["done"]) == ("drained", 0)
