@@ -1,7 +1,12 @@
 """Reruns: a manifest that grows or changes, dead letters, two runs on one output."""
 
 import shutil
+import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -19,6 +24,7 @@ from tests.integration.jobs import (
     problems,
     read_json,
     run_here,
+    wait_until,
     write_manifest,
 )
 
@@ -140,32 +146,67 @@ class TestAfterwards:
         assert (again.dead_letters_standing, again.plan.outcomes["done"]) == (0, 1)
 
 
+class HeldBack(SimpleHTTPRequestHandler):
+    """Sends the example audio to the plan at once, to the replicas' side when it may."""
+
+    may_send: threading.Event
+    asked: list[str]
+
+    def do_GET(self) -> None:
+        self.asked.append(self.path)
+        if len(self.asked) > 1:
+            self.may_send.wait()
+        super().do_GET()
+
+    def log_message(self, *args: object) -> None:
+        """Be silent."""
+
+
+@contextmanager
+def audio_held_back() -> Iterator[tuple[str, threading.Event]]:
+    """The address of the example audio, and the event that sends it."""
+    may_send = threading.Event()
+    handler = type("Handler", (HeldBack,), {"may_send": may_send, "asked": []})
+    server = ThreadingHTTPServer(
+        ("127.0.0.1", 0), partial(handler, directory=str(EXAMPLES / "audio"))
+    )
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}", may_send
+    finally:
+        may_send.set()
+        server.shutdown()
+        server.server_close()
+
+
 @pytest.mark.parametrize("local", [True, pytest.param(False, marks=pytest.mark.long)])
 def test_a_second_run_exits_4_and_with_wait_follows(local: bool, tmp_path: Path, cli: Cli) -> None:
-    long = [row | {"duration_s": 2.0} for row in rows(8)]
-    first = write_manifest(tmp_path / "first.parquet", long)
     refused = [rows(1, start=20)[0] | {"duration_s": 9999.0}]  # a dead letter: takes no replica
     second = write_manifest(tmp_path / "second.parquet", refused)
     output = f"file://{tmp_path}/out"
 
-    where = {"local": True} if local else {}
-    running = cli.start(*cli.job("run", first, output, **where))
-    while not open_storage(output).list("lease"):
-        time.sleep(0.05)
-        assert running.poll() is None, cli.said(running)
-    while not open_storage(output).list("runs"):
-        time.sleep(0.05)
-    code, out, said = cli.run("status", "--output", output, "--json")
-    assert code == 0, said
-    assert read_json(out)["last_run"]["state"] == "running"
+    with audio_held_back() as (address, may_send):
+        held_back = {"id": "h", "melody_uri": f"{address}/scale.flac", "duration_s": 0.1}
+        first = write_manifest(tmp_path / "first.parquet", [*rows(7), held_back])
+        where = {"local": True} if local else {}
+        where |= {"allow_private_hosts": True, "reference_idle_timeout_s": 110.0}
+        running = cli.start(*cli.job("run", first, output, **where))
+        while not open_storage(output).list("runs"):
+            time.sleep(0.05)
+            assert running.poll() is None, cli.said(running)
+        code, out, said = cli.run("status", "--output", output, "--json")
+        assert code == 0, said
+        assert read_json(out)["last_run"]["state"] == "running"
 
-    code, _, said = cli.run(*cli.job("run", second, output, local=True))
-    assert code == 4, said
-    assert "lease" in said
+        code, _, said = cli.run(*cli.job("run", second, output, local=True))
+        assert code == 4, said
+        assert "lease" in said
 
-    code, _, said = cli.run(*cli.job("run", second, output, wait=True, local=True))
-    assert code == 3, said
-    assert running.wait(timeout=120) == 0, cli.said(running)
+        waiting = cli.start(*cli.job("run", second, output, wait=True, local=True))
+        wait_until(lambda: "lease" in cli.said(waiting))
+        may_send.set()
+        assert waiting.wait(timeout=120) == 3, cli.said(waiting)
+        assert running.wait(timeout=120) == 0, cli.said(running)
     ours = ("8 rows: ", "progress: ", "this job waits")
     said = cli.said(running).splitlines()
     assert [text for text in said if not text.startswith(ours)] == [], "a line of Ray's own"
