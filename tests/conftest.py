@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.processes import RayApart, may_start_ray
+from tests.processes import RayApart, may_start_ray, sort_slow_files_first
 
 # Before torch is loaded: threads that wait for each other sleep instead of spinning, which on a
 # machine with other work makes two threads ten times as slow as one.
@@ -63,9 +63,9 @@ UNMARKED = "/dev/null/only-tests-with-the-marker-ray-may-start-ray"
 
 
 @pytest.hookimpl(tryfirst=True)  # before `-m` is looked at
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Every test of `tests/integration` and every user of its cluster may start Ray; every test of
-    `SLOW_FILES` is slow."""
+    `SLOW_FILES` is slow. Processes that share the files begin with those of slow tests."""
     slow = {HERE / name for name in SLOW_FILES}
     for item in items:
         fixtures = getattr(item, "fixturenames", ())
@@ -75,6 +75,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             raise pytest.UsageError(f"{item.nodeid} starts Ray: name its file in RAY_FILES")
         if item.path in slow:
             item.add_marker("slow")
+    if hasattr(config, "workerinput"):  # one of the processes of xdist
+        sort_slow_files_first(items)
 
 
 @pytest.hookimpl(optionalhook=True)
