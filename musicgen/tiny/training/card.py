@@ -35,12 +35,7 @@ The whole recipe stands in `config.json` under `training`.
 guidance of {guidance:g} unless said otherwise; beside each value what chance gives and the ceiling,
 the synthesiser's own audio after the codec.
 
-| figure | value | chance | ceiling | goal | other trainings |
-|---|---|---|---|---|---|
-{rows}
-
-"Other trainings" are those of the same recipe with the seeds {seeds}: what a difference between two
-models of this kind has to exceed to mean anything.
+{table}
 
 - `codec_si_snr_db`: signal to noise (scale-invariant) of pieces after the codec.
 - `in_scale_text`: frames whose strongest pitch class is in the captioned scale, told the caption;
@@ -54,12 +49,15 @@ models of this kind has to exceed to mean anything.
   caption.
 - `songs_matched`: as `chroma_matched`, of old songs instead of pieces of the synthesiser's kind.
 - `joint_roughness`: how abruptly the spectrum changes where two windows of a clip of 20 s are
-  joined, over the same elsewhere in these clips; 1 is inaudible.
+  joined, over the same elsewhere in these clips; at 1 a joint is no rougher than the rest.
 
 ## Licence
 Apache-2.0, as the repository.
 """
 
+SPREAD = """
+"Other trainings" are those of the same recipe with the seeds {seeds}: what a difference between
+two models of this kind has to exceed to mean anything."""
 
 Figures = dict[str, dict[str, Any]]  # as `as_json` gives them
 
@@ -75,11 +73,6 @@ def write_card(folder: Path, figures: Figures, others: dict[str, Figures] | None
     others = others or {}
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     recipe = config["training"]
-    rows = [
-        f"| {key} | {_number(row['value'])} | {_number(row['chance'])} | "
-        f"{_number(row['ceiling'])} | {_goal(key, row['goal'])} | {_values(key, others)} |"
-        for key, row in figures.items()
-    ]
     text = CARD.format(
         codebooks=recipe["codec"]["n_codebooks"],
         card=recipe["codec"]["card"],
@@ -92,10 +85,22 @@ def write_card(folder: Path, figures: Figures, others: dict[str, Figures] | None
         top_k=SAMPLING.top_k,
         temperature=SAMPLING.temperature,
         guidance=SAMPLING.cfg_coef,
-        rows="\n".join(rows) or "| not measured yet | | | | | |",
-        seeds=" and ".join(others) or "–",
+        table=_table(figures, others) if figures else "Not measured yet.",
     )
     (folder / "README.md").write_text(text, encoding="utf-8")
+
+
+def _table(figures: Figures, others: dict[str, Figures]) -> str:
+    """A row per figure; the last column is there where others were trained."""
+    rows = [["figure", "value", "chance", "ceiling", "goal", "other trainings"], ["---"] * 6]
+    for key, row in figures.items():
+        values = [_number(row[name]) for name in ("value", "chance", "ceiling")]
+        rows.append([key, *values, _goal(key, row["goal"]), _values(key, others)])
+    n_columns = 6 if others else 5
+    lines = [f"| {' | '.join(row[:n_columns])} |" for row in rows]
+    if others:
+        lines.append(SPREAD.format(seeds=" and ".join(others)))
+    return "\n".join(lines)
 
 
 def _number(value: float | None) -> str:

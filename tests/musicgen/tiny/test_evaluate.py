@@ -80,6 +80,10 @@ def test_figures_are_written_with_their_goals(tmp_path: Path) -> None:
     assert "with the seeds 7 and 8:" in card
     assert "| in_scale_text | 0.8 | – | – | ≥ 0.8 | 0.77, 0.77 |" in card
     assert "| joint_roughness | 1.15 | – | – | ≤ 1.15 | – |" in card
+    write_card(tmp_path, as_json(table))
+    assert "| joint_roughness | 1.15 | – | – | ≤ 1.15 |\n" in (tmp_path / "README.md").read_text()
+    write_card(tmp_path, {})
+    assert "Not measured yet." in (tmp_path / "README.md").read_text()
 
 
 shipped = pytest.mark.skipif(
