@@ -11,12 +11,16 @@ from pipeline.storage import open_storage
 from tests.integration.jobs import Cli, clips, problems, run_here, wait_until, write_manifest
 from tests.pipeline.outputs import committed_ids
 
-N_ROWS = 10
+N_ROWS, N_SHORT = 14, 4
 
 
 @pytest.fixture(scope="module")
 def manifest(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    rows = [{"id": f"r{i:02d}", "prompt": f"song {i}", "duration_s": 1.5} for i in range(N_ROWS)]
+    """The clips after the first ones take their time, so that a run can be met in the middle."""
+    rows = [
+        {"id": f"r{i:02d}", "prompt": f"song {i}", "duration_s": 1.5 if i < N_SHORT else 8.0}
+        for i in range(N_ROWS)
+    ]
     return write_manifest(tmp_path_factory.mktemp("drain") / "m.parquet", rows)
 
 
@@ -31,7 +35,7 @@ def test_sigterm_commits_what_is_finished_and_the_next_run_resumes(
     """Exit code 5; the lease is free at once; in the end every clip once, with its bytes."""
     output, whole = f"file://{tmp_path}/out", f"file://{tmp_path}/whole"
     running = cli.start(*cli.job("run", manifest, output))
-    wait_until(lambda: n_committed(output) >= 4)
+    wait_until(lambda: n_committed(output) >= N_SHORT)
     os.kill(running.pid, signal.SIGTERM)
 
     assert running.wait(timeout=60) == 5, cli.said(running)
@@ -40,7 +44,7 @@ def test_sigterm_commits_what_is_finished_and_the_next_run_resumes(
     assert "draining (SIGTERM" in said
     assert f"{n_drained} of {N_ROWS} clips made" in said
     assert "the same command goes on from there" in said
-    assert 4 <= n_drained < N_ROWS
+    assert N_SHORT <= n_drained < N_ROWS
     assert len(cli.admissions()) == n_drained  # what was begun was finished
     (record,) = ledger.read_runs(open_storage(output))
     assert (record["state"], record["done"]) == ("drained", n_drained)

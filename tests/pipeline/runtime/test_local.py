@@ -37,6 +37,12 @@ def rows(n: int, duration_s: float = 0.1) -> list[dict[str, object]]:
     return [{"id": f"r{i:02d}", "prompt": f"song {i}", "duration_s": duration_s} for i in range(n)]
 
 
+def short_then_long(n_short: int, n_long: int, long_s: float) -> list[dict[str, object]]:
+    """Rows of a run that can be met in the middle: once the short clips stand, the long ones take
+    their time."""
+    return rows(n_short, 0.6) + rows(n_short + n_long, long_s)[n_short:]
+
+
 def test_blocks_keep_order_and_size_whatever_comes_in() -> None:
     def tables() -> Iterator[pa.Table]:
         for start, stop in ((0, 3), (3, 3), (3, 10), (10, 11)):
@@ -140,7 +146,7 @@ def test_kill_of_a_local_run_and_the_next_one_goes_on(
     tmp_path: Path, cli: Cli, outcome: Outcome
 ) -> None:
     output, whole = f"file://{tmp_path}/out", f"file://{tmp_path}/whole"
-    manifest = write_manifest(tmp_path / "m.parquet", rows(10, 0.6))
+    manifest = write_manifest(tmp_path / "m.parquet", short_then_long(4, 6, 2.0))
     storage = open_storage(output)
     running = cli.start(*cli.job("run", manifest, output, local=True, lease_ttl_s=3.0))
     wait_until(lambda: len(committed_ids(storage)) >= 4)
@@ -172,7 +178,7 @@ def test_sigterm_drains_a_local_run_and_the_next_one_goes_on(
 ) -> None:
     output, manifest = (
         f"file://{tmp_path}/out",
-        write_manifest(tmp_path / "m.parquet", rows(12, 2.0)),
+        write_manifest(tmp_path / "m.parquet", short_then_long(4, 8, 6.0)),
     )
     storage = open_storage(output)
     running = cli.start(*cli.job("run", manifest, output, local=True, verbose=True))
