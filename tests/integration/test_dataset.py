@@ -70,7 +70,7 @@ def test_a_mixed_manifest_becomes_a_dataset(
     if output_root.startswith("file://"):
         summary = run_here(manifest, output_root, replicas=2)
     else:
-        summary = run_in_process(manifest, output_root)
+        summary = run_in_process(manifest, output_root, replicas=2)
         backward = write_manifest(tmp_path / "b.parquet", mixed_rows(audio_folder)[::-1])
         run_here(backward, f"file://{tmp_path}/out", block_rows=1, part_clips=2)
         assert hashes(output_root) == hashes(f"file://{tmp_path}/out")

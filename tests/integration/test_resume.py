@@ -5,9 +5,10 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from itertools import count
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner
@@ -146,30 +147,25 @@ class TestAfterwards:
         assert (again.dead_letters_standing, again.plan.outcomes["done"]) == (0, 1)
 
 
-class HeldBack(SimpleHTTPRequestHandler):
-    """Sends the example audio to the plan at once, to the replicas' side when it may."""
-
-    may_send: threading.Event
-    asked: list[str]
-
-    def do_GET(self) -> None:
-        self.asked.append(self.path)
-        if len(self.asked) > 1:
-            self.may_send.wait()
-        super().do_GET()
-
-    def log_message(self, *args: object) -> None:
-        """Be silent."""
-
-
 @contextmanager
 def audio_held_back() -> Iterator[tuple[str, threading.Event]]:
-    """The address of the example audio, and the event that sends it."""
-    may_send = threading.Event()
-    handler = type("Handler", (HeldBack,), {"may_send": may_send, "asked": []})
-    server = ThreadingHTTPServer(
-        ("127.0.0.1", 0), partial(handler, directory=str(EXAMPLES / "audio"))
-    )
+    """A server of the example audio: its address, and the event for which every request but the
+    first waits. The first is the plan's, the others are the run's."""
+    may_send, n_before = threading.Event(), count()
+
+    class Handler(SimpleHTTPRequestHandler):
+        def __init__(self, *args: Any) -> None:
+            super().__init__(*args, directory=str(EXAMPLES / "audio"))
+
+        def do_GET(self) -> None:
+            if next(n_before) > 0:
+                may_send.wait()
+            super().do_GET()
+
+        def log_message(self, *args: object) -> None:
+            """Be silent."""
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     try:
         yield f"http://127.0.0.1:{server.server_port}", may_send

@@ -14,11 +14,13 @@ from manifests.reader import ManifestError
 from pipeline.config_file import load_config
 from pipeline.planning import scan
 from pipeline.planning.expand import Selection
-from pipeline.planning.pool import IsOver, LocalPool, PlanningError, Pool, usable_cpus
-from pipeline.runtime import open_runtime
+from pipeline.planning.pool import IsOver, LocalPool, PlanningError, Pool
+from pipeline.runtime import open_runtime, ray_dataset
 from pipeline.runtime.ray_pool import RayPool
 from tests.integration.jobs import wait_until
 from tests.pipeline.planning.manifests import plan_row_by_row, some_stand, spec_of
+
+N_CPUS = 2
 
 
 def die() -> None:
@@ -65,6 +67,12 @@ class Holder:
     """An actor that does nothing."""
 
 
+@pytest.fixture(autouse=True)
+def a_machine_of_two_cpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fewer than the cluster has, whatever machine this is."""
+    monkeypatch.setattr(ray_dataset, "usable_cpus", lambda: N_CPUS)
+
+
 @pytest.mark.usefixtures("ray_cluster")
 class TestOnACluster:
     def test_a_plan_of_ray_tasks_is_that_row_by_row(
@@ -109,7 +117,7 @@ class TestOnACluster:
 
     def test_a_cluster_without_more_free_cpus_than_this_machine_is_left_alone(self) -> None:
         assert isinstance(pool_of(10**6), RayPool)
-        holds = ray.remote(num_cpus=ray.cluster_resources()["CPU"] - usable_cpus())(Holder).remote()
+        holds = ray.remote(num_cpus=ray.cluster_resources()["CPU"] - N_CPUS)(Holder).remote()
         ray.get(holds.__ray_ready__.remote())
         try:
             assert isinstance(open_pool(10**6), LocalPool)
