@@ -50,14 +50,17 @@ the synthesiser's own audio after the codec.
 - `songs_matched`: as `chroma_matched`, of old songs instead of pieces of the synthesiser's kind.
 - `joint_roughness`: how abruptly the spectrum changes where two windows of a clip of 20 s are
   joined, over the same elsewhere in these clips; at 1 a joint is no rougher than the rest.
+- `language_steps`: steps of the language model's training, where the checkpoint says so. Its budget
+  is a time, so a faster machine makes more of them.
 
 ## Licence
 Apache-2.0, as the repository.
 """
 
 SPREAD = """
-"Other trainings" are those of the same recipe with the seeds {seeds}: what a difference between
-two models of this kind has to exceed to mean anything."""
+"Other trainings" are those of the same recipe with other seeds ({seeds}), on CPUs without AVX-512,
+which make far fewer steps in its time; how many the shipped model made was not kept. A difference
+between models means something where it exceeds that between trainings of about as many steps."""
 
 Figures = dict[str, dict[str, Any]]  # as `as_json` gives them
 
@@ -93,9 +96,11 @@ def write_card(folder: Path, figures: Figures, others: dict[str, Figures] | None
 def _table(figures: Figures, others: dict[str, Figures]) -> str:
     """A row per figure; the last column is there where others were trained."""
     rows = [["figure", "value", "chance", "ceiling", "goal", "other trainings"], ["---"] * 6]
-    for key, row in figures.items():
-        values = [_number(row[name]) for name in ("value", "chance", "ceiling")]
-        rows.append([key, *values, _goal(key, row["goal"]), _values(key, others)])
+    known = [figures, *others.values()]
+    for key in dict.fromkeys(key for table in known for key in table):
+        row = figures.get(key, {})
+        values = [_number(row.get(name)) for name in ("value", "chance", "ceiling")]
+        rows.append([key, *values, _goal(key, row.get("goal")), _values(key, others)])
     n_columns = 6 if others else 5
     lines = [f"| {' | '.join(row[:n_columns])} |" for row in rows]
     if others:
@@ -104,7 +109,9 @@ def _table(figures: Figures, others: dict[str, Figures]) -> str:
 
 
 def _number(value: float | None) -> str:
-    return "–" if value is None else f"{value:.3g}"
+    if value is None:
+        return "–"
+    return f"{value:.3g}" if abs(value) < 1000 else f"{value:,.0f}"
 
 
 def _values(key: str, others: dict[str, Figures]) -> str:

@@ -28,10 +28,14 @@ UNUSED_STATE = ("cluster_size", "embed_avg")  # of the codec's training
 
 
 def export(
-    recipe: Recipe, codec: EncodecModel, language: Language, folder: Path, n_pieces: int
+    recipe: Recipe, codec: EncodecModel, language: Language, folder: Path, made: dict[str, Any]
 ) -> None:
-    """Writes weights (fp16), configurations, tokenizer and a model card, as yet without figures;
-    `n_pieces` is how many the language model has read."""
+    """Writes weights (fp16), configurations, tokenizer and a model card, as yet without figures.
+
+    Args:
+        made: What the recipe's budgets came to, kept beside it: `pieces_made`, which the language
+            model has read, and `steps_made` of each stage.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     model = MusicgenMelodyForConditionalGeneration(_config(codec, language)).eval()
     _fill(model, codec, language)
@@ -48,7 +52,7 @@ def export(
     )
     model.half().save_pretrained(folder)
     (folder / "model.safetensors").chmod(0o644)
-    _extend_config(folder / "config.json", recipe, n_pieces)
+    _extend_config(folder / "config.json", recipe, made)
     language.tokenizer.save_pretrained(folder)
     assert lm.chroma is not None
     MusicgenMelodyFeatureExtractor(
@@ -65,6 +69,13 @@ def export(
 def is_trained(folder: Path) -> bool:
     """Whether a checkpoint in `folder` says that it was trained here."""
     return TRAINING in json.loads((folder / "config.json").read_text(encoding="utf-8"))
+
+
+def language_steps(folder: Path) -> int | None:
+    """Steps of the language model's training in both its stages; None if `folder` does not say."""
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    made = config.get(TRAINING, {}).get("steps_made")
+    return None if made is None else made["language"] + made["finish"]
 
 
 def _config(codec: EncodecModel, language: Language) -> MusicgenMelodyConfig:
@@ -111,8 +122,8 @@ def _fill(
                 buffer.zero_()  # statistics of training, which nothing reads again
 
 
-def _extend_config(path: Path, recipe: Recipe, n_pieces: int) -> None:
+def _extend_config(path: Path, recipe: Recipe, made: dict[str, Any]) -> None:
     config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     config["max_duration_s"] = float(recipe.max_duration_s)
-    config[TRAINING] = {**recipe.as_json(), "pieces_made": n_pieces}
+    config[TRAINING] = {**recipe.as_json(), **made}
     path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")

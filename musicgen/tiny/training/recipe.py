@@ -16,6 +16,7 @@ from musicgen.tiny.training.synth import FRAME_RATE_HZ
 logger = logging.getLogger(__name__)
 
 CHECKPOINT_S = 300.0
+LOG = "log.jsonl"  # of all stages
 SAMPLING = SamplingParams(top_k=50, temperature=0.6, cfg_coef=2.5)  # that suits the model
 
 
@@ -146,7 +147,7 @@ class Recipe:
     Attributes:
         seed: Of everything that is random.
         max_duration_s: Length of the model's window.
-        autocast: bf16 where it is faster.
+        autocast: bf16 on CPUs that are faster in it.
         codec, tokens, language, finish: The stages; `finish` goes on with the language model.
     """
 
@@ -189,6 +190,13 @@ def keep_recipe(recipe: Recipe, folder: Path) -> None:
     path.write_text(json.dumps(wanted, indent=2) + "\n", encoding="utf-8")
 
 
+def steps_made(folder: Path) -> dict[str, int]:
+    """The last logged step of each stage in `folder`: the budgets are times, and what a machine
+    makes of them differs."""
+    lines = (folder / LOG).read_text(encoding="utf-8").splitlines()
+    return {line["stage"]: line["step"] for line in map(json.loads, lines)}
+
+
 class Stage:
     """One stage's clock, state and log; what stopped goes on from its last checkpoint.
 
@@ -203,7 +211,7 @@ class Stage:
 
     def __init__(self, folder: Path, name: str, minutes: float, max_steps: int = 0) -> None:
         self.name, self.minutes, self.max_steps = name, minutes, max_steps
-        self.path, self.log_path = folder / f"{name}.pt", folder / "log.jsonl"
+        self.path, self.log_path = folder / f"{name}.pt", folder / LOG
         self.step, self._spent_s, self._finished = 0, 0.0, False
         folder.mkdir(parents=True, exist_ok=True)
         self._started = self._saved = time.monotonic()

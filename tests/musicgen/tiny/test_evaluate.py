@@ -12,7 +12,7 @@ from musicgen import MusicGen
 from musicgen.checkpoints.describe import TINY_FOLDER
 from musicgen.tiny.evaluation.evaluate import CHOOSING, SHORT, Evaluation
 from musicgen.tiny.training.card import write_card
-from musicgen.tiny.training.export import TRAINING, is_trained
+from musicgen.tiny.training.export import TRAINING, is_trained, language_steps
 from musicgen.tiny.training.figures import GOALS, SHORT_GOALS, Entry, Table, as_json, missed
 from tests.musicgen.tiny.recipes import TOY
 
@@ -73,13 +73,17 @@ def test_figures_are_written_with_their_goals(tmp_path: Path) -> None:
 
     training = {**TOY.as_json(), "pieces_made": 12}
     (tmp_path / "config.json").write_text(json.dumps({TRAINING: training}))
-    other = as_json({"in_scale_text": Entry(0.77, None, None)})
+    other = as_json(
+        {"in_scale_text": Entry(0.77, None, None), "language_steps": Entry(2100, None, None)}
+    )
     write_card(tmp_path, as_json(table), {"7": other, "8": other})
     card = (tmp_path / "README.md").read_text()
     assert "license: apache-2.0" in card
-    assert "with the seeds 7 and 8:" in card
+    assert "with other seeds (7 and 8)" in card
     assert "| in_scale_text | 0.8 | – | – | ≥ 0.8 | 0.77, 0.77 |" in card
     assert "| joint_roughness | 1.15 | – | – | ≤ 1.15 | – |" in card
+    assert "| language_steps | – | – | – | – | 2,100, 2,100 |" in card
+    assert language_steps(tmp_path) is None
     write_card(tmp_path, as_json(table))
     assert "| joint_roughness | 1.15 | – | – | ≤ 1.15 |\n" in (tmp_path / "README.md").read_text()
     write_card(tmp_path, {})

@@ -24,7 +24,7 @@ from musicgen.tiny.training.codec import (
     round_trip,
     train_codec,
 )
-from musicgen.tiny.training.export import export, is_trained
+from musicgen.tiny.training.export import export, is_trained, language_steps
 from musicgen.tiny.training.figures import GOALS, missed
 from musicgen.tiny.training.isometry import initialise
 from musicgen.tiny.training.language import (
@@ -37,7 +37,7 @@ from musicgen.tiny.training.language import (
     train_language,
 )
 from musicgen.tiny.training.measures import si_snr_db
-from musicgen.tiny.training.recipe import Recipe, Stage, keep_recipe
+from musicgen.tiny.training.recipe import Recipe, Stage, keep_recipe, steps_made
 from musicgen.tiny.training.tokens import Tokens, make_tokens
 from musicgen.tiny.training.untrained import Language, new_language
 from tests.musicgen.tiny.recipes import TOY
@@ -50,7 +50,10 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     codec = train_codec(TOY, folder)
     train, test = make_tokens(TOY, codec, folder / "tokens")
     language = train_language(TOY, train, test, folder)
-    export(TOY, codec, language, folder / "tiny", len(train))
+    steps = steps_made(folder)
+    made = {"pieces_made": len(train), "steps_made": steps}
+    export(TOY, codec, language, folder / "tiny", made)
+    assert language_steps(folder / "tiny") == steps["language"] + steps["finish"] > 0
     return folder
 
 
@@ -227,6 +230,14 @@ def test_rows_are_told_what_the_recipe_says() -> None:
     melody, switch = (torch.cat([getattr(b, name) for b in led]) for name in ("melody", "switch"))
     assert melody[switch > 0].all()
     assert (switch[melody] > 0).float().mean().item() == pytest.approx(0.5, abs=0.03)
+
+
+@pytest.mark.parametrize("fast", [True, False])
+def test_bf16_is_taken_where_the_cpu_is_fast_in_it(
+    monkeypatch: pytest.MonkeyPatch, fast: bool
+) -> None:
+    monkeypatch.setattr("musicgen.tiny.training.language.has_fast_bf16", lambda: fast)
+    assert LanguageTraining(new_language(TOY), TOY).autocast is fast
 
 
 def test_captions_that_name_a_key_are_known() -> None:
