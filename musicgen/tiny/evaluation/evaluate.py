@@ -34,7 +34,7 @@ from musicgen.tiny.evaluation.real_tunes import sung
 from musicgen.tiny.measures import VoiceClassifier, scale_share, tempo_of
 from musicgen.tiny.music import SAMPLE_RATE_HZ
 from musicgen.tiny.training.card import write_card
-from musicgen.tiny.training.export import language_steps
+from musicgen.tiny.training.export import training_figures
 from musicgen.tiny.training.figures import GOALS, Entry, Table, as_json, missed
 from musicgen.tiny.training.measures import si_snr_db
 from musicgen.tiny.training.pieces import Piece, caption, random_piece, rng_of
@@ -347,10 +347,8 @@ def main() -> None:
     source = ModelSource(options.model, weights=options.weights)
     model = MusicGen.get_pretrained(source, device="cpu", max_slots=16)
     seed = CHOOSING if options.choosing else REPORTED
-    table = Evaluation(model, Scope(), seed).table()
-    steps = language_steps(TINY_FOLDER if options.model == "tiny" else Path(options.model))
-    if steps is not None:
-        table["language_steps"] = Entry(steps, None, None)
+    trained = training_figures(TINY_FOLDER if options.model == "tiny" else Path(options.model))
+    table = Evaluation(model, Scope(), seed).table() | trained
     figures = as_json(table)
     options.output.parent.mkdir(parents=True, exist_ok=True)
     options.output.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")

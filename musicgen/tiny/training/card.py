@@ -52,15 +52,17 @@ the synthesiser's own audio after the codec.
   joined, over the same elsewhere in these clips; at 1 a joint is no rougher than the rest.
 - `language_steps`: steps of the language model's training, where the checkpoint says so. Its budget
   is a time, so a faster machine makes more of them.
+- `language_bits`: of the number format that it computed in: bf16 (16), or fp32 (32) where the CPU
+  is slow in bf16, which takes longer per step.
 
 ## Licence
 Apache-2.0, as the repository.
 """
 
 SPREAD = """
-"Other trainings" are those of the same recipe with other seeds ({seeds}), on CPUs without AVX-512,
-which make far fewer steps in its time; how many the shipped model made was not kept. A difference
-between models means something where it exceeds that between trainings of about as many steps."""
+"Other trainings" are those of the same recipe with other seeds ({seeds}). A difference between
+models means something where it exceeds that between trainings of about as many steps."""
+UNKNOWN = "How many steps the model here made was not kept."
 
 Figures = dict[str, dict[str, Any]]  # as `as_json` gives them
 
@@ -105,6 +107,8 @@ def _table(figures: Figures, others: dict[str, Figures]) -> str:
     lines = [f"| {' | '.join(row[:n_columns])} |" for row in rows]
     if others:
         lines.append(SPREAD.format(seeds=" and ".join(others)))
+        if "language_steps" not in figures:
+            lines.append(UNKNOWN)
     return "\n".join(lines)
 
 

@@ -19,11 +19,13 @@ from musicgen.checkpoints.transformers_names import transformers_lm
 from musicgen.config import LMConfig
 from musicgen.tiny.music import SAMPLE_RATE_HZ
 from musicgen.tiny.training.card import write_card
+from musicgen.tiny.training.figures import Entry, Table
 from musicgen.tiny.training.recipe import SAMPLING, Recipe
 from musicgen.tiny.training.synth import FRAME_RATE_HZ
 from musicgen.tiny.training.untrained import Language
 
 TRAINING = "training"  # the key of `config.json` that an untrained checkpoint lacks
+BITS = {"bf16": 16, "fp32": 32}
 UNUSED_STATE = ("cluster_size", "embed_avg")  # of the codec's training
 
 
@@ -34,7 +36,7 @@ def export(
 
     Args:
         made: What the recipe's budgets came to, kept beside it: `pieces_made`, which the language
-            model has read, and `steps_made` of each stage.
+            model has read, and what `recipe.what_was_made` gives.
     """
     folder.mkdir(parents=True, exist_ok=True)
     model = MusicgenMelodyForConditionalGeneration(_config(codec, language)).eval()
@@ -71,11 +73,24 @@ def is_trained(folder: Path) -> bool:
     return TRAINING in json.loads((folder / "config.json").read_text(encoding="utf-8"))
 
 
-def language_steps(folder: Path) -> int | None:
-    """Steps of the language model's training in both its stages; None if `folder` does not say."""
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    made = config.get(TRAINING, {}).get("steps_made")
-    return None if made is None else made["language"] + made["finish"]
+def training_figures(folder: Path) -> Table:
+    """What the machine made of the recipe's time for the language model.
+
+    Returns:
+        `language_steps`, of both its stages, and `language_bits`, of the number format that it
+        computed in; empty if `folder` is no checkpoint that says so.
+    """
+    path = folder / "config.json"
+    if not path.is_file():
+        return {}
+    training = json.loads(path.read_text(encoding="utf-8")).get(TRAINING, {})
+    if "steps_made" not in training:
+        return {}
+    steps, dtype = training["steps_made"], training["language_dtype"]
+    return {
+        "language_steps": Entry(steps["language"] + steps["finish"], None, None),
+        "language_bits": Entry(BITS[dtype], None, None),
+    }
 
 
 def _config(codec: EncodecModel, language: Language) -> MusicgenMelodyConfig:

@@ -190,11 +190,18 @@ def keep_recipe(recipe: Recipe, folder: Path) -> None:
     path.write_text(json.dumps(wanted, indent=2) + "\n", encoding="utf-8")
 
 
-def steps_made(folder: Path) -> dict[str, int]:
-    """The last logged step of each stage in `folder`: the budgets are times, and what a machine
-    makes of them differs."""
-    lines = (folder / LOG).read_text(encoding="utf-8").splitlines()
-    return {line["stage"]: line["step"] for line in map(json.loads, lines)}
+def what_was_made(folder: Path) -> dict[str, Any]:
+    """What the machine made of the recipe, by the log in `folder`: the budgets are times.
+
+    Returns:
+        `steps_made`, the last step of each stage, and `language_dtype`, the number format that the
+        language model was trained in last.
+    """
+    lines = [json.loads(line) for line in (folder / LOG).read_text("utf-8").splitlines()]
+    return {
+        "steps_made": {line["stage"]: line["step"] for line in lines},
+        "language_dtype": [line["dtype"] for line in lines if "dtype" in line][-1],
+    }
 
 
 class Stage:

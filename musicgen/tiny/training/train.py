@@ -16,7 +16,7 @@ import torch
 from musicgen.tiny.training.codec import train_codec
 from musicgen.tiny.training.export import export
 from musicgen.tiny.training.language import train_language
-from musicgen.tiny.training.recipe import Recipe, keep_recipe, steps_made
+from musicgen.tiny.training.recipe import Recipe, keep_recipe, what_was_made
 from musicgen.tiny.training.tokens import make_tokens
 
 logger = logging.getLogger(__name__)
@@ -35,7 +35,7 @@ def train(recipe: Recipe, work: Path, output: Path) -> None:
     codec = train_codec(recipe, work)
     tokens, test = make_tokens(recipe, codec, work / "tokens")
     language = train_language(recipe, tokens, test, work)
-    made = {"pieces_made": len(tokens), "steps_made": steps_made(work)}
+    made = {"pieces_made": len(tokens), **what_was_made(work)}
     export(recipe, codec, language, output, made)
     logger.info("written: %s", output)
 

@@ -12,7 +12,7 @@ from musicgen import MusicGen
 from musicgen.checkpoints.describe import TINY_FOLDER
 from musicgen.tiny.evaluation.evaluate import CHOOSING, SHORT, Evaluation
 from musicgen.tiny.training.card import write_card
-from musicgen.tiny.training.export import TRAINING, is_trained, language_steps
+from musicgen.tiny.training.export import TRAINING, is_trained, training_figures
 from musicgen.tiny.training.figures import GOALS, SHORT_GOALS, Entry, Table, as_json, missed
 from tests.musicgen.tiny.recipes import TOY
 
@@ -73,21 +73,31 @@ def test_figures_are_written_with_their_goals(tmp_path: Path) -> None:
 
     training = {**TOY.as_json(), "pieces_made": 12}
     (tmp_path / "config.json").write_text(json.dumps({TRAINING: training}))
-    other = as_json(
-        {"in_scale_text": Entry(0.77, None, None), "language_steps": Entry(2100, None, None)}
-    )
-    write_card(tmp_path, as_json(table), {"7": other, "8": other})
+    assert training_figures(tmp_path) == training_figures(tmp_path / "no folder") == {}
+    other = as_json({"in_scale_text": Entry(0.77, None, None), **_trained(tmp_path, "fp32")})
+    bf16 = as_json(_trained(tmp_path, "bf16"))
+    write_card(tmp_path, as_json(table), {"7": other, "8": other, "9": bf16})
     card = (tmp_path / "README.md").read_text()
     assert "license: apache-2.0" in card
-    assert "with other seeds (7 and 8)" in card
+    assert "with other seeds (7 and 8 and 9)." in card
+    assert "How many steps the model here made was not kept." in card
     assert "| in_scale_text | 0.8 | – | – | ≥ 0.8 | 0.77, 0.77 |" in card
     assert "| joint_roughness | 1.15 | – | – | ≤ 1.15 | – |" in card
-    assert "| language_steps | – | – | – | – | 2,100, 2,100 |" in card
-    assert language_steps(tmp_path) is None
+    assert "| language_steps | – | – | – | – | 2,100, 2,100, 2,100 |" in card
+    assert "| language_bits | – | – | – | – | 32, 32, 16 |" in card
+    write_card(tmp_path, other, {"7": other})
+    assert "was not kept" not in (tmp_path / "README.md").read_text()
     write_card(tmp_path, as_json(table))
     assert "| joint_roughness | 1.15 | – | – | ≤ 1.15 |\n" in (tmp_path / "README.md").read_text()
     write_card(tmp_path, {})
     assert "Not measured yet." in (tmp_path / "README.md").read_text()
+
+
+def _trained(folder: Path, dtype: str) -> Table:
+    made = {"steps_made": {"language": 2000, "finish": 100}, "language_dtype": dtype}
+    config = {TRAINING: {**TOY.as_json(), "pieces_made": 12, **made}}
+    (folder / "config.json").write_text(json.dumps(config))
+    return training_figures(folder)
 
 
 shipped = pytest.mark.skipif(

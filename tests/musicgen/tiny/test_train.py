@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch import nn
 from transformers import (
     EncodecModel,
     MusicgenMelodyForConditionalGeneration,
@@ -15,6 +16,7 @@ from transformers import (
 from musicgen import MusicGen
 from musicgen.conditioning.fuser import RowCondition, fuse
 from musicgen.config import SamplingParams
+from musicgen.engine.linear import has_fast_bf16
 from musicgen.request_builder import GenerationRequest
 from musicgen.tiny.evaluation.evaluate import Evaluation, Scope
 from musicgen.tiny.training.codec import (
@@ -24,7 +26,7 @@ from musicgen.tiny.training.codec import (
     round_trip,
     train_codec,
 )
-from musicgen.tiny.training.export import export, is_trained, language_steps
+from musicgen.tiny.training.export import export, is_trained, training_figures
 from musicgen.tiny.training.figures import GOALS, missed
 from musicgen.tiny.training.isometry import initialise
 from musicgen.tiny.training.language import (
@@ -37,7 +39,7 @@ from musicgen.tiny.training.language import (
     train_language,
 )
 from musicgen.tiny.training.measures import si_snr_db
-from musicgen.tiny.training.recipe import Recipe, Stage, keep_recipe, steps_made
+from musicgen.tiny.training.recipe import Recipe, Stage, keep_recipe, what_was_made
 from musicgen.tiny.training.tokens import Tokens, make_tokens
 from musicgen.tiny.training.untrained import Language, new_language
 from tests.musicgen.tiny.recipes import TOY
@@ -50,10 +52,11 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     codec = train_codec(TOY, folder)
     train, test = make_tokens(TOY, codec, folder / "tokens")
     language = train_language(TOY, train, test, folder)
-    steps = steps_made(folder)
-    made = {"pieces_made": len(train), "steps_made": steps}
+    made = {"pieces_made": len(train), **what_was_made(folder)}
     export(TOY, codec, language, folder / "tiny", made)
-    assert language_steps(folder / "tiny") == steps["language"] + steps["finish"] > 0
+    steps, figures = made["steps_made"], training_figures(folder / "tiny")
+    assert figures["language_steps"].value == steps["language"] + steps["finish"] > 0
+    assert figures["language_bits"].value == (16 if has_fast_bf16() else 32)
     return folder
 
 
@@ -232,12 +235,28 @@ def test_rows_are_told_what_the_recipe_says() -> None:
     assert (switch[melody] > 0).float().mean().item() == pytest.approx(0.5, abs=0.03)
 
 
-@pytest.mark.parametrize("fast", [True, False])
-def test_bf16_is_taken_where_the_cpu_is_fast_in_it(
-    monkeypatch: pytest.MonkeyPatch, fast: bool
+@pytest.mark.parametrize(("fast", "dtype"), [(True, torch.bfloat16), (False, torch.float32)])
+def test_losses_are_computed_in_bf16_where_the_cpu_is_fast_in_it(
+    monkeypatch: pytest.MonkeyPatch, fast: bool, dtype: torch.dtype
 ) -> None:
     monkeypatch.setattr("musicgen.tiny.training.language.has_fast_bf16", lambda: fast)
-    assert LanguageTraining(new_language(TOY), TOY).autocast is fast
+    run = LanguageTraining(new_language(TOY), TOY)
+    found: dict[str, set[torch.dtype]] = {"lm": set(), "text": set()}
+    for name, model in run.models.items():
+        for module in model.modules():
+            if isinstance(module, nn.Linear):
+                module.register_forward_hook(lambda _m, _i, out, n=name: found[n].add(out.dtype))
+    n_frames, chroma = TOY.piece_frames, run.language.lm.cfg.chroma
+    assert chroma is not None
+    tokens = Tokens(
+        codes=torch.zeros(2, TOY.codec.n_codebooks, n_frames, dtype=torch.long),
+        chroma=torch.ones(2, 2 * chroma.chroma_length, dtype=torch.long),
+        onsets=torch.zeros(2, n_frames, dtype=torch.bool),
+        captions=["C minor, slow flute melody", "fast organ melody"],
+    )
+    said = run.evaluate(tokens)
+    assert found == {"lm": {dtype}, "text": {dtype}}
+    assert said["dtype"] == ("bf16" if fast else "fp32")
 
 
 def test_captions_that_name_a_key_are_known() -> None:
