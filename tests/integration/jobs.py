@@ -164,6 +164,22 @@ class Cli:
         ]
         return [pid for _, pid in sorted(ready)]
 
+    def wait_for_orphans(self) -> None:
+        """Waits until no replica runs any more, where Ray or the driver was killed.
+
+        Ray's workers have process groups of their own, and make and commit clips until they see
+        that Ray is gone: seconds later.
+        """
+        wait_until(lambda: not any(is_running(pid) for pid in self.replica_pids()))
+
+
+def is_running(pid: int) -> bool:
+    """Whether there is such a process; one that ended and was not waited for is none."""
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes() != b""
+    except OSError:
+        return False
+
 
 def read_json(text: str) -> Any:
     return json.loads(text.strip().splitlines()[-1])

@@ -59,13 +59,11 @@ def test_kill_of_the_driver_and_then_of_a_replica(
     assert first.poll() is None, "it must be killed in the middle"
     os.killpg(first.pid, signal.SIGKILL)
     first.wait()
-    # Ray's workers have process groups of their own and go on until they see that Ray is gone.
-    orphans = cli.replica_pids()
-    wait_until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in orphans))
+    cli.wait_for_orphans()
     before, n_admitted = parts(output), len(cli.admissions())
     assert N_ROWS // 5 <= n_committed(output) < N_ROWS
     in_vain = n_admitted - n_committed(output)
-    assert len(orphans) == len(cli.replica_pids()) == REPLICAS
+    assert len(cli.replica_pids()) == REPLICAS
 
     second = cli.start(*cli.job("run", manifest, output, **SETTINGS))
     wait_until(lambda: len(cli.replica_pids()) == 2 * REPLICAS)

@@ -77,6 +77,7 @@ def test_the_death_of_ray_is_said_in_a_sentence_and_costs_no_clip(
     (record,) = ledger.read_runs(storage)
     assert record["state"] == "failed"
 
+    cli.wait_for_orphans()
     n_before = len(committed_ids(storage))
     begun = len(cli.admissions())
     again = run_here(manifest, output, lease_ttl_s=1.0)
