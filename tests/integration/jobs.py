@@ -155,14 +155,20 @@ class Cli:
 
     def replica_pids(self) -> list[int]:
         """Processes of replicas of these runs, in the order in which they became ready."""
-        ready = [
+        return self._pids_by_time(r"replica=\w+ .* ready")
+
+    def busy_replica(self) -> int:
+        """Process of the replica that began the last clip."""
+        return self._pids_by_time("admitted ")[-1]
+
+    def _pids_by_time(self, logged: str) -> list[int]:
+        """For each line of the actors' logs that matches, by its time: who wrote it."""
+        lines = [
             (match[1], int(path.stem.rpartition("-")[2]))
             for path in self.ray_tmp.glob("ray/session_2*/logs/worker-*.err")
-            for match in re.finditer(
-                r"^(\S+ \S+) INFO replica=\w+ .* ready", path.read_text(), re.M
-            )
+            for match in re.finditer(rf"^(\S+ \S+) INFO {logged}", path.read_text(), re.M)
         ]
-        return [pid for _, pid in sorted(ready)]
+        return [pid for _, pid in sorted(lines)]
 
     def wait_for_orphans(self) -> None:
         """Waits until no replica runs any more, where Ray or the driver was killed.

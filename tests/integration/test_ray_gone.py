@@ -56,7 +56,7 @@ def test_the_death_of_ray_is_said_in_a_sentence_and_costs_no_clip(
     process: str, said: str, tmp_path: Path, cli: Cli, outcome: Outcome
 ) -> None:
     output = f"file://{tmp_path}/out"
-    rows = [{"id": f"r{i:02d}", "prompt": "x", "duration_s": 3.0} for i in range(N_ROWS)]
+    rows = [{"id": f"r{i:02d}", "prompt": "x", "duration_s": 6.0} for i in range(N_ROWS)]
     manifest = write_manifest(tmp_path / "m.parquet", rows)
     storage = open_storage(output)
     running = cli.start(*cli.job("run", manifest, output, slots=1, part_clips=1))
