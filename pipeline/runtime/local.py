@@ -10,7 +10,7 @@ process, and nothing remembers a row that killed it.
 
 import logging
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import replace
 from functools import partial
 from queue import Empty, Full, Queue
@@ -69,7 +69,7 @@ class LocalRuntime:
 
         return 1.0 if torch.cuda.is_available() else 0.0
 
-    def statuses(self, work: Work) -> Iterator[pa.Table]:
+    def statuses(self, work: Work) -> Generator[pa.Table]:
         """See `Runtime.statuses`."""
         blocks: Blocks = Queue(BLOCKS_PER_REPLICA * self._config.cluster.replicas)
         results: Results = Queue()

@@ -7,7 +7,7 @@ row groups ─► read_rows ─► Prepare pool ─► Replica pool ─► statu
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -69,8 +69,8 @@ class RayRuntime:
         check_start(demand, self._reader.cluster, say, may_grow=not is_started_here())
         return gpus * demand.replicas
 
-    def statuses(self, work: Work) -> Iterator[pa.Table]:
-        """See `Runtime.statuses`; leaving the loop shuts the execution down."""
+    def statuses(self, work: Work) -> Generator[pa.Table]:
+        """See `Runtime.statuses`."""
         self._kinds = {
             work.prepare_class.__name__: "prepare actor",
             work.replica_class.__name__: "replica",

@@ -1,6 +1,6 @@
 """The seam between a job and the place where it runs: what a runtime is given, and what it does."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -55,9 +55,9 @@ class Runtime(Protocol):
         """
         ...
 
-    def statuses(self, work: Work) -> Iterator[pa.Table]:
-        """Runs the job while it is iterated; yields tables of STATUS_SCHEMA, of rows that are
-        durable and of what ends a replica."""
+    def statuses(self, work: Work) -> Generator[pa.Table]:
+        """Runs the job while it is iterated, and ends it when it is closed; yields tables of
+        STATUS_SCHEMA, of rows that are durable and of what ends a replica."""
         ...
 
     def waits_for(self, n_done: int) -> str | None:

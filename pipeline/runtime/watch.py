@@ -3,6 +3,7 @@
 import threading
 import time
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass
 from queue import Empty, Queue
 from typing import Any, TextIO
@@ -156,10 +157,13 @@ class Watch:
 
 def _drive(runtime: Runtime, work: Work, statuses: Queue[Any], stop: threading.Event) -> None:
     try:
-        for batch in runtime.statuses(work):
-            statuses.put(batch)
-            if stop.is_set():
-                return
+        # Closed here and not by the garbage collector, which would print what that raises: a run
+        # that fails may have left Ray before.
+        with closing(runtime.statuses(work)) as batches:
+            for batch in batches:
+                statuses.put(batch)
+                if stop.is_set():
+                    return
         statuses.put(None)
     except BaseException as error:  # handed to the watching thread, which raises it
         statuses.put(error)
