@@ -78,7 +78,7 @@ def training_figures(folder: Path) -> Table:
 
     Returns:
         `language_steps`, of both its stages, and `language_bits`, of the number format that it
-        computed in; empty if `folder` is no checkpoint that says so.
+        computed in. Both or the second are left out if `folder` is no checkpoint that says so.
     """
     path = folder / "config.json"
     if not path.is_file():
@@ -86,11 +86,11 @@ def training_figures(folder: Path) -> Table:
     training = json.loads(path.read_text(encoding="utf-8")).get(TRAINING, {})
     if "steps_made" not in training:
         return {}
-    steps, dtype = training["steps_made"], training["language_dtype"]
-    return {
-        "language_steps": Entry(steps["language"] + steps["finish"], None, None),
-        "language_bits": Entry(BITS[dtype], None, None),
-    }
+    steps, dtype = training["steps_made"], training.get("language_dtype")
+    figures = {"language_steps": Entry(steps["language"] + steps["finish"], None, None)}
+    if dtype is not None:
+        figures["language_bits"] = Entry(BITS[dtype], None, None)
+    return figures
 
 
 def _config(codec: EncodecModel, language: Language) -> MusicgenMelodyConfig:

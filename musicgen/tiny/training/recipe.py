@@ -195,12 +195,13 @@ def what_was_made(folder: Path) -> dict[str, Any]:
 
     Returns:
         `steps_made`, the last step of each stage, and `language_dtype`, the number format that the
-        language model was trained in last.
+        language model was trained in last, or None: logs of earlier versions don't say it.
     """
     lines = [json.loads(line) for line in (folder / LOG).read_text("utf-8").splitlines()]
+    dtypes = [line["dtype"] for line in lines if "dtype" in line]
     return {
         "steps_made": {line["stage"]: line["step"] for line in lines},
-        "language_dtype": [line["dtype"] for line in lines if "dtype" in line][-1],
+        "language_dtype": dtypes[-1] if dtypes else None,
     }
 
 

@@ -14,6 +14,7 @@ from musicgen.tiny.evaluation.evaluate import CHOOSING, SHORT, Evaluation
 from musicgen.tiny.training.card import write_card
 from musicgen.tiny.training.export import TRAINING, is_trained, training_figures
 from musicgen.tiny.training.figures import GOALS, SHORT_GOALS, Entry, Table, as_json, missed
+from musicgen.tiny.training.recipe import LOG, what_was_made
 from tests.musicgen.tiny.recipes import TOY
 
 SMALL = replace(SHORT, pieces=16, voice_clips=10)
@@ -91,6 +92,20 @@ def test_figures_are_written_with_their_goals(tmp_path: Path) -> None:
     assert "| joint_roughness | 1.15 | – | – | ≤ 1.15 |\n" in (tmp_path / "README.md").read_text()
     write_card(tmp_path, {})
     assert "Not measured yet." in (tmp_path / "README.md").read_text()
+
+
+@pytest.mark.parametrize("kept", [{}, {"language_dtype": None}])
+def test_a_training_that_kept_no_number_format_has_its_steps_alone(
+    kept: dict[str, None], tmp_path: Path
+) -> None:
+    training = {"steps_made": {"language": 2000, "finish": 100}, **kept}
+    (tmp_path / "config.json").write_text(json.dumps({TRAINING: training}))
+    assert training_figures(tmp_path) == {"language_steps": Entry(2100, None, None)}
+    (tmp_path / LOG).write_text(
+        '{"stage": "language", "step": 3}\n{"stage": "finish", "step": 2}\n'
+    )
+    steps = {"language": 3, "finish": 2}
+    assert what_was_made(tmp_path) == {"steps_made": steps, "language_dtype": None}
 
 
 def _trained(folder: Path, dtype: str) -> Table:
