@@ -24,7 +24,6 @@ from pipeline.storage import open_storage
 log = logging.getLogger(__name__)
 
 EXAMPLES = Path(__file__).parents[2] / "manifests" / "examples"
-READY = r"^(\S+ \S+) INFO replica=\w+ .* ready"  # in the logs of actors
 TINY = {"model": "tiny", "slots": 2, "block_rows": 4, "part_clips": 4, "interval_s": 1.0}
 
 
