@@ -42,9 +42,17 @@ def run_in_process(
     say: Callable[[str], None] = log.info,
     **settings: Any,
 ) -> RunSummary:
-    """The job as `musicgen-batch run` starts it, on the cluster of the test session."""
+    """The job as `musicgen-batch run` starts it, on the cluster of the test session.
+
+    Raises:
+        KeyboardInterrupt: SIGINT drained the run. It was meant for the tests: Ctrl+C, or the time
+            limit of `.ci/run`. Going on with half an output would report a failure of that output.
+    """
     flags = TINY | {"manifest": str(manifest), "output": output} | settings
-    return job.run(load_config(None, flags), retry=retry, say=say)
+    summary = job.run(load_config(None, flags), retry=retry, say=say)
+    if summary.drained == signal.SIGINT.name:
+        raise KeyboardInterrupt
+    return summary
 
 
 def run_here(
